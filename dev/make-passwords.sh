@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Gives each database's two roles a random password, once: what is there already stays as it is.
+set -o errexit -o nounset -o pipefail
+
+usage() {
+	cat <<'USAGE'
+usage: dev/make-passwords.sh CONTEXT
+
+Makes the Secrets postgres-owner and postgres-application in each team's namespace of the cluster
+that kubectl knows as CONTEXT. Each holds a PostgreSQL passfile. A password is never printed, never
+on a command line and never in a file of this machine.
+USAGE
+}
+
+case "${1-}" in
+-h | --help)
+	usage
+	exit
+	;;
+"" | -*)
+	usage >&2
+	exit 2
+	;;
+esac
+context=$1
+
+for namespace in invoicing payments; do
+	for role in owner application; do
+		if [[ -n $(kubectl --context="$context" --namespace="$namespace" \
+			get secret "postgres-$role" --ignore-not-found --output=name) ]]; then
+			echo "$namespace/postgres-$role is there already"
+			continue
+		fi
+		password=$(od --address-radix=n --format=x1 --read-bytes=24 /dev/urandom | tr -d ' \n')
+		kubectl --context="$context" create --filename=- <<SECRET
+apiVersion: v1
+kind: Secret
+metadata:
+  name: postgres-$role
+  namespace: $namespace
+  labels:
+    app.kubernetes.io/name: postgres
+    app.kubernetes.io/part-of: invoices
+immutable: true
+stringData:
+  passfile: |
+    *:*:*:$role:$password
+SECRET
+	done
+done

@@ -1,0 +1,214 @@
+// Package manifests checks what k8s/ describes, as far as that goes without a cluster.
+package manifests
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+)
+
+const folder = "../../../k8s"
+
+// The version that the cluster runs: some of kube-score's checks depend on it.
+const kubernetesVersion = "v1.36"
+
+func TestEveryOverlay(t *testing.T) {
+	for _, overlay := range overlays(t) {
+		t.Run(overlay, func(t *testing.T) {
+			documents := build(t, filepath.Join(folder, overlay))
+			objects := decodeStrictly(t, documents)
+
+			t.Run("pods pass Pod Security restricted", func(t *testing.T) { podSecurity(t, objects) })
+			t.Run("kube-score has no complaint", func(t *testing.T) { kubeScore(t, documents) })
+			t.Run("namespaces enforce Pod Security restricted", func(t *testing.T) { namespaces(t, objects) })
+			t.Run("services are reached as they should be", func(t *testing.T) { services(t, overlay, objects) })
+			t.Run("credentials stay where they belong", func(t *testing.T) { credentials(t, objects) })
+			t.Run("exceptions give their reason", func(t *testing.T) { exceptions(t, objects) })
+		})
+	}
+}
+
+// overlays are the folders of k8s/ that no other one builds upon.
+func overlays(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(folder, "*", "kustomization.yaml"))
+	require.NoError(t, err)
+
+	var everything strings.Builder
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		everything.Write(content)
+	}
+
+	var names []string
+	for _, file := range files {
+		name := filepath.Base(filepath.Dir(file))
+		if !strings.Contains(everything.String(), "- ../"+name+"\n") {
+			names = append(names, name)
+		}
+	}
+	require.Subset(t, names, []string{"development", "production"})
+	return names
+}
+
+func build(t *testing.T, folder string) [][]byte {
+	t.Helper()
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder)
+	require.NoError(t, err)
+
+	var documents [][]byte
+	for _, resource := range resources.Resources() {
+		document, err := resource.AsYAML()
+		require.NoError(t, err)
+		documents = append(documents, document)
+	}
+	require.NotEmpty(t, documents)
+	return documents
+}
+
+// decodeStrictly fails on an unknown or a repeated field, which the API server would drop.
+func decodeStrictly(t *testing.T, documents [][]byte) []runtime.Object {
+	t.Helper()
+	decoder := json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme.Scheme, scheme.Scheme,
+		json.SerializerOptions{Yaml: true, Strict: true})
+
+	var objects []runtime.Object
+	for _, document := range documents {
+		object, _, err := decoder.Decode(document, nil, nil)
+		require.NoError(t, err, "%s", document)
+		objects = append(objects, object)
+	}
+	return objects
+}
+
+type workload struct {
+	metav1.Object
+	template corev1.PodTemplateSpec
+}
+
+func workloads(objects []runtime.Object) []workload {
+	var found []workload
+	for _, object := range objects {
+		switch object := object.(type) {
+		case *appsv1.Deployment:
+			found = append(found, workload{object, object.Spec.Template})
+		case *appsv1.StatefulSet:
+			found = append(found, workload{object, object.Spec.Template})
+		}
+	}
+	return found
+}
+
+func podSecurity(t *testing.T, objects []runtime.Object) {
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	require.NoError(t, err)
+	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
+
+	found := workloads(objects)
+	require.Len(t, found, 4, "two services and their databases")
+	for _, workload := range found {
+		results := evaluator.EvaluatePod(restricted, &workload.template.ObjectMeta, &workload.template.Spec)
+		verdict := policy.AggregateCheckResults(results)
+		assert.True(t, verdict.Allowed, "%s: %s", workload.GetName(), verdict.ForbiddenDetail())
+	}
+}
+
+// kubeScore runs the command, which has a module of its own.
+func kubeScore(t *testing.T, documents [][]byte) {
+	command := exec.Command("go", "-C", "../kube-score", "tool", "kube-score", "score",
+		"--kubernetes-version="+kubernetesVersion, "--exit-one-on-warning", "--output-format=ci", "-")
+	command.Stdin = bytes.NewReader(bytes.Join(documents, []byte("---\n")))
+	output, err := command.CombinedOutput()
+
+	var complaints []string
+	for line := range strings.Lines(string(output)) {
+		if !strings.HasPrefix(line, "[OK]") && !strings.HasPrefix(line, "[SKIPPED]") {
+			complaints = append(complaints, line)
+		}
+	}
+	assert.NoError(t, err, "%s", strings.Join(complaints, ""))
+	assert.Contains(t, string(output), "payment-provider")
+}
+
+func namespaces(t *testing.T, objects []runtime.Object) {
+	var names []string
+	for _, object := range objects {
+		if namespace, ok := object.(*corev1.Namespace); ok {
+			names = append(names, namespace.Name)
+			assert.Equal(t, "restricted", namespace.Labels["pod-security.kubernetes.io/enforce"])
+			assert.Equal(t, "latest", namespace.Labels["pod-security.kubernetes.io/enforce-version"])
+		}
+	}
+	assert.ElementsMatch(t, []string{"invoicing", "payments"}, names)
+}
+
+func services(t *testing.T, overlay string, objects []runtime.Object) {
+	types := map[string]corev1.ServiceType{}
+	for _, object := range objects {
+		switch object := object.(type) {
+		case *corev1.Service:
+			types[object.Namespace+"/"+object.Name] = object.Spec.Type
+		case *corev1.ResourceQuota:
+			if object.Namespace == "payments" {
+				assert.Zero(t, object.Spec.Hard.Name("services.nodeports", "").Sign())
+				assert.Zero(t, object.Spec.Hard.Name("services.loadbalancers", "").Sign())
+			}
+		}
+	}
+
+	door := corev1.ServiceTypeClusterIP
+	if overlay == "development" {
+		door = corev1.ServiceTypeNodePort
+	}
+	assert.Equal(t, map[string]corev1.ServiceType{
+		"invoicing/invoice-app":     door,
+		"invoicing/postgres":        "",
+		"payments/payment-provider": corev1.ServiceTypeClusterIP,
+		"payments/postgres":         "",
+	}, types)
+}
+
+func credentials(t *testing.T, objects []runtime.Object) {
+	for _, object := range objects {
+		_, isSecret := object.(*corev1.Secret)
+		assert.False(t, isSecret, "passwords are made at deploy time")
+	}
+
+	for _, workload := range workloads(objects) {
+		pod := workload.template.Spec
+		assert.NotContains(t, []string{"", "default"}, pod.ServiceAccountName, workload.GetName())
+		require.NotNil(t, pod.AutomountServiceAccountToken, workload.GetName())
+		assert.False(t, *pod.AutomountServiceAccountToken, workload.GetName())
+		for _, container := range pod.Containers {
+			for _, mount := range container.VolumeMounts {
+				assert.NotEqual(t, "owner", mount.Name, "%s may not see the owner's password", container.Name)
+			}
+		}
+	}
+}
+
+func exceptions(t *testing.T, objects []runtime.Object) {
+	for _, object := range objects {
+		annotations := object.(metav1.Object).GetAnnotations()
+		if annotations["kube-score/ignore"] != "" {
+			assert.NotEmpty(t, annotations["kube-score/ignore-reason"], "%s", object.(metav1.Object).GetName())
+		}
+	}
+}
