@@ -1,0 +1,185 @@
+// Package config reads a program's settings from environment variables. Each
+// service declares its own in one typed struct; a wrong value stops the
+// program with a sentence that names the variable, the value and what is
+// allowed.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/joho/godotenv"
+)
+
+// Set collects the variables that a program reads, and what is wrong with
+// them. Read every variable, then ask Err.
+type Set struct {
+	lookup func(string) (string, bool)
+	vars   []variable
+	errs   []error
+}
+
+type variable struct{ name, fallback, usage string }
+
+// New returns a Set over the process's environment. Variables that are not set
+// there come from a .env file, if the service's own folder has one: the folder
+// named service below the current one, or else the current one.
+func New(service string) *Set {
+	s := &Set{lookup: os.LookupEnv}
+	file := ".env"
+	if info, err := os.Stat(service); err == nil && info.IsDir() {
+		file = filepath.Join(service, file)
+	}
+	if err := godotenv.Load(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.errs = append(s.errs, fmt.Errorf("%s cannot be read: %w", file, err))
+	}
+	return s
+}
+
+// Err returns everything that is wrong with the variables read so far, one a line.
+func (s *Set) Err() error { return errors.Join(s.errs...) }
+
+// Require adds what is wrong with several variables together, unless they hold.
+func (s *Set) Require(holds bool, format string, args ...any) {
+	if !holds {
+		s.errs = append(s.errs, fmt.Errorf(format, args...))
+	}
+}
+
+// Help writes the variables as a table: name, default, meaning.
+func (s *Set) Help(w io.Writer) {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, v := range s.vars {
+		fmt.Fprintf(table, "  %s\t%s\t%s\n", v.name, v.fallback, strings.ReplaceAll(v.usage, "`", ""))
+	}
+	table.Flush()
+}
+
+// Markdown is the same table as a README shows it.
+func (s *Set) Markdown() string {
+	var b strings.Builder
+	for _, v := range s.vars {
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", v.name, v.fallback, v.usage)
+	}
+	return b.String()
+}
+
+// read is what every kind of variable goes through. An empty value counts as
+// unset, as a line "NAME=" in a .env file is meant.
+func read[T any](s *Set, name, fallback, usage string, parse func(string) (T, error)) T {
+	s.vars = append(s.vars, variable{name, fallback, usage})
+	text, _ := s.lookup(name)
+	if text == "" {
+		text = fallback
+	}
+	value, err := parse(text)
+	if err != nil {
+		s.errs = append(s.errs, fmt.Errorf("%s=%q is refused: %w", name, redact(text), err))
+	}
+	return value
+}
+
+// redact hides the password of a URL, so that a mistyped one is not logged.
+func redact(text string) string {
+	if u, err := url.Parse(text); err == nil {
+		return u.Redacted()
+	}
+	if strings.Contains(text, "@") {
+		return "(not shown: it may hold a password)"
+	}
+	return text
+}
+
+// Duration reads a length of time such as 250ms or 3s, from least to most.
+func (s *Set) Duration(name string, fallback, least, most time.Duration, usage string) time.Duration {
+	return read(s, name, fallback.String(), usage, func(text string) (time.Duration, error) {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < least || d > most {
+			return 0, fmt.Errorf("allowed is a duration with its unit, from %s to %s", least, most)
+		}
+		return d, nil
+	})
+}
+
+// Int reads a whole number from least to most.
+func (s *Set) Int(name string, fallback, least, most int, usage string) int {
+	return read(s, name, strconv.Itoa(fallback), usage, func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < least || n > most {
+			return 0, fmt.Errorf("allowed is a whole number from %d to %d", least, most)
+		}
+		return n, nil
+	})
+}
+
+// Bool reads true or false.
+func (s *Set) Bool(name string, fallback bool, usage string) bool {
+	return read(s, name, strconv.FormatBool(fallback), usage, func(text string) (bool, error) {
+		if text != "true" && text != "false" {
+			return false, errors.New("allowed is true or false")
+		}
+		return text == "true", nil
+	})
+}
+
+// OneOf reads one of a few words; the first is the default.
+func (s *Set) OneOf(name string, allowed []string, usage string) string {
+	return read(s, name, allowed[0], usage, func(text string) (string, error) {
+		for _, word := range allowed {
+			if text == word {
+				return word, nil
+			}
+		}
+		return "", fmt.Errorf("allowed is %s", strings.Join(allowed, ", "))
+	})
+}
+
+// Address reads a TCP address to listen on.
+func (s *Set) Address(name, fallback, usage string) string {
+	return read(s, name, fallback, usage, func(text string) (string, error) {
+		_, port, err := net.SplitHostPort(text)
+		if _, numeric := strconv.ParseUint(port, 10, 16); err != nil || numeric != nil {
+			return "", errors.New("allowed is host:port or :port, with a port from 0 to 65535")
+		}
+		return text, nil
+	})
+}
+
+// URL reads a URL with one of the schemes.
+func (s *Set) URL(name, fallback string, schemes []string, usage string) *url.URL {
+	return read(s, name, fallback, usage, func(text string) (*url.URL, error) {
+		u, err := url.Parse(text)
+		if err == nil {
+			for _, scheme := range schemes {
+				if u.Scheme == scheme && (u.Host != "" || u.Opaque != "" || u.Path != "") {
+					return u, nil
+				}
+			}
+		}
+		return nil, fmt.Errorf("allowed is a URL that begins with %s:", strings.Join(schemes, ": or "))
+	})
+}
+
+// Logger reads LOG_LEVEL and LOG_FORMAT and returns the logger that they ask
+// for, writing to w.
+func (s *Set) Logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	name := s.OneOf("LOG_LEVEL", []string{"info", "debug", "warn", "error"}, "least severe message that is logged: debug, info, warn or error")
+	_ = level.UnmarshalText([]byte(name)) // one of the four, or Err says so
+	options := &slog.HandlerOptions{Level: level}
+	if s.OneOf("LOG_FORMAT", []string{"json", "text"}, "json for machines, text for people") == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}

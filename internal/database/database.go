@@ -1,0 +1,81 @@
+// Package database opens and migrates the two engines that a service can keep
+// its data in: PostgreSQL, and an embedded SQLite file for a machine that has
+// no server. A service's store package has the SQL of each.
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+// Schemes are the beginnings of a DATABASE_URL that the Open functions take.
+var Schemes = []string{"postgres", "postgresql", "sqlite"}
+
+// IsSQLite says which engine a DATABASE_URL means.
+func IsSQLite(url string) bool { return strings.HasPrefix(url, "sqlite:") }
+
+// ErrUnavailable is wrapped by every error that means: the database cannot be
+// reached or cannot work now, and the same call may succeed later.
+var ErrUnavailable = errors.New("database is unavailable")
+
+// ErrNotMigrated says that the schema is older than the program.
+var ErrNotMigrated = errors.New("database schema is older than this program")
+
+// migrate applies the migrations that are missing. One process at a time does
+// it; others wait for lock.
+func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, migrations fs.FS, locking goose.ProviderOption) error {
+	provider, err := goose.NewProvider(dialect, db, migrations, locking)
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
+
+// newest is the version of the last migration.
+func newest(migrations fs.FS) (int64, error) {
+	names, err := fs.Glob(migrations, "*.sql")
+	if err != nil || len(names) == 0 {
+		return 0, errors.Join(err, errors.New("no migrations are embedded"))
+	}
+	return goose.NumericComponent(names[len(names)-1])
+}
+
+// appliedVersion asks for the schema's version. goose's own question would try
+// to create its table, which a program's narrow role may not.
+const appliedVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
+
+// retries is the wait for another process that migrates: a try each second.
+var retries = lock.WithLockTimeout(1, 300)
+
+// startPatience is how long a starting program waits for its database, which
+// may be starting too.
+const startPatience = 30 * time.Second
+
+// await calls ask until it returns something else than ErrUnavailable, or
+// startPatience is over.
+func await(ctx context.Context, ask func() error) error {
+	deadline := time.Now().Add(startPatience)
+	for {
+		err := ask()
+		if !errors.Is(err, ErrUnavailable) || time.Now().After(deadline) || ctx.Err() != nil {
+			return err
+		}
+		slog.Warn("waiting for the database", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}

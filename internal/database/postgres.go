@@ -1,0 +1,133 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib" // goose speaks database/sql
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+// PostgreSQL's condition codes that the code below has to tell apart
+// (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+const undefinedTable = "42P01"
+
+// OpenPostgres returns a pool of at most maxConns connections to the database
+// at url, whose schema must be as new as migrations: ErrNotMigrated if it is
+// not, ErrUnavailable if the server cannot be asked.
+func OpenPostgres(ctx context.Context, url string, maxConns int, migrations fs.FS) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	config.MaxConns = int32(maxConns)
+	config.ConnConfig.ConnectTimeout = 3 * time.Second
+	// No statement of ours takes long; one that does is stuck behind something.
+	config.ConnConfig.RuntimeParams["statement_timeout"] = "10s"
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open PostgreSQL: %w", err)
+	}
+	if err := await(ctx, func() error { return checkPostgres(ctx, pool, migrations) }); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
+}
+
+func checkPostgres(ctx context.Context, pool *pgxpool.Pool, migrations fs.FS) error {
+	want, err := newest(migrations)
+	if err != nil {
+		return err
+	}
+	var have int64
+	err = pool.QueryRow(ctx, appliedVersion).Scan(&have)
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == undefinedTable {
+		err = nil // an empty database
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("ask for the schema's version: %w", Postgres(err))
+	case have < want: // newer is fine: while a release rolls out, old programs meet the new schema
+		return fmt.Errorf("%w: it is at version %d, and %d is needed", ErrNotMigrated, have, want)
+	}
+	return nil
+}
+
+// MigratePostgres brings the schema at url up to date and then, unless role is
+// "", runs each of grants with the role's quoted name in place of %s. It is
+// safe to run several times at once: an advisory lock lets one work while
+// others wait, and a grant can be repeated.
+func MigratePostgres(ctx context.Context, url string, migrations fs.FS, role string, grants ...string) error {
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		return fmt.Errorf("open PostgreSQL: %w", err)
+	}
+	defer db.Close()
+	locker, err := lock.NewPostgresSessionLocker(retries)
+	if err != nil {
+		return err
+	}
+	if err := await(ctx, func() error { return Postgres(db.PingContext(ctx)) }); err != nil {
+		return err
+	}
+	if err := migrate(ctx, db, goose.DialectPostgres, migrations, goose.WithSessionLocker(locker)); err != nil {
+		return Postgres(err)
+	}
+	if role == "" {
+		return nil
+	}
+	if err := grant(ctx, db, role, append(grants, `GRANT SELECT ON goose_db_version TO %s`)); err != nil {
+		return fmt.Errorf("grant to %s: %w", role, Postgres(err))
+	}
+	return nil
+}
+
+// grantLock is an arbitrary key, ours in this database. PostgreSQL refuses two
+// grants on one table at the same instant ("tuple concurrently updated").
+const grantLock = 7_301_984
+
+func grant(ctx context.Context, db *sql.DB, role string, grants []string) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	if _, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock($1)`, grantLock); err != nil {
+		return err
+	}
+	for _, statement := range grants {
+		if _, err := tx.ExecContext(ctx, fmt.Sprintf(statement, pgx.Identifier{role}.Sanitize())); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}
+
+// Postgres marks an error of pgx as ErrUnavailable where it is one: no
+// connection, or a server that is starting, stopping, full or too slow.
+func Postgres(err error) error {
+	if err == nil {
+		return nil
+	}
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		switch refused.Code[:2] {
+		case "08", "53", "57", "58", "25": // connection, resources, operator, system, read-only after a failover
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		return err
+	}
+	// What is not the server's answer is the lack of one: a refused, cut or
+	// timed-out connection. A caller who went away is told apart by the caller.
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}

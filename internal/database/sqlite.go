@@ -1,0 +1,89 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/gofrs/flock"
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// OpenSQLite opens, and where needed creates and migrates, the database file
+// that url ("sqlite:" and a path) names. A file that is damaged or no database
+// is refused, and left as it is.
+func OpenSQLite(ctx context.Context, url string, migrations fs.FS) (*sql.DB, error) {
+	path := strings.TrimPrefix(url, "sqlite:")
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, fmt.Errorf("make the folder of the SQLite file: %w", err)
+	}
+	db, err := sql.Open("sqlite", dsn(path))
+	if err != nil {
+		return nil, fmt.Errorf("open SQLite file %s: %w", path, err)
+	}
+	if err := prepareSQLite(ctx, db, path, migrations); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("SQLite file %s: %w", path, err)
+	}
+	return db, nil
+}
+
+// dsn asks for a commit that survives a power cut (synchronous=FULL), readers
+// that do not wait for the writer (WAL), and transactions that take the write
+// lock at once, so that none fails half-way for having read first.
+func dsn(path string) string {
+	pragmas := url.Values{
+		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)"},
+		"_txlock": {"immediate"},
+	}
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: pragmas.Encode()}).String()
+}
+
+func prepareSQLite(ctx context.Context, db *sql.DB, path string, migrations fs.FS) error {
+	var verdict string
+	if err := db.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&verdict); err != nil {
+		return SQLite(err)
+	}
+	if verdict != "ok" {
+		return fmt.Errorf("is damaged: %s", verdict)
+	}
+	return SQLite(migrate(ctx, db, goose.DialectSQLite3, migrations, goose.WithLocker(fileLock{flock.New(path + ".lock")})))
+}
+
+// fileLock lets one process at a time migrate a file.
+type fileLock struct{ *flock.Flock }
+
+func (l fileLock) Lock(context.Context, *sql.DB) error   { return l.Flock.Lock() }
+func (l fileLock) Unlock(context.Context, *sql.DB) error { return l.Flock.Unlock() }
+
+// PingSQLite returns an error unless the file can be read. (The driver's own
+// Ping asks nothing of the file.)
+func PingSQLite(ctx context.Context, db *sql.DB) error {
+	var version int
+	return SQLite(db.QueryRowContext(ctx, `PRAGMA schema_version`).Scan(&version))
+}
+
+// SQLite marks an error of the driver as ErrUnavailable where it is one: the
+// file is locked, gone, full or unreadable.
+func SQLite(err error) error {
+	var refused *sqlite.Error
+	if errors.As(err, &refused) {
+		switch refused.Code() & 0xff {
+		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
+			sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_INTERRUPT:
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return err
+}

@@ -1,0 +1,87 @@
+// Package money holds exact amounts: an integer number of a currency's minor
+// units. No value ever passes through a binary float.
+package money
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/shopspring/decimal"
+)
+
+// Why an amount was refused. Parse wraps one of these; their texts are fit to
+// be shown to whoever sent the amount.
+var (
+	ErrNotANumber      = errors.New("is not a number")
+	ErrNotPositive     = errors.New("must be greater than zero")
+	ErrTooPrecise      = errors.New("has more decimals than the currency")
+	ErrOverflow        = errors.New("is too large")
+	ErrUnknownCurrency = errors.New("is not a current ISO 4217 code")
+)
+
+// Amount is a positive sum of money. The zero Amount is not valid.
+type Amount struct {
+	Minor    int64  // in the currency's minor unit: 1215 for 12.15 EUR, 500 for 500 JPY
+	Currency string // ISO 4217, upper case
+}
+
+// jsonNumber is the grammar of RFC 8259, section 6. A decimal library accepts
+// more ("+1", "1_000", "Inf"), and what is accepted here must not depend on it.
+var jsonNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
+
+const (
+	maxLiteral  = 1000 // characters; more zeros than anyone has a reason to write
+	maxExponent = 1000 // keeps 1e999999999 from being written out in full
+)
+
+// Parse reads the text of a JSON number as an amount of currency. The same
+// amount written otherwise (12.150, 1e2) is the same Amount. It returns
+// ErrUnknownCurrency, ErrNotANumber, ErrNotPositive, ErrTooPrecise or
+// ErrOverflow, wrapped with the text that was refused.
+func Parse(literal, currency string) (Amount, error) {
+	digits, known := exponents[currency]
+	if !known {
+		return Amount{}, fmt.Errorf("currency %.20q %w", currency, ErrUnknownCurrency)
+	}
+	refuse := func(why error) (Amount, error) {
+		return Amount{}, fmt.Errorf("value %.40s %w", literal, why)
+	}
+	if !jsonNumber.MatchString(literal) {
+		return refuse(ErrNotANumber)
+	}
+	if len(literal) > maxLiteral {
+		return refuse(ErrOverflow)
+	}
+	value, err := decimal.NewFromString(literal)
+	if err != nil { // the grammar holds, so only the exponent can be beyond the library
+		return refuse(ErrOverflow)
+	}
+	switch {
+	case value.Sign() <= 0:
+		return refuse(ErrNotPositive)
+	case value.Exponent() > maxExponent:
+		return refuse(ErrOverflow)
+	case value.Exponent() < -2*maxExponent:
+		return refuse(ErrTooPrecise)
+	}
+	minor := value.Shift(int32(digits))
+	if !minor.IsInteger() {
+		return refuse(ErrTooPrecise)
+	}
+	if !minor.BigInt().IsInt64() {
+		return refuse(ErrOverflow)
+	}
+	return Amount{Minor: minor.BigInt().Int64(), Currency: currency}, nil
+}
+
+// Number is the amount in major units as a JSON number, without trailing
+// zeros: 12.15, 10.5, 7.
+func (a Amount) Number() string {
+	return decimal.New(a.Minor, -int32(exponents[a.Currency])).String()
+}
+
+// String is the amount for people: "12.15 EUR".
+func (a Amount) String() string {
+	return a.Number() + " " + a.Currency
+}

@@ -1,0 +1,94 @@
+// invoice-app keeps invoices, and pays the unpaid ones through
+// payment-provider, each of them exactly once.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/program"
+	"example.com/invoices/invoice-app/api"
+	"example.com/invoices/invoice-app/importer"
+	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/provider"
+	"example.com/invoices/invoice-app/store"
+)
+
+const usage = `invoice-app keeps invoices, and pays the unpaid ones through payment-provider.
+
+  invoice-app                            serve
+  invoice-app migrate [--grant-to ROLE]  bring the database's schema up to date; in
+                                         PostgreSQL, let ROLE do what serving needs
+  invoice-app import FILE                add the invoices of a CSV or JSON-lines file
+                                         (- for standard input), all of them or none
+  invoice-app help                       this text
+`
+
+func main() {
+	var grantTo string
+	program.Program[Config]{
+		Name:   "invoice-app",
+		Usage:  usage,
+		Config: readConfig,
+		Logger: func(cfg Config) *slog.Logger { return cfg.Log },
+		Commands: map[string]program.Command[Config]{
+			"serve": {Run: serve},
+			"migrate": {
+				Flags: func(f *flag.FlagSet) { f.StringVar(&grantTo, "grant-to", "", "") },
+				Run: func(ctx context.Context, cfg Config, _ []string) error {
+					return store.Migrate(ctx, cfg.DatabaseURL, grantTo)
+				},
+			},
+			"import": {Args: 1, Run: importFile},
+		},
+	}.Main()
+}
+
+func openStore(ctx context.Context, cfg Config) (store.Store, error) {
+	invoices, err := store.Open(ctx, cfg.DatabaseURL, cfg.DatabaseConns)
+	if errors.Is(err, database.ErrNotMigrated) {
+		return nil, fmt.Errorf("%w; run: invoice-app migrate", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Seed {
+		if err := store.Seed(ctx, invoices); err != nil {
+			invoices.Close()
+			return nil, fmt.Errorf("seed (SEED_INVOICES): %w", err)
+		}
+	}
+	return invoices, nil
+}
+
+func serve(ctx context.Context, cfg Config, _ []string) error {
+	invoices, err := openStore(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer invoices.Close()
+	server := api.NewServer(cfg.Log, invoices.Ping)
+	payments := provider.New(cfg.ProviderURL, cfg.Pay.Concurrency, server.Registry)
+	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
+	api.Register(server, cfg.Log, invoices, payer, cfg.PayTimeout)
+	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)
+}
+
+func importFile(ctx context.Context, cfg Config, args []string) error {
+	invoices, err := openStore(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer invoices.Close()
+	added, total, err := importer.Import(ctx, invoices, args[0])
+	if err != nil {
+		return fmt.Errorf("nothing was imported: %w", err)
+	}
+	fmt.Fprintf(os.Stdout, "%d invoices added, %d were there already\n", added, total-added)
+	return nil
+}

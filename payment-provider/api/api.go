@@ -1,0 +1,57 @@
+// Package api is the payment provider's HTTP side: one file a call.
+package api
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"example.com/invoices/internal/server"
+	"example.com/invoices/payment-provider/payment"
+)
+
+//go:embed openapi.yaml
+var openapi []byte
+
+type api struct {
+	store payment.Store
+	log   *slog.Logger
+	taken *prometheus.CounterVec
+}
+
+// New returns a server with every call of openapi.yaml. ready is what /readyz asks.
+func New(log *slog.Logger, store payment.Store, ready func(context.Context) error) *server.Server {
+	s := server.New(log, openapi, ready)
+	a := &api{store: store, log: log, taken: promauto.With(s.Registry).NewCounterVec(prometheus.CounterOpts{
+		Name: "payments_total",
+		Help: "Payments asked for, by outcome: taken, repeated (taken before), mismatch.",
+	}, []string{"outcome"})}
+	s.Router.POST("/payments/pay", a.pay)
+	s.Router.GET("/payments/:id", a.get)
+	return s
+}
+
+// Codes of the answers that are a verdict on the payment itself. A client may
+// act on these, and on these alone: anything else may be a hiccup of the way.
+const (
+	codeInvalid  = "invalid_payment"
+	codeMismatch = "payment_mismatch"
+)
+
+// fail is the one place where an error becomes an answer.
+func (a *api) fail(c *gin.Context, err error) {
+	switch {
+	case errors.Is(err, payment.ErrMismatch):
+		server.Fail(c, http.StatusUnprocessableEntity, codeMismatch, "this id "+err.Error())
+	case errors.Is(err, payment.ErrNotFound):
+		server.Fail(c, http.StatusNotFound, "", err.Error())
+	default:
+		server.FailUnexpected(c, a.log, err)
+	}
+}

@@ -1,0 +1,24 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+// get answers one payment: GET /payments/{id}.
+func (a *api) get(c *gin.Context) {
+	p, err := a.store.Get(c.Request.Context(), c.Param("id"))
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	c.JSON(http.StatusOK, struct {
+		ID        string      `json:"id"`
+		Value     json.Number `json:"value"`
+		Currency  string      `json:"currency"`
+		CreatedAt time.Time   `json:"createdAt"`
+	}{p.ID, json.Number(p.Amount.Number()), p.Amount.Currency, p.TakenAt})
+}
