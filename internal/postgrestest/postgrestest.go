@@ -1,0 +1,161 @@
+// Package postgrestest starts real PostgreSQL servers for tests: each on a
+// free port of 127.0.0.1, with its data in a temporary folder.
+package postgrestest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// Server is a PostgreSQL server of a test's own.
+type Server struct {
+	t       testing.TB
+	bin     string // folder of initdb and postgres
+	folder  string
+	port    int
+	account *syscall.Credential // nil: the test's own
+	process *exec.Cmd
+	log     bytes.Buffer
+}
+
+// Superuser is the role that every server has, without a password.
+const Superuser = "postgres"
+
+// Start initializes and starts a server, and stops it when the test ends.
+// Where PostgreSQL is not installed the test fails: it never passes by skipping.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	s := &Server{t: t, bin: binaries(t), folder: folder(t)}
+	if os.Getuid() == 0 {
+		s.account = unprivileged(t)
+		require.NoError(t, os.Chown(s.folder, int(s.account.Uid), int(s.account.Gid)))
+	}
+	initdb := s.command("initdb", "--pgdata", s.data(), "--username", Superuser,
+		"--auth", "trust", "--encoding", "UTF8", "--no-sync", "--locale", "C.UTF-8")
+	out, err := initdb.CombinedOutput()
+	require.NoError(t, err, "initdb: %s", out)
+	s.port = freePort(t)
+	s.Run()
+	t.Cleanup(func() { s.end(syscall.SIGINT) }) // fast shutdown
+	return s
+}
+
+// Run starts the server again after a Kill, and returns when it takes
+// connections.
+func (s *Server) Run() {
+	s.t.Helper()
+	s.process = s.command("postgres", "-D", s.data(), "-p", strconv.Itoa(s.port),
+		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300")
+	s.process.Stdout, s.process.Stderr = &s.log, &s.log
+	require.NoError(s.t, s.process.Start())
+	require.Eventually(s.t, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		conn, err := pgx.Connect(ctx, s.URL(Superuser, "postgres"))
+		if err != nil {
+			return false
+		}
+		return conn.Close(ctx) == nil
+	}, time.Minute, 100*time.Millisecond, "PostgreSQL did not start")
+}
+
+// Kill ends the server the hard way: every process of it at once, with nothing
+// written down that was not written yet.
+func (s *Server) Kill() { s.end(syscall.SIGKILL) }
+
+func (s *Server) end(signal syscall.Signal) {
+	if s.process == nil {
+		return
+	}
+	target := s.process.Process.Pid
+	if signal == syscall.SIGKILL {
+		target = -target // its children, too: they share the group
+	}
+	_ = syscall.Kill(target, signal)
+	_ = s.process.Wait() // ended by a signal, as asked
+	s.process = nil
+}
+
+// URL is the DATABASE_URL of a database, for role.
+func (s *Server) URL(role, database string) string {
+	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", role, s.port, database)
+}
+
+// CreateDatabase creates an empty database that belongs to the superuser.
+func (s *Server) CreateDatabase(name string) {
+	s.t.Helper()
+	s.Exec("postgres", "CREATE DATABASE "+pgx.Identifier{name}.Sanitize())
+}
+
+// Exec runs one statement as the superuser.
+func (s *Server) Exec(database, statement string) {
+	s.t.Helper()
+	conn, err := pgx.Connect(context.Background(), s.URL(Superuser, database))
+	require.NoError(s.t, err)
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(context.Background(), statement)
+	require.NoError(s.t, err)
+}
+
+func (s *Server) data() string { return filepath.Join(s.folder, "data") }
+
+func (s *Server) command(name string, args ...string) *exec.Cmd {
+	c := exec.Command(filepath.Join(s.bin, name), args...)
+	c.Dir = s.folder
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: s.account}
+	return c
+}
+
+// binaries finds a server's programs: on PATH, or where Debian keeps them.
+func binaries(t testing.TB) string {
+	if path, err := exec.LookPath("initdb"); err == nil {
+		return filepath.Dir(path)
+	}
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	require.NotEmpty(t, found, "PostgreSQL is not installed: apt-get install postgresql (or put initdb on PATH)")
+	return filepath.Dir(slices.Max(found))
+}
+
+// folder is not t.TempDir, whose parents other accounts may not enter.
+func folder(t testing.TB) string {
+	dir, err := os.MkdirTemp("", "postgrestest-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// unprivileged is the account that the server runs as where the test runs as
+// root, which PostgreSQL refuses to.
+func unprivileged(t testing.TB) *syscall.Credential {
+	account, err := user.Lookup("postgres")
+	if err != nil {
+		account, err = user.Lookup("nobody")
+	}
+	require.NoError(t, err)
+	uid, err := strconv.ParseUint(account.Uid, 10, 32)
+	require.NoError(t, err)
+	gid, err := strconv.ParseUint(account.Gid, 10, 32)
+	require.NoError(t, err)
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+func freePort(t testing.TB) int {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port
+}
