@@ -19,11 +19,11 @@ case "${1-}" in
 	exit
 	;;
 invoice-app)
-	title="Invoices: keeps invoices and pays them through payment-provider"
+	description="Invoices: keeps invoices and pays them through payment-provider"
 	user=10001
 	;;
 payment-provider)
-	title="Payments: pays each invoice once"
+	description="Payments: pays each invoice once"
 	user=10002
 	;;
 *)
@@ -32,7 +32,7 @@ payment-provider)
 	;;
 esac
 service=$1
-registry=${EXPECTED_REGISTRY:?"is the registry to push to; Tilt sets it"}
+registry=${EXPECTED_REGISTRY:?is the registry to push to; Tilt sets it}
 repository_root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$repository_root"
 
@@ -60,13 +60,13 @@ tag=$(cat "$work/layer.tar" "$repository_root/dev/build-image.sh" | sha256sum | 
 ref=$registry/$service:$tag
 
 if ! crane digest "$ref" >/dev/null 2>&1; then
-	base=$(crane append --new_layer="$work/layer.tar" --new_tag="$registry/$service:unfinished")
+	base=$(crane append --oci-empty-base --new_layer="$work/layer.tar" --new_tag="$registry/$service:unfinished")
 	crane mutate "$base" --tag="$ref" \
 		--set-platform="linux/$architecture" \
 		--entrypoint="/$service" \
 		--user="$user:$user" \
 		--label="org.opencontainers.image.title=$service" \
-		--label="org.opencontainers.image.description=$title" >/dev/null
+		--label="org.opencontainers.image.description=$description" >/dev/null
 fi
 
 echo "$ref" >"$work.ref"

@@ -1,0 +1,145 @@
+package live
+
+import (
+	"archive/tar"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// somebodyElses is a Kubernetes API server that is not ours, and writes down what it is asked.
+type somebodyElses struct {
+	*httptest.Server
+	mu       sync.Mutex
+	requests []string
+}
+
+const foreignContext = "kind-somebody-elses"
+
+// newSomebodyElses makes it the current context of a kubeconfig that also has everything of the
+// user's own, and returns the file's path too.
+func newSomebodyElses(t *testing.T) (server *somebodyElses, kubeconfig string) {
+	t.Helper()
+	server = &somebodyElses{}
+	server.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		server.requests = append(server.requests, r.Method+" "+r.URL.Path)
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	t.Cleanup(server.Close)
+
+	config, err := clientcmd.NewDefaultClientConfigLoadingRules().Load()
+	require.NoError(t, err)
+	require.NoError(t, clientcmdapi.FlattenConfig(config))
+	config.Clusters[foreignContext] = &clientcmdapi.Cluster{Server: server.URL}
+	config.Contexts[foreignContext] = &clientcmdapi.Context{Cluster: foreignContext}
+	config.CurrentContext = foreignContext
+	kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, clientcmd.WriteToFile(*config, kubeconfig))
+	return server, kubeconfig
+}
+
+func TestDeployingAgainChangesNothing(t *testing.T) {
+	awaitEverything(t)
+	before := uids(t)
+	server, kubeconfig := newSomebodyElses(t)
+
+	deploy := command(t, "./deploy.sh")
+	deploy.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
+	mustRun(t, deploy)
+
+	awaitEverything(t)
+	assert.Equal(t, before, uids(t))
+	assert.Empty(t, server.requests, "the current context was another cluster's, which must not be asked anything")
+}
+
+func TestTiltfileRefusesAnotherCluster(t *testing.T) {
+	server, kubeconfig := newSomebodyElses(t)
+
+	tilt := command(t, "tilt", "ci", "--port=0")
+	tilt.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
+	output, err := tilt.CombinedOutput()
+
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit, "%s", output)
+	assert.Contains(t, string(output), `and the current Kubernetes context is "`+foreignContext+`"`)
+	for _, request := range server.requests {
+		assert.True(t, strings.HasPrefix(request, "GET "), "another cluster was asked to %s", request)
+	}
+}
+
+func TestOverlaysPassTheAPIServer(t *testing.T) {
+	for _, overlay := range []string{"development", "production"} {
+		t.Run(overlay, func(t *testing.T) {
+			mustRun(t, command(t, "kubectl", "--context="+kubeContext, "apply", "--kustomize=k8s/"+overlay,
+				"--server-side", "--force-conflicts", "--dry-run=server"))
+		})
+	}
+}
+
+// The same source gives the same image, in another folder and with nothing compiled before.
+func TestImagesAreReproducible(t *testing.T) {
+	copied := t.TempDir()
+	files := strings.Fields(mustRun(t, command(t, "git", "ls-files", "--cached", "--others", "--exclude-standard",
+		"invoice-app", "payment-provider", "internal", "dev", "cluster/go.mod", "cluster/go.sum", "go.mod", "go.sum")))
+	mustRun(t, command(t, "cp", append([]string{"--parents", "--target-directory=" + copied}, files...)...))
+
+	for service, namespace := range teamOf {
+		t.Run(service, func(t *testing.T) {
+			deployed := pods(t, namespace, service)[0].Spec.Containers[0].Image
+			registry, _, _ := strings.Cut(deployed, "/")
+
+			build := command(t, "dev/build-image.sh", service)
+			build.Dir = copied
+			build.Env = append(os.Environ(), "EXPECTED_REGISTRY="+registry+"/reproduced", "GOCACHE="+filepath.Join(copied, ".cache"))
+			mustRun(t, build)
+			ref, err := os.ReadFile(filepath.Join(copied, ".build/images", service+".ref"))
+			require.NoError(t, err)
+
+			want, err := crane.Digest(deployed)
+			require.NoError(t, err)
+			got, err := crane.Digest(strings.TrimSpace(string(ref)))
+			require.NoError(t, err)
+			assert.Equal(t, want, got)
+		})
+	}
+}
+
+func TestImagesHoldOneProgram(t *testing.T) {
+	for service, namespace := range teamOf {
+		t.Run(service, func(t *testing.T) {
+			image, err := crane.Pull(pods(t, namespace, service)[0].Spec.Containers[0].Image)
+			require.NoError(t, err)
+			config, err := image.ConfigFile()
+			require.NoError(t, err)
+			assert.Equal(t, service, config.Config.Labels["org.opencontainers.image.title"])
+			assert.Regexp(t, `^[1-9]\d{4,}:[1-9]\d{4,}$`, config.Config.User)
+
+			reader, writer := io.Pipe()
+			go func() { writer.CloseWithError(crane.Export(image, writer)) }()
+			var names []string
+			for files := tar.NewReader(reader); ; {
+				header, err := files.Next()
+				if err == io.EOF {
+					break
+				}
+				require.NoError(t, err)
+				names = append(names, header.Name)
+			}
+			assert.Equal(t, []string{service}, names)
+		})
+	}
+}

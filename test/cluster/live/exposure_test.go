@@ -1,0 +1,177 @@
+package live
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// Each way to publish payment-provider is tried, is refused, and is the way that works elsewhere.
+func TestPaymentProviderCannotBePublished(t *testing.T) {
+	elsewhere := newNamespace(t)
+	dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+
+	for _, kind := range []corev1.ServiceType{corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer} {
+		t.Run(string(kind), func(t *testing.T) {
+			service := &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Name: "published"},
+				Spec: corev1.ServiceSpec{
+					Type:     kind,
+					Selector: map[string]string{"app.kubernetes.io/name": "payment-provider"},
+					Ports:    []corev1.ServicePort{{Port: 8082, TargetPort: intstr.FromString("http")}},
+				},
+			}
+			_, err := client.CoreV1().Services("payments").Create(t.Context(), service, dryRun)
+			require.True(t, apierrors.IsForbidden(err), "%v", err)
+			assert.ErrorContains(t, err, "exceeded quota")
+
+			_, err = client.CoreV1().Services(elsewhere).Create(t.Context(), service, dryRun)
+			assert.NoError(t, err)
+			service.Spec.Type = corev1.ServiceTypeClusterIP
+			_, err = client.CoreV1().Services("payments").Create(t.Context(), service, dryRun)
+			assert.NoError(t, err)
+		})
+	}
+
+	t.Run("hostPort", func(t *testing.T) {
+		pod := podLike(pods(t, "payments", "payment-provider")[0])
+		pod.Spec.Containers[0].Ports[0].HostPort = 8082
+		_, err := client.CoreV1().Pods("payments").Create(t.Context(), pod, dryRun)
+		require.True(t, apierrors.IsForbidden(err), "%v", err)
+		assert.ErrorContains(t, err, `violates PodSecurity "restricted:latest": hostPort`)
+
+		pod.Spec.Containers[0].Ports[0].HostPort = 0
+		_, err = client.CoreV1().Pods("payments").Create(t.Context(), pod, dryRun)
+		assert.NoError(t, err)
+	})
+}
+
+func TestOnlyInvoiceAppAnswersOutside(t *testing.T) {
+	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	for _, address := range nodes.Items[0].Status.Addresses {
+		if address.Type != corev1.NodeInternalIP {
+			continue
+		}
+		dial := func(port string) error {
+			connection, err := net.DialTimeout("tcp", net.JoinHostPort(address.Address, port), 3*time.Second)
+			if err == nil {
+				connection.Close()
+			}
+			return err
+		}
+		assert.NoError(t, dial("30081"), "invoice-app's NodePort")
+		assert.Error(t, dial("8082"), "payment-provider's port")
+		assert.Error(t, dial("8081"), "invoice-app's own port")
+	}
+}
+
+// Who reaches whom, by address, so that a name that does not resolve cannot pass for a refusal.
+// Every door opens to somebody, or its being shut to the others would prove nothing.
+func TestNetworkEdges(t *testing.T) {
+	awaitEverything(t)
+	stranger := newNamespace(t)
+
+	doors := map[string]string{}
+	for service, namespace := range teamOf {
+		pod := pods(t, namespace, service)[0]
+		port := pod.Spec.Containers[0].Ports[0].ContainerPort
+		doors[service] = fmt.Sprintf("%s %d", pod.Status.PodIP, port)
+		published, err := client.CoreV1().Services(namespace).Get(t.Context(), service, metav1.GetOptions{})
+		require.NoError(t, err)
+		doors[service+" by service"] = fmt.Sprintf("%s %d", published.Spec.ClusterIP, port)
+		doors[namespace+" database"] = pods(t, namespace, "postgres")[0].Status.PodIP + " 5432"
+	}
+
+	for name, prober := range map[string]struct {
+		namespace, application string
+		reaches                []string
+	}{
+		"stranger":                    {stranger, "stranger", []string{"invoice-app", "invoice-app by service"}},
+		"stranger with copied labels": {stranger, "invoice-app", []string{"invoice-app", "invoice-app by service"}},
+		"stranger in invoicing":       {"invoicing", "stranger", nil},
+		"stranger in payments":        {"payments", "stranger", nil},
+		"invoice-app":                 {"invoicing", "invoice-app", []string{"payment-provider", "payment-provider by service", "invoicing database"}},
+		"payment-provider":            {"payments", "payment-provider", []string{"payments database"}},
+		"postgres of invoicing":       {"invoicing", "postgres", nil},
+		"postgres of payments":        {"payments", "postgres", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			assert.ElementsMatch(t, prober.reaches, probe(t, prober.namespace, prober.application, doors))
+		})
+	}
+}
+
+// probe runs a pod that tries each door, and returns the names of those that opened.
+func probe(t *testing.T, namespace, application string, doors map[string]string) []string {
+	t.Helper()
+	var script strings.Builder
+	// A new pod's rules take a moment to reach the node.
+	script.WriteString("sleep 5\n")
+	for name, door := range doors {
+		host, port, _ := strings.Cut(door, " ")
+		fmt.Fprintf(&script, "for try in 1 2 3; do timeout 2 bash -c ': 2>/dev/null >/dev/tcp/%s/%s' && echo '%s' && break; sleep 1; done\n",
+			host, port, name)
+	}
+	script.WriteString("echo done\n")
+
+	// The database's image has a shell; the services' have nothing but the service.
+	pod := podLike(pods(t, "invoicing", "postgres")[0])
+	container := pod.Spec.Containers[0]
+	pod.Namespace = namespace
+	pod.GenerateName = "probe-"
+	pod.Labels = map[string]string{"app.kubernetes.io/name": application}
+	pod.Spec.ServiceAccountName = "default"
+	pod.Spec.Volumes = nil
+	pod.Spec.InitContainers = nil
+	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	pod.Spec.Containers = []corev1.Container{{
+		Name:            "probe",
+		Image:           container.Image,
+		ImagePullPolicy: container.ImagePullPolicy,
+		Command:         []string{"bash", "-c", script.String()},
+		SecurityContext: container.SecurityContext,
+		Resources:       container.Resources,
+		// Never Ready: a Service whose labels it copies sends nothing here.
+		ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
+			Exec: &corev1.ExecAction{Command: []string{"false"}}}},
+	}}
+	created := runPod(t, pod)
+
+	require.Eventually(t, func() bool {
+		pod, err := client.CoreV1().Pods(namespace).Get(context.Background(), created.Name, metav1.GetOptions{})
+		return err == nil && pod.Status.Phase == corev1.PodSucceeded
+	}, 2*time.Minute, time.Second, "the probe runs to its end")
+	stream, err := client.CoreV1().Pods(namespace).GetLogs(created.Name, &corev1.PodLogOptions{}).Stream(t.Context())
+	require.NoError(t, err)
+	defer stream.Close()
+	output, err := io.ReadAll(stream)
+	require.NoError(t, err)
+
+	lines := strings.Split(strings.TrimSpace(string(output)), "\n")
+	require.Equal(t, "done", lines[len(lines)-1], "%s", output)
+	return lines[:len(lines)-1]
+}
+
+// podLike is a pod with the same specification and no labels, so that no controller takes it for
+// one of its own.
+func podLike(pod corev1.Pod) *corev1.Pod {
+	spec := pod.Spec.DeepCopy()
+	spec.NodeName = ""
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, GenerateName: "like-" + pod.Name},
+		Spec:       *spec,
+	}
+}

@@ -1,0 +1,224 @@
+// Package live tests what ./deploy.sh has put on a real cluster, with that cluster. It pays
+// invoices and deletes pods, so it wants the cluster named: CLUSTER_NAME, and INVOICE_APP_PORT if
+// it is not 8081.
+package live
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// What every test works with.
+var (
+	client       kubernetes.Interface
+	kubeContext  string
+	invoiceApp   string // its URL outside the cluster
+	repository   string // the root of the checkout
+	teamOf       = map[string]string{"invoice-app": "invoicing", "payment-provider": "payments"}
+	namespacesOf = []string{"invoicing", "payments"}
+)
+
+func TestMain(m *testing.M) {
+	if err := connect(); err != nil {
+		fmt.Fprintf(os.Stderr, "these tests need a cluster on which ./deploy.sh has run: %v\n", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func connect() error {
+	name := os.Getenv("CLUSTER_NAME")
+	if name == "" {
+		return fmt.Errorf("CLUSTER_NAME does not say which one")
+	}
+	kubeContext = "kind-" + name
+	port := os.Getenv("INVOICE_APP_PORT")
+	if port == "" {
+		port = "8081"
+	}
+	invoiceApp = "http://localhost:" + port
+
+	var err error
+	if repository, err = filepath.Abs("../../.."); err != nil {
+		return err
+	}
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		clientcmd.NewDefaultClientConfigLoadingRules(),
+		&clientcmd.ConfigOverrides{CurrentContext: kubeContext}).ClientConfig()
+	if err != nil {
+		return err
+	}
+	config.WarningHandler = rest.NoWarnings{}
+	if client, err = kubernetes.NewForConfig(config); err != nil {
+		return err
+	}
+	_, err = client.Discovery().ServerVersion()
+	return err
+}
+
+// pods are the pods of an application that have not been told to go.
+func pods(t require.TestingT, namespace, application string) []corev1.Pod {
+	list, err := client.CoreV1().Pods(namespace).List(context.Background(),
+		metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + application})
+	require.NoError(t, err)
+	var staying []corev1.Pod
+	for _, pod := range list.Items {
+		if pod.DeletionTimestamp == nil {
+			staying = append(staying, pod)
+		}
+	}
+	return staying
+}
+
+func ready(pod corev1.Pod) bool {
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodReady {
+			return condition.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// awaitEverything waits until three pods of each service and both databases are Ready, and no
+// others are there.
+func awaitEverything(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		for service, namespace := range teamOf {
+			for application, count := range map[string]int{service: 3, "postgres": 1} {
+				found := pods(t, namespace, application)
+				if len(found) != count {
+					return false
+				}
+				for _, pod := range found {
+					if !ready(pod) {
+						return false
+					}
+				}
+			}
+		}
+		return true
+	}, 3*time.Minute, 500*time.Millisecond, "three Ready pods of each service, and their databases")
+}
+
+// uids are the identities of all pods, by namespace and name.
+func uids(t *testing.T) map[string]types.UID {
+	t.Helper()
+	found := map[string]types.UID{}
+	for _, namespace := range namespacesOf {
+		for _, application := range []string{"invoice-app", "payment-provider", "postgres"} {
+			for _, pod := range pods(t, namespace, application) {
+				found[pod.Namespace+"/"+pod.Name] = pod.UID
+			}
+		}
+	}
+	return found
+}
+
+// throughAPIServer sends GET to one pod, whatever the network policies say: the API server runs on
+// the pod's own node.
+func throughAPIServer(t *testing.T, pod corev1.Pod, path string) []byte {
+	t.Helper()
+	port := fmt.Sprint(pod.Spec.Containers[0].Ports[0].ContainerPort)
+	body, err := client.CoreV1().Pods(pod.Namespace).
+		ProxyGet("http", pod.Name, port, path, nil).DoRaw(context.Background())
+	require.NoError(t, err, "%s of %s", path, pod.Name)
+	return body
+}
+
+type invoice struct {
+	InvoiceId string
+	Value     json.Number
+	Currency  string
+	IsPaid    bool
+}
+
+func decodeInvoices(t *testing.T, body []byte) []invoice {
+	t.Helper()
+	var list []invoice
+	require.NoError(t, json.Unmarshal(body, &list), "%s", body)
+	return list
+}
+
+// call is a request from outside the cluster, by the port that its definition maps.
+func call(t *testing.T, method, path string, body any) []byte {
+	t.Helper()
+	sent, err := json.Marshal(body)
+	require.NoError(t, err)
+	request, err := http.NewRequest(method, invoiceApp+path, bytes.NewReader(sent))
+	require.NoError(t, err)
+	request.Header.Set("Content-Type", "application/json")
+	response, err := (&http.Client{Timeout: time.Minute}).Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.Less(t, response.StatusCode, 300, "%s %s: %s", method, path, answer)
+	return answer
+}
+
+// addUnpaid adds an invoice that nobody has seen before.
+func addUnpaid(t *testing.T) invoice {
+	t.Helper()
+	added := invoice{InvoiceId: fmt.Sprintf("live-%d", time.Now().UnixNano()), Value: "12.34", Currency: "EUR"}
+	call(t, http.MethodPost, "/invoices", map[string]any{
+		"InvoiceId": added.InvoiceId, "Value": added.Value, "Currency": added.Currency})
+	return added
+}
+
+// command is a program run in the checkout. What it says is shown when it fails.
+func command(t *testing.T, name string, arguments ...string) *exec.Cmd {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), name, arguments...)
+	command.Dir = repository
+	return command
+}
+
+func mustRun(t *testing.T, command *exec.Cmd) string {
+	t.Helper()
+	output, err := command.CombinedOutput()
+	require.NoError(t, err, "%v:\n%s", command.Args, output)
+	return string(output)
+}
+
+// newNamespace belongs to none of the teams, and to the test alone.
+func newNamespace(t *testing.T) string {
+	t.Helper()
+	namespace, err := client.CoreV1().Namespaces().Create(t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "stranger-"}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_ = client.CoreV1().Namespaces().Delete(context.Background(), namespace.Name, metav1.DeleteOptions{})
+	})
+	return namespace.Name
+}
+
+// runPod starts a pod that is deleted when the test ends.
+func runPod(t *testing.T, pod *corev1.Pod) *corev1.Pod {
+	t.Helper()
+	created, err := client.CoreV1().Pods(pod.Namespace).Create(t.Context(), pod, metav1.CreateOptions{})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		now := int64(0)
+		_ = client.CoreV1().Pods(pod.Namespace).Delete(context.Background(), created.Name,
+			metav1.DeleteOptions{GracePeriodSeconds: &now})
+	})
+	return created
+}
