@@ -41,7 +41,14 @@ func main() {
 			"migrate": {
 				Flags: func(f *flag.FlagSet) { f.StringVar(&grantTo, "grant-to", "", "") },
 				Run: func(ctx context.Context, cfg Config, _ []string) error {
-					return store.Migrate(ctx, cfg.DatabaseURL, grantTo)
+					if err := store.Migrate(ctx, cfg.DatabaseURL, grantTo); err != nil {
+						return err
+					}
+					invoices, err := openStore(ctx, cfg) // seeds it, where that is asked for
+					if err == nil {
+						invoices.Close()
+					}
+					return err
 				},
 			},
 			"import": {Args: 1, Run: importFile},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/shopspring/decimal"
 )
@@ -55,6 +56,9 @@ func Parse(literal, currency string) (Amount, error) {
 	}
 	value, err := decimal.NewFromString(literal)
 	if err != nil { // the grammar holds, so only the exponent can be beyond the library
+		if strings.Contains(strings.ToLower(literal), "e-") {
+			return refuse(ErrTooPrecise)
+		}
 		return refuse(ErrOverflow)
 	}
 	switch {

@@ -1,0 +1,103 @@
+package money
+
+import (
+	"math/big"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestParse(t *testing.T) {
+	for _, test := range []struct {
+		literal, currency string
+		minor             int64
+		number            string
+	}{
+		{"12.15", "EUR", 1215, "12.15"},
+		{"12.150", "EUR", 1215, "12.15"},
+		{"1e2", "EUR", 10000, "100"},
+		{"1215e-2", "EUR", 1215, "12.15"},
+		{"1.215E+1", "EUR", 1215, "12.15"},
+		{"10.5", "GBP", 1050, "10.5"},
+		{"7", "DKK", 700, "7"},
+		{"0.01", "EUR", 1, "0.01"},
+		{"500", "JPY", 500, "500"},
+		{"500.0", "JPY", 500, "500"},
+		{"1.234", "KWD", 1234, "1.234"},
+		{"131072.01", "EUR", 13107201, "131072.01"}, // the same float32 as the next
+		{"131072.02", "EUR", 13107202, "131072.02"},
+		{"92233720368547758.07", "EUR", 9223372036854775807, "92233720368547758.07"},
+		{"12." + "15" + strings.Repeat("0", 500), "EUR", 1215, "12.15"},
+	} {
+		amount, err := Parse(test.literal, test.currency)
+		if assert.NoError(t, err, test.literal) {
+			assert.Equal(t, Amount{test.minor, test.currency}, amount, test.literal)
+			assert.Equal(t, test.number, amount.Number())
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, test := range []struct {
+		literal, currency string
+		why               error
+	}{
+		{"0", "EUR", ErrNotPositive},
+		{"0.00", "EUR", ErrNotPositive},
+		{"-0", "EUR", ErrNotPositive},
+		{"-1", "EUR", ErrNotPositive},
+		{"12.155", "EUR", ErrTooPrecise},
+		{"0.5", "JPY", ErrTooPrecise},
+		{"1e-400", "EUR", ErrTooPrecise},
+		{"1e-2000000000", "EUR", ErrTooPrecise},
+		{"92233720368547758.08", "EUR", ErrOverflow},
+		{"1e400", "EUR", ErrOverflow},
+		{"1e2000000000", "EUR", ErrOverflow},
+		{"1e99999999999999999999", "EUR", ErrOverflow},
+		{strings.Repeat("9", 2000), "EUR", ErrOverflow},
+		{"", "EUR", ErrNotANumber},
+		{"NaN", "EUR", ErrNotANumber},
+		{"Inf", "EUR", ErrNotANumber},
+		{"+1", "EUR", ErrNotANumber},
+		{"01", "EUR", ErrNotANumber},
+		{"1_000", "EUR", ErrNotANumber},
+		{"0x10", "EUR", ErrNotANumber},
+		{"1,5", "EUR", ErrNotANumber},
+		{" 1", "EUR", ErrNotANumber},
+		{`"1"`, "EUR", ErrNotANumber},
+		{"true", "EUR", ErrNotANumber},
+		{"1", "eur", ErrUnknownCurrency},
+		{"1", "XXX", ErrUnknownCurrency},
+		{"1", "", ErrUnknownCurrency},
+	} {
+		_, err := Parse(test.literal, test.currency)
+		assert.ErrorIs(t, err, test.why, "%.40s %s", test.literal, test.currency)
+	}
+}
+
+// FuzzParse holds Parse against exact rational arithmetic.
+func FuzzParse(f *testing.F) {
+	for _, literal := range []string{"12.15", "1e2", "0", "-1", "1e-400", "92233720368547758.07", "12.155", "1E+05"} {
+		f.Add(literal, "EUR")
+	}
+	f.Add("500", "JPY")
+	f.Add("1.234", "KWD")
+	f.Fuzz(func(t *testing.T, literal, currency string) {
+		amount, err := Parse(literal, currency)
+		if err != nil {
+			return
+		}
+		exact, ok := new(big.Rat).SetString(literal)
+		require.True(t, ok, "accepted what is no number: %q", literal)
+		scale := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(exponents[currency])), nil)
+		want := new(big.Rat).Mul(exact, new(big.Rat).SetInt(scale))
+		require.Zero(t, want.Cmp(new(big.Rat).SetInt64(amount.Minor)), "%s became %d", literal, amount.Minor)
+		require.Positive(t, amount.Minor)
+
+		again, err := Parse(amount.Number(), currency)
+		require.NoError(t, err)
+		require.Equal(t, amount, again, "what was shown is not what was meant")
+	})
+}

@@ -1,0 +1,152 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/contracttest"
+	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/money"
+	"example.com/invoices/payment-provider/payment"
+	"example.com/invoices/payment-provider/store"
+)
+
+func newContract(t *testing.T) (*contracttest.Contract, payment.Store) {
+	t.Helper()
+	payments, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "payments.db"), 1)
+	require.NoError(t, err)
+	t.Cleanup(payments.Close)
+	return contracttest.New(t, New(slog.New(slog.DiscardHandler), payments, payments.Ping).Router), payments
+}
+
+// gone is a database that cannot be reached.
+type gone struct{}
+
+var errGone = fmt.Errorf("dial tcp 10.0.0.7: %w", database.ErrUnavailable)
+
+func (gone) Insert(context.Context, payment.Payment) (payment.Payment, bool, error) {
+	return payment.Payment{}, false, errGone
+}
+func (gone) Get(context.Context, string) (payment.Payment, error) { return payment.Payment{}, errGone }
+
+func TestContract(t *testing.T) {
+	c, _ := newContract(t)
+	pay := func(body string) (int, string) {
+		answer := c.Do(t, http.MethodPost, "/payments/pay", body)
+		return answer.Code, answer.Body.String()
+	}
+
+	code, body := pay(`{"id":"I1","value":12.15,"currency":"EUR"}`)
+	assert.Equal(t, 200, code)
+	assert.Equal(t, `{"id":"I1"}`, body, "byte for byte")
+	for _, same := range []string{"12.15", "12.150", "1215e-2"} {
+		code, body = pay(`{"id":"I1","value":` + same + `,"currency":"EUR"}`)
+		assert.Equal(t, 200, code)
+		assert.Equal(t, `{"id":"I1"}`, body)
+	}
+	for _, other := range []string{`{"id":"I1","value":12.16,"currency":"EUR"}`, `{"id":"I1","value":12.15,"currency":"GBP"}`} {
+		code, body = pay(other)
+		assert.Equal(t, 422, code)
+		assert.JSONEq(t, `{"code":"payment_mismatch","error":"this id was paid before with another amount or currency"}`, body)
+	}
+	code, body = pay(`{"ID":"I2","Value":1,"CURRENCY":"JPY","extra":{"deep":[1]}}`)
+	assert.Equal(t, 200, code, "as the original: the case of a key and unknown fields do not matter: %s", body)
+
+	one := c.Do(t, http.MethodGet, "/payments/I1", "")
+	assert.Equal(t, 200, one.Code)
+	assert.Contains(t, one.Body.String(), `"value":12.15,"currency":"EUR"`)
+	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I9", "").Code)
+	code, _ = pay(`{"id":"a/b ü","value":1,"currency":"EUR"}`)
+	assert.Equal(t, 200, code)
+	assert.Equal(t, 200, c.Do(t, http.MethodGet, "/payments/a%2Fb%20%C3%BC", "").Code)
+
+	assert.Equal(t, 400, c.Do(t, http.MethodPost, "/payments/pay", "").Code)
+	assert.Equal(t, 413, c.Do(t, http.MethodPost, "/payments/pay", strings.Repeat(" ", 2<<20)).Code)
+	wrong := c.Do(t, http.MethodDelete, "/payments/pay", "")
+	assert.Equal(t, 405, wrong.Code)
+	assert.Contains(t, wrong.Header().Get("Allow"), http.MethodPost)
+	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/nowhere", "").Code)
+	for _, path := range []string{"/livez", "/readyz", "/metrics", "/openapi.yaml"} {
+		assert.Equal(t, 200, c.Do(t, http.MethodGet, path, "").Code)
+	}
+
+	// The same contract where the database is gone: 503, and nothing of what is inside.
+	broken := contracttest.New(t, New(slog.New(slog.DiscardHandler), gone{}, func(context.Context) error { return errors.New("gone") }).Router)
+	for _, answer := range []struct{ method, path, body string }{
+		{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
+		{http.MethodGet, "/payments/I1", ""},
+		{http.MethodGet, "/readyz", ""},
+	} {
+		got := broken.Do(t, answer.method, answer.path, answer.body)
+		assert.Equal(t, 503, got.Code)
+		assert.NotContains(t, got.Body.String(), "10.0.0.7")
+	}
+	c.RequireAllSeen(broken)
+}
+
+func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
+	c, payments := newContract(t)
+	for name, bad := range map[string]struct{ body, code string }{
+		"empty body":        {``, "malformed"},
+		"not JSON":          {`hello`, "malformed"},
+		"cut off":           {`{"id":"X","value":1`, "malformed"},
+		"trailing garbage":  {`{"id":"X","value":1,"currency":"EUR"} x`, "malformed"},
+		"two values":        {`{"id":"X","value":1,"currency":"EUR"}{}`, "malformed"},
+		"duplicate key":     {`{"id":"X","value":1,"value":2,"currency":"EUR"}`, "malformed"},
+		"duplicate by case": {`{"id":"X","value":1,"Value":2,"currency":"EUR"}`, "malformed"},
+		"a list":            {`[{"id":"X","value":1,"currency":"EUR"}]`, "malformed"},
+		"id of wrong type":  {`{"id":7,"value":1,"currency":"EUR"}`, "malformed"},
+		"currency a number": {`{"id":"X","value":1,"currency":978}`, "malformed"},
+		"NaN":               {`{"id":"X","value":NaN,"currency":"EUR"}`, "malformed"},
+		"null":              {`null`, "invalid_payment"},
+		"value a string":    {`{"id":"X","value":"1","currency":"EUR"}`, "invalid_payment"},
+		"value null":        {`{"id":"X","value":null,"currency":"EUR"}`, "invalid_payment"},
+		"missing id":        {`{"value":1,"currency":"EUR"}`, "invalid_payment"},
+		"missing value":     {`{"id":"X","currency":"EUR"}`, "invalid_payment"},
+		"missing currency":  {`{"id":"X","value":1}`, "invalid_payment"},
+		"empty id":          {`{"id":"","value":1,"currency":"EUR"}`, "invalid_payment"},
+		"over-long id":      {`{"id":"` + strings.Repeat("X", 129) + `","value":1,"currency":"EUR"}`, "invalid_payment"},
+		"control character": {`{"id":"X\u0000","value":1,"currency":"EUR"}`, "invalid_payment"},
+		"zero":              {`{"id":"X","value":0,"currency":"EUR"}`, "invalid_payment"},
+		"negative":          {`{"id":"X","value":-1,"currency":"EUR"}`, "invalid_payment"},
+		"too precise":       {`{"id":"X","value":12.155,"currency":"EUR"}`, "invalid_payment"},
+		"overflow":          {`{"id":"X","value":92233720368547758.08,"currency":"EUR"}`, "invalid_payment"},
+		"1e400":             {`{"id":"X","value":1e400,"currency":"EUR"}`, "invalid_payment"},
+		"unknown currency":  {`{"id":"X","value":1,"currency":"XXX"}`, "invalid_payment"},
+		"lower case":        {`{"id":"X","value":1,"currency":"eur"}`, "invalid_payment"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answer := c.Do(t, http.MethodPost, "/payments/pay", bad.body)
+			assert.Equal(t, 400, answer.Code, answer.Body)
+			assert.Contains(t, answer.Body.String(), `"code":"`+bad.code+`"`)
+			_, err := payments.Get(t.Context(), "X")
+			assert.ErrorIs(t, err, payment.ErrNotFound)
+		})
+	}
+}
+
+func FuzzDecodePayment(f *testing.F) {
+	f.Add([]byte(`{"id":"I1","value":12.15,"currency":"EUR"}`))
+	f.Add([]byte(`{"id":"I1","value":1e2,"currency":"JPY","x":[{}]}`))
+	f.Add([]byte(`{"id":"I1","value":1,"Value":2,"currency":"EUR"}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		id, amount, err := decodePayment(body)
+		if err != nil {
+			return
+		}
+		require.NotEmpty(t, id)
+		require.Positive(t, amount.Minor)
+		again, err := money.Parse(amount.Number(), amount.Currency)
+		require.NoError(t, err)
+		require.Equal(t, amount, again)
+	})
+}
