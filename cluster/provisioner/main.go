@@ -1,0 +1,76 @@
+// Command provisioner gives every PersistentVolumeClaim a directory of the
+// node. It stands in for the local-path-provisioner of kind's own node image,
+// whose dependencies cannot share a go.mod with the rest. It makes the
+// directories itself, through a hostPath mount, so it serves the one node it
+// runs on: these clusters have one.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/sig-storage-lib-external-provisioner/v10/controller"
+)
+
+const (
+	name = "invoices.example.com/node-directory"
+	root = "/var/local-path-provisioner"
+)
+
+func main() {
+	logger := klog.Background()
+	ctx := klog.NewContext(context.Background(), logger)
+	config, err := rest.InClusterConfig()
+	if err != nil {
+		klog.Fatalf("find the API server: %v", err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		klog.Fatalf("make a client: %v", err)
+	}
+	controller.NewProvisionController(logger, client, name, directories{},
+		controller.LeaderElection(false)).Run(ctx)
+}
+
+type directories struct{}
+
+func (directories) Provision(_ context.Context, options controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
+	if options.SelectedNode == nil {
+		return nil, controller.ProvisioningFinished, fmt.Errorf("no node was selected: the storage class must say WaitForFirstConsumer")
+	}
+	path := filepath.Join(root, options.PVName)
+	if err := os.MkdirAll(path, 0o777); err != nil {
+		return nil, controller.ProvisioningFinished, err
+	}
+	// A hostPath volume knows no fsGroup, and pods run as any user.
+	if err := os.Chmod(path, 0o777); err != nil {
+		return nil, controller.ProvisioningFinished, err
+	}
+	return &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: options.PVName},
+		Spec: corev1.PersistentVolumeSpec{
+			PersistentVolumeReclaimPolicy: *options.StorageClass.ReclaimPolicy,
+			AccessModes:                   options.PVC.Spec.AccessModes,
+			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: options.PVC.Spec.Resources.Requests[corev1.ResourceStorage]},
+			PersistentVolumeSource:        corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path}},
+			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{
+				NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{
+					Key:      corev1.LabelHostname,
+					Operator: corev1.NodeSelectorOpIn,
+					Values:   []string{options.SelectedNode.Labels[corev1.LabelHostname]},
+				}}}},
+			}},
+		},
+	}, controller.ProvisioningFinished, nil
+}
+
+func (directories) Delete(_ context.Context, volume *corev1.PersistentVolume) error {
+	return os.RemoveAll(filepath.Join(root, volume.Name))
+}
