@@ -1,0 +1,211 @@
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"example.com/invoices/internal/postgrestest"
+)
+
+// enough is how long anything may take that is bound to happen. It only ends a
+// test that hangs, so it is generous.
+const enough = time.Minute
+
+// cluster is several replicas of both services on their two databases, with a
+// proxy between them.
+type cluster struct {
+	server    *postgrestest.Server
+	invoicing string // name of invoice-app's database
+	paying    string // name of payment-provider's
+	apps      []*replica
+	providers []*replica
+	proxy     *proxy
+}
+
+// settings are how a cluster differs from another.
+type settings struct {
+	programs        programs
+	apps, providers int
+	env             []string // invoice-app's variables
+}
+
+// startServer starts a PostgreSQL with the two roles of a deployment: the owner
+// of the tables, and the application, which may do only what it needs.
+func startServer(t *testing.T) *postgrestest.Server {
+	t.Helper()
+	server := postgrestest.Start(t)
+	server.Exec("postgres", "CREATE ROLE owner LOGIN")
+	server.Exec("postgres", "CREATE ROLE application LOGIN")
+	return server
+}
+
+// clusters counts the clusters, so that each has databases of its own.
+var clusters atomic.Int32
+
+// newCluster starts a cluster on server and waits until it is ready. When the
+// test ends, so do its processes; if it failed, the ends of their logs are shown.
+func newCluster(t *testing.T, server *postgrestest.Server, s settings) *cluster {
+	t.Helper()
+	n := clusters.Add(1)
+	c := &cluster{server: server, invoicing: fmt.Sprintf("invoicing_%d", n), paying: fmt.Sprintf("paying_%d", n)}
+	c.migrate(t, c.invoicing, s.programs.invoiceApp)
+	c.migrate(t, c.paying, s.programs.paymentProvider)
+
+	for n := range s.providers {
+		c.providers = append(c.providers, c.newReplica(t, fmt.Sprintf("payment-provider-%d", n), s.programs.paymentProvider, c.paying))
+	}
+	c.proxy = newProxy(c.providers)
+	t.Cleanup(c.proxy.server.Close)
+	env := append([]string{"PAYMENT_PROVIDER_URL=" + c.proxy.server.URL}, s.env...)
+	for n := range s.apps {
+		c.apps = append(c.apps, c.newReplica(t, fmt.Sprintf("invoice-app-%d", n), s.programs.invoiceApp, c.invoicing, env...))
+	}
+	t.Cleanup(func() { c.end(t) })
+	for _, r := range c.replicas() {
+		r.start(t)
+	}
+	c.waitReady(t)
+	return c
+}
+
+// migrate makes a database and has several processes at once bring its schema
+// up to date, as the replicas of a deployment do.
+func (c *cluster) migrate(t *testing.T, database, program string) {
+	t.Helper()
+	c.server.CreateDatabase(database)
+	c.server.Exec("postgres", "ALTER DATABASE "+database+" OWNER TO owner")
+	c.server.Exec("postgres", "REVOKE ALL ON DATABASE "+database+" FROM PUBLIC")
+	c.server.Exec("postgres", "GRANT CONNECT ON DATABASE "+database+" TO application")
+	folder := t.TempDir()
+	var processes errgroup.Group
+	for range 3 {
+		processes.Go(func() error {
+			command := exec.Command(program, "migrate", "--grant-to", "application")
+			command.Dir, command.Env = folder, []string{"DATABASE_URL=" + c.server.URL("owner", database)}
+			if out, err := command.CombinedOutput(); err != nil {
+				return fmt.Errorf("%s: %w\n%s", command, err, out)
+			}
+			return nil
+		})
+	}
+	require.NoError(t, processes.Wait())
+}
+
+func (c *cluster) newReplica(t *testing.T, name, program, database string, env ...string) *replica {
+	t.Helper()
+	folder := t.TempDir()
+	log, err := os.Create(filepath.Join(folder, "log"))
+	require.NoError(t, err)
+	env = append([]string{
+		"LISTEN_ADDR=127.0.0.1:0",
+		"DATABASE_URL=" + c.server.URL("application", database),
+	}, env...)
+	return &replica{name: name, binary: program, folder: folder, env: env, log: log}
+}
+
+func (c *cluster) replicas() []*replica {
+	return append(append([]*replica{}, c.apps...), c.providers...)
+}
+
+// end ends every process.
+func (c *cluster) end(t *testing.T) {
+	for _, r := range c.replicas() {
+		r.kill()
+		if t.Failed() {
+			t.Logf("the log of %s ends with:\n%s", r.name, r.tail())
+		}
+		r.log.Close()
+	}
+}
+
+// waitReady waits until every replica says that it can do its work.
+func (c *cluster) waitReady(t *testing.T) {
+	t.Helper()
+	for _, r := range c.replicas() {
+		require.Eventually(t, func() bool {
+			status, _ := call(t.Context(), http.MethodGet, r.url()+"/readyz", "")
+			return status == http.StatusOK
+		}, enough, 50*time.Millisecond, "%s does not become ready:\n%s", r.name, r.tail())
+	}
+}
+
+// anyOf draws one of list.
+func anyOf[T any](list []T) T { return list[rand.IntN(len(list))] }
+
+// call makes a request, within ctx and what is enough. Status 0 means that no
+// whole answer came.
+func call(ctx context.Context, method, url, body string) (status int, text []byte) {
+	ctx, cancel := context.WithTimeout(ctx, enough)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return 0, nil
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, nil
+	}
+	defer response.Body.Close()
+	text, err = io.ReadAll(response.Body)
+	if err != nil {
+		return 0, nil
+	}
+	return response.StatusCode, text
+}
+
+// client opens a connection for each call: none is left over from a process
+// that has been killed.
+var client = http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+// payAll asks r to pay every invoice.
+func payAll(ctx context.Context, r *replica) (status int, text []byte) {
+	return call(ctx, http.MethodPost, r.url()+"/invoices/pay", "")
+}
+
+// shown is an invoice as invoice-app shows it.
+type shown struct {
+	InvoiceId string //nolint:revive,staticcheck // the API's spelling
+	Value     json.RawMessage
+	Currency  string
+	IsPaid    bool
+	Rejected  string
+}
+
+func (s shown) settled() bool { return s.IsPaid || s.Rejected != "" }
+
+// list asks some replica for all invoices, by id, until one answers in full.
+func (c *cluster) list(ctx context.Context) (map[string]shown, error) {
+	for deadline := time.Now().Add(enough); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		status, text := call(ctx, http.MethodGet, anyOf(c.apps).url()+"/invoices", "")
+		if status != http.StatusOK {
+			continue
+		}
+		var all []shown
+		if err := json.Unmarshal(text, &all); err != nil {
+			return nil, fmt.Errorf("the list of invoices: %w", err)
+		}
+		byID := map[string]shown{}
+		for _, i := range all {
+			byID[i.InvoiceId] = i
+		}
+		if len(byID) < len(all) {
+			return nil, fmt.Errorf("the list of invoices has %d of %d twice", len(all)-len(byID), len(all))
+		}
+		return byID, nil
+	}
+	return nil, fmt.Errorf("no replica lists the invoices")
+}

@@ -1,0 +1,266 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// proxy is the network between invoice-app and payment-provider. What it does
+// to a request is its behaviour, which can be changed at any time.
+type proxy struct {
+	server    *httptest.Server
+	client    http.Client
+	providers []*replica
+	behaviour atomic.Pointer[behaviour]
+	inFlight  atomic.Int64 // requests that may still reach a provider
+
+	mu        sync.Mutex
+	confirmed map[string]bool // ids that a provider has said 200 for
+}
+
+// behaviour answers a request, whose body is body, in the provider's place.
+type behaviour func(w http.ResponseWriter, r *http.Request, body []byte)
+
+// newProxy returns a faithful proxy to providers.
+func newProxy(providers []*replica) *proxy {
+	p := &proxy{providers: providers, confirmed: map[string]bool{}}
+	p.client.Timeout = 10 * time.Second
+	p.behave(p.relay)
+	p.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.inFlight.Add(1)
+		defer p.inFlight.Add(-1)
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			cut()
+		}
+		(*p.behaviour.Load())(w, r, body)
+	}))
+	return p
+}
+
+func (p *proxy) behave(b behaviour) { p.behaviour.Store(&b) }
+
+// answer is what came back from a provider. The zero answer is none.
+type answer struct {
+	status int
+	body   []byte
+}
+
+// forward brings the request to some provider, whether or not whoever sent it
+// is still there.
+func (p *proxy) forward(r *http.Request, body []byte) (answer, error) {
+	base := anyOf(p.providers).url()
+	if base == "" {
+		return answer{}, errors.New("this provider does not serve")
+	}
+	request, err := http.NewRequestWithContext(context.WithoutCancel(r.Context()), r.Method, base+r.URL.Path, bytes.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	request.Header = r.Header.Clone()
+	response, err := p.client.Do(request)
+	if err != nil {
+		return answer{}, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return answer{}, err
+	}
+	if response.StatusCode == http.StatusOK {
+		p.confirm(text)
+	}
+	return answer{response.StatusCode, text}, nil
+}
+
+func (p *proxy) confirm(text []byte) {
+	var paid struct{ ID string }
+	_ = json.Unmarshal(text, &paid) // an answer without an id confirms nothing
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.confirmed[paid.ID] = true
+}
+
+// confirmations returns the ids that a provider has said 200 for.
+func (p *proxy) confirmations() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ids := make([]string, 0, len(p.confirmed))
+	for id := range p.confirmed {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// cut closes the connection without an answer.
+func cut() { panic(http.ErrAbortHandler) }
+
+func (a answer) write(w http.ResponseWriter) {
+	if a.status == 0 {
+		cut()
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body) // the client may have gone
+}
+
+// relay is the behaviour without any fault.
+func (p *proxy) relay(w http.ResponseWriter, r *http.Request, body []byte) {
+	a, _ := p.forward(r, body)
+	a.write(w)
+}
+
+// lie is the behaviour of answering without asking the provider.
+func lie(status int, contentType, text string) behaviour {
+	return func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+		w.Header().Set("Content-Type", contentType)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, text)
+	}
+}
+
+// endless is the behaviour of an answer that goes on until the client hangs up.
+func endless(w http.ResponseWriter, _ *http.Request, _ []byte) {
+	w.WriteHeader(http.StatusOK)
+	for {
+		if _, err := w.Write(bytes.Repeat([]byte(" "), 4096)); err != nil {
+			return
+		}
+	}
+}
+
+// silent is the behaviour of never answering.
+func silent(_ http.ResponseWriter, r *http.Request, _ []byte) { <-r.Context().Done() }
+
+// holder lets requests through to the provider and holds its answers back.
+type holder struct {
+	answered chan answer   // receives each answer as it comes from the provider
+	release  chan struct{} // close it to let the answers go on
+}
+
+func (p *proxy) hold() holder {
+	h := holder{make(chan answer, 100), make(chan struct{})}
+	p.behave(func(w http.ResponseWriter, r *http.Request, body []byte) {
+		a, _ := p.forward(r, body)
+		h.answered <- a
+		select {
+		case <-h.release:
+			a.write(w)
+		case <-r.Context().Done(): // nobody is waiting any more
+		}
+	})
+	return h
+}
+
+// injector is a behaviour that injects random faults.
+type injector struct {
+	*proxy
+	slow time.Duration // delays are up to twice as long as a call may take
+	late time.Duration // how late the copy of a request may arrive at most
+
+	mu     sync.Mutex
+	rand   *rand.Rand
+	counts map[string]int // injected faults by kind
+}
+
+// fault is one kind of fault.
+type fault struct {
+	kind string
+	// after says that it spoils a payment that the provider has confirmed: its
+	// answer is a then. Otherwise a is empty, and nobody has been asked yet.
+	after bool
+	spoil func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, a answer, draw float64)
+}
+
+var faults = []fault{
+	{"dropped before", false, func(*injector, http.ResponseWriter, *http.Request, []byte, answer, float64) { cut() }},
+	{"dropped after", true, func(*injector, http.ResponseWriter, *http.Request, []byte, answer, float64) { cut() }},
+	{"request delayed", false, func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
+		time.Sleep(time.Duration(draw * float64(i.slow)))
+		i.relay(w, r, body)
+	}},
+	{"answer delayed", true, func(i *injector, w http.ResponseWriter, _ *http.Request, _ []byte, a answer, draw float64) {
+		time.Sleep(time.Duration(draw * float64(i.slow)))
+		a.write(w)
+	}},
+	{"duplicated at once", false, func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, _ float64) {
+		i.copy(r, body, 0)
+		i.relay(w, r, body)
+	}},
+	{"duplicated late", false, func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
+		i.copy(r, body, time.Duration(draw*float64(i.late)))
+		i.relay(w, r, body)
+	}},
+	{"500 after commit", true, func(_ *injector, w http.ResponseWriter, _ *http.Request, _ []byte, _ answer, _ float64) {
+		answer{http.StatusInternalServerError, []byte(`{"error":"internal error"}`)}.write(w)
+	}},
+	{"answer truncated", true, func(_ *injector, w http.ResponseWriter, _ *http.Request, _ []byte, a answer, draw float64) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
+		a.body = a.body[:int(draw*float64(len(a.body)))]
+		a.write(w)
+		cut()
+	}},
+	{"HTML 200", false, func(_ *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, _ float64) {
+		lie(http.StatusOK, "text/html", "<html><body>Welcome</body></html>")(w, r, body)
+	}},
+	{"other id", false, func(_ *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
+		lie(http.StatusOK, "application/json", fmt.Sprintf(`{"id":"other-%v"}`, draw))(w, r, body)
+	}},
+	{"no verdict", false, func(_ *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
+		statuses := []int{400, 401, 403, 404, 408, 409, 413, 422, 429, 502, 503}
+		lie(statuses[int(draw*float64(len(statuses)))], "application/json", `{"error":"not now"}`)(w, r, body)
+	}},
+}
+
+// copy brings another copy of the request to some provider after wait.
+func (i *injector) copy(r *http.Request, body []byte, wait time.Duration) {
+	i.inFlight.Add(1)
+	go func() {
+		defer i.inFlight.Add(-1)
+		time.Sleep(wait)
+		_, _ = i.forward(r, body) // nobody waits for its answer
+	}()
+}
+
+// answer is the behaviour: about half of the requests meet a fault.
+func (i *injector) answer(w http.ResponseWriter, r *http.Request, body []byte) {
+	i.mu.Lock()
+	n, draw := i.rand.IntN(2*len(faults)), i.rand.Float64()
+	i.mu.Unlock()
+	if n >= len(faults) {
+		i.relay(w, r, body)
+		return
+	}
+	var a answer
+	if faults[n].after {
+		if a, _ = i.forward(r, body); a.status != http.StatusOK {
+			a.write(w) // nothing to spoil
+			return
+		}
+	}
+	i.mu.Lock()
+	i.counts[faults[n].kind]++
+	i.mu.Unlock()
+	faults[n].spoil(i, w, r, body, a, draw)
+}
+
+// injected is how many faults there were so far.
+func (i *injector) injected() (total int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, n := range i.counts {
+		total += n
+	}
+	return total
+}

@@ -1,0 +1,145 @@
+package faults
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// replica is one process of a service, which can be ended and started again.
+type replica struct {
+	name   string
+	binary string
+	env    []string
+	folder string   // where it runs: an empty one, so that no .env file is found
+	log    *os.File // of all its lives
+
+	mu      sync.Mutex
+	process *os.Process
+	exited  chan struct{} // closed when the process has ended
+	exit    error         // of the process that has ended
+	asked   bool          // it is us who end it
+	address string        // where it serves, or "" when it does not
+	wrong   []violation
+}
+
+// start starts the process. It serves some time later, see url.
+func (r *replica) start(t *testing.T) {
+	t.Helper()
+	command := exec.Command(r.binary)
+	command.Dir, command.Env = r.folder, r.env
+	stderr, err := command.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, command.Start())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.process, r.exited, r.asked = command.Process, make(chan struct{}), false
+	go r.watch(command, stderr, r.exited)
+}
+
+// watch reads the process's log to its end, and then waits for the process.
+func (r *replica) watch(command *exec.Cmd, stderr io.Reader, exited chan struct{}) {
+	lines := bufio.NewReader(stderr)
+	for {
+		line, err := lines.ReadString('\n')
+		fmt.Fprint(r.log, line)
+		r.read(line)
+		if err != nil {
+			break
+		}
+	}
+	err := command.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.exit, r.address, r.process = err, "", nil
+	if !r.asked {
+		r.wrong = append(r.wrong, violation{soundProcess, fmt.Sprintf("%s ended by itself: %v", r.name, err)})
+	}
+	close(exited)
+}
+
+// read takes from a line of the log where the process serves, and what no
+// fault around it excuses.
+func (r *replica) read(line string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, sign := range []string{"WARNING: DATA RACE", `"msg":"panic"`, "panic: ", "fatal error: "} {
+		if strings.Contains(line, sign) {
+			r.wrong = append(r.wrong, violation{soundProcess, r.name + " logged: " + strings.TrimSpace(line)})
+		}
+	}
+	var record struct{ Msg, Address string }
+	if json.Unmarshal([]byte(line), &record) == nil && record.Msg == "serving" && !r.asked {
+		r.address = record.Address
+	}
+}
+
+// url is where the replica serves, or "".
+func (r *replica) url() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.address == "" {
+		return ""
+	}
+	return "http://" + r.address
+}
+
+// signal sends s to the process, if there is one.
+func (r *replica) signal(s syscall.Signal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.process == nil {
+		return
+	}
+	r.asked = true
+	if s == syscall.SIGKILL {
+		r.address = ""
+	}
+	_ = r.process.Signal(s) // it may have ended meanwhile
+}
+
+// wait waits for the process to end, and returns how it did.
+func (r *replica) wait() error {
+	r.mu.Lock()
+	exited := r.exited
+	r.mu.Unlock()
+	if exited == nil {
+		return nil
+	}
+	<-exited
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.exit
+}
+
+// kill ends the process with no chance to tidy up.
+func (r *replica) kill() {
+	r.signal(syscall.SIGKILL)
+	_ = r.wait()
+}
+
+// violations are what its processes did that no fault excuses.
+func (r *replica) violations() []violation {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.wrong
+}
+
+// tail is the end of the log.
+func (r *replica) tail() string {
+	const most = 3000 // bytes
+	text, err := os.ReadFile(r.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-most):])
+}

@@ -1,0 +1,323 @@
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/postgrestest"
+)
+
+const superuser = postgrestest.Superuser
+
+// What the storm runs with: short, so that leases lapse and calls time out
+// all the time.
+const (
+	stormLease   = 3 * time.Second
+	stormTimeout = 500 * time.Millisecond
+)
+
+var stormEnv = []string{
+	"CLAIM_LEASE=" + stormLease.String(),
+	"PAYMENT_TIMEOUT=" + stormTimeout.String(),
+	"PAY_PATIENCE=2s",
+	"PAY_TIMEOUT=20s",
+}
+
+func TestStorm(t *testing.T) {
+	seed := fromEnv(t, "FAULTS_SEED", rand.Uint64N(1_000_000))
+	faults := int(fromEnv(t, "FAULTS", 1000))
+	c := newCluster(t, startServer(t), settings{real, 3, 2, stormEnv})
+	s := newStorm(c, seed, faults)
+	s.databaseStops = true
+	violations := s.run(t)
+	assert.Empty(t, violations)
+	assert.GreaterOrEqual(t, s.injected(), faults)
+	assert.Positive(t, s.payAlls[http.StatusOK], "no pay-all came to an end")
+}
+
+// fromEnv reads a whole number.
+func fromEnv(t *testing.T, name string, fallback uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return fallback
+	}
+	n, err := strconv.ParseUint(text, 10, 63)
+	require.NoError(t, err, name)
+	return n
+}
+
+// storm is random faults of the network, the processes and the database, while
+// invoices arrive and several callers have them paid.
+type storm struct {
+	*cluster
+	*injector
+	book
+	seed          uint64
+	faults        int  // the storm goes on until so many have been injected
+	databaseStops bool // the database is stopped, too
+	bound         time.Duration
+
+	kills, stops atomic.Int32
+	countMu      sync.Mutex
+	payAlls      map[int]int // by status; 0: no answer
+}
+
+// newStorm returns a storm over c, that draws from seed.
+func newStorm(c *cluster, seed uint64, faults int) *storm {
+	s := &storm{cluster: c, seed: seed, faults: faults, bound: enough, payAlls: map[int]int{}}
+	s.book.sent = map[string]sent{}
+	s.injector = &injector{
+		proxy: c.proxy, slow: 2 * stormTimeout, late: 2 * stormLease,
+		rand: s.draws(0), counts: map[string]int{},
+	}
+	return s
+}
+
+// draws returns a source of random numbers. Each goroutine has its own, so that
+// their order does not depend on the scheduler.
+func (s *storm) draws(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }
+
+// run is the storm, its end, and the checks after it.
+func (s *storm) run(t *testing.T) []violation {
+	t.Helper()
+	t.Logf("FAULTS_SEED=%d FAULTS=%d", s.seed, s.faults)
+	s.cluster.proxy.behave(s.injector.answer)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var traffic sync.WaitGroup
+	traffic.Go(func() { s.addInvoices(ctx) })
+	for n := range 4 {
+		traffic.Go(func() { s.callPayAll(ctx, s.draws(uint64(10+n))) })
+	}
+	s.disturb(t)
+	cancel()
+	s.killAll(t)
+	s.cluster.proxy.behave(s.cluster.proxy.relay)
+	s.waitReady(t)
+	traffic.Wait()
+	s.payTheRest(t)
+	require.Eventually(t, func() bool { return s.inFlight.Load() == 0 }, enough, 50*time.Millisecond)
+	require.NoError(t, s.check(t.Context(), s.cluster))
+	t.Log(s.report())
+	return s.violations
+}
+
+// disturb kills and starts replicas, and stops and starts the database, until
+// enough faults have been injected.
+func (s *storm) disturb(t *testing.T) {
+	const faultsPerStop = 250
+	draw := s.draws(1)
+	pause := func(most time.Duration) { time.Sleep(time.Duration(draw.Int64N(int64(most)))) }
+	nextStop := faultsPerStop / 2
+	progress, last := time.Now(), 0
+	for s.injected() < s.faults {
+		pause(time.Second)
+		replicas := s.replicas()
+		draw.Shuffle(len(replicas), func(i, j int) { replicas[i], replicas[j] = replicas[j], replicas[i] })
+		victims := replicas[:1+draw.IntN(2)]
+		for _, victim := range victims {
+			victim.kill()
+			s.kills.Add(1)
+		}
+		pause(500 * time.Millisecond)
+		if s.databaseStops && s.injected() >= nextStop {
+			nextStop += faultsPerStop
+			s.server.Kill()
+			s.stops.Add(1)
+			pause(2 * time.Second)
+			s.server.Run()
+		}
+		for _, victim := range victims {
+			victim.start(t)
+		}
+		require.NoError(t, s.checkLeases(t.Context(), s.cluster, stormLease))
+		if now := s.injected(); now > last {
+			progress, last = time.Now(), now
+		}
+		require.Less(t, time.Since(progress), enough, "nothing is paid any more")
+	}
+}
+
+// killAll kills every invoice-app in the midst of its work. What they have
+// claimed must become free by itself.
+func (s *storm) killAll(t *testing.T) {
+	for _, app := range s.apps {
+		app.kill()
+		s.kills.Add(1)
+	}
+	require.NoError(t, s.checkLeases(t.Context(), s.cluster, stormLease))
+	for _, app := range s.apps {
+		app.start(t)
+	}
+}
+
+// payTheRest asks every invoice-app to pay all, now that nothing disturbs it.
+func (s *storm) payTheRest(t *testing.T) {
+	var callers sync.WaitGroup
+	for _, app := range s.apps {
+		callers.Go(func() {
+			for deadline := time.Now().Add(s.bound); ; time.Sleep(100 * time.Millisecond) {
+				status, text := payAll(t.Context(), app)
+				if status == http.StatusOK {
+					return
+				}
+				if time.Now().After(deadline) {
+					s.violate(neverStuck, "with no more faults, pay-all answers after %s: %d %s", s.bound, status, text)
+					return
+				}
+			}
+		})
+	}
+	callers.Wait()
+}
+
+// callPayAll calls pay-all at random replicas, until ctx is done. Some callers
+// hang up early.
+func (s *storm) callPayAll(ctx context.Context, draw *rand.Rand) {
+	for ctx.Err() == nil {
+		patience := enough
+		if draw.IntN(4) == 0 {
+			patience = time.Duration(draw.Int64N(int64(2 * time.Second)))
+		}
+		app := s.apps[draw.IntN(len(s.apps))]
+		snapshot := s.snapshot()
+		call, hangUp := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		status, text := payAll(call, app)
+		hangUp()
+		s.countMu.Lock()
+		s.payAlls[status]++
+		s.countMu.Unlock()
+		s.checkPayAll(status, text)
+		if status == http.StatusOK {
+			s.checkSettled(context.WithoutCancel(ctx), s.cluster, snapshot)
+		}
+		time.Sleep(time.Duration(draw.Int64N(int64(200 * time.Millisecond))))
+	}
+}
+
+// addInvoices sends new invoices to random replicas until ctx is done. It waits
+// while too many are unpaid.
+func (s *storm) addInvoices(ctx context.Context) {
+	const backlog = 100
+	draw := s.draws(2)
+	for number := 0; ctx.Err() == nil; {
+		time.Sleep(time.Duration(draw.Int64N(int64(100 * time.Millisecond))))
+		if len(s.snapshot())-len(s.confirmations()) > backlog {
+			continue
+		}
+		var list []sent
+		for range 1 + draw.IntN(8) {
+			number++
+			list = append(list, s.newInvoice(draw, number))
+		}
+		s.book.send(list)
+		body := encode(list, draw)
+		s.insist(s.apps, "/invoices", body)
+		s.accept(list)
+	}
+}
+
+// insist posts body to some of replicas, again and again until one has taken it.
+func (s *storm) insist(replicas []*replica, path, body string) {
+	for deadline := time.Now().Add(enough); ; time.Sleep(50 * time.Millisecond) {
+		status, text := call(context.Background(), http.MethodPost, anyOf(replicas).url()+path, body)
+		switch {
+		case status == http.StatusOK || status == http.StatusCreated:
+			return
+		case status != 0 && status != http.StatusServiceUnavailable, time.Now().After(deadline):
+			s.violate(clearAnswers, "%s: %d %s", path, status, text)
+			return
+		}
+	}
+}
+
+// decimals is how many each currency has.
+var decimals = map[string]int{"EUR": 2, "GBP": 2, "DKK": 2, "JPY": 0, "KWD": 3}
+
+// newInvoice makes up an invoice. A few are paid at the provider before, some
+// of those with another amount.
+func (s *storm) newInvoice(draw *rand.Rand, number int) sent {
+	ids := []string{"S%d", "S-%d/ä", `S "%d" 請求`, "s%%20%d"}
+	i := sent{id: fmt.Sprintf(ids[draw.IntN(len(ids))], number), amount: newAmount(draw)}
+	before := i.amount
+	switch number % 20 {
+	case 5:
+	case 10:
+		before.number, before.minor = "1", 1
+		i.mismatched = before.minor != i.amount.minor
+	case 15:
+		before.currency, before.number = "USD", "7.25"
+		i.mismatched = true
+	default:
+		return i
+	}
+	body, _ := json.Marshal(map[string]any{"id": i.id, "value": json.Number(before.number), "currency": before.currency})
+	s.insist(s.cluster.providers, "/payments/pay", string(body))
+	return i
+}
+
+// newAmount makes up an amount; some are more than a float could hold.
+func newAmount(draw *rand.Rand) amount {
+	currency := slices.Sorted(maps.Keys(decimals))[draw.IntN(len(decimals))]
+	a := amount{minor: 2 + draw.Int64N(1_000_000), currency: currency}
+	if draw.IntN(20) == 0 {
+		a.minor += 1<<53 + 1
+	}
+	digits := decimals[currency]
+	text := fmt.Sprintf("%0*d", digits+1, a.minor)
+	a.number = text[:len(text)-digits]
+	if fraction := strings.TrimRight(text[len(text)-digits:], "0"); fraction != "" {
+		a.number += "." + fraction
+	}
+	return a
+}
+
+// encode is the body that adds list. Some amounts are written in another way.
+func encode(list []sent, draw *rand.Rand) string {
+	var objects []map[string]any
+	for _, i := range list {
+		number := i.amount.number
+		switch draw.IntN(4) {
+		case 0:
+			number = fmt.Sprintf("%de-%d", i.amount.minor, decimals[i.amount.currency])
+		case 1:
+			if strings.Contains(number, ".") {
+				number += "00"
+			}
+		}
+		objects = append(objects, map[string]any{"InvoiceId": i.id, "Value": json.Number(number), "Currency": i.amount.currency})
+	}
+	body, err := json.Marshal(objects)
+	if err != nil {
+		panic(err) // only for a number that is none
+	}
+	return string(body)
+}
+
+// report says what the storm was.
+func (s *storm) report() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d: %d invoices, %d faults injected:\n", s.seed, len(s.snapshot()), s.injected())
+	for _, kind := range slices.Sorted(maps.Keys(s.counts)) {
+		fmt.Fprintf(&b, "  %5d %s\n", s.counts[kind], kind)
+	}
+	fmt.Fprintf(&b, "%d replicas killed and started again, database stopped hard %d times\n", s.kills.Load(), s.stops.Load())
+	fmt.Fprintf(&b, "pay-alls by status (0: cut): %v", s.payAlls)
+	return b.String()
+}
