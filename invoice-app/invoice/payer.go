@@ -141,11 +141,12 @@ type run struct {
 // returns nil then, or why it ended before.
 func (r *run) untilSettled(ctx context.Context) error {
 	for {
-		if err := r.over(ctx); err != nil {
-			return err
-		}
 		slots, err := r.acquire(ctx)
 		if err != nil {
+			return err
+		}
+		if err := r.over(ctx); err != nil { // asked last: waiting for a slot may have taken long
+			r.slots.Release(int64(slots))
 			return err
 		}
 		claims, err := r.claim(ctx, slots)

@@ -1,0 +1,205 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func newServer(logs io.Writer) *Server {
+	return New(slog.New(slog.NewTextHandler(logs, nil)), nil, func(context.Context) error { return nil })
+}
+
+// serve runs s on a free port until stop is called, which returns what Run did.
+func serve(t *testing.T, s *Server, onDrain func()) (url string, stop func() error) {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := free.Addr().String()
+	require.NoError(t, free.Close())
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, address, 10*time.Second, onDrain) }()
+	require.Eventually(t, func() bool {
+		response, err := http.Get("http://" + address + "/livez")
+		if err == nil {
+			response.Body.Close()
+		}
+		return err == nil
+	}, 10*time.Second, 10*time.Millisecond)
+	stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	t.Cleanup(func() { _ = stop() })
+	return "http://" + address, stop
+}
+
+func TestATakenPortIsNamed(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	err = newServer(io.Discard).Run(t.Context(), taken.Addr().String(), time.Second, func() {})
+	assert.ErrorContains(t, err, taken.Addr().String())
+	assert.ErrorContains(t, err, "set LISTEN_ADDR to another")
+}
+
+func TestStoppingAnswersWhatIsInFlight(t *testing.T) {
+	s := newServer(io.Discard)
+	entered, drained := make(chan struct{}), make(chan struct{})
+	s.Router.GET("/slow", func(c *gin.Context) {
+		close(entered)
+		<-drained // what onDrain makes come to an end
+		c.String(http.StatusOK, "done")
+	})
+	url, stop := serve(t, s, func() { close(drained) })
+	answered := make(chan string, 1)
+	go func() {
+		response, err := http.Get(url + "/slow")
+		if err != nil {
+			answered <- err.Error()
+			return
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		answered <- string(body)
+	}()
+	<-entered
+	require.NoError(t, stop())
+	assert.Equal(t, "done", <-answered)
+	_, err := net.DialTimeout("tcp", strings.TrimPrefix(url, "http://"), time.Second)
+	assert.Error(t, err, "nothing listens any more")
+}
+
+// Clients that keep their connections busy while the server stops see no
+// request fail that they sent on a connection the server had taken.
+func TestStoppingLosesNoRequestOfABusyConnection(t *testing.T) {
+	s := newServer(io.Discard)
+	url, stop := serve(t, s, func() {})
+	var lost, sent atomic.Int64
+	stopping := make(chan struct{})
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			client := &http.Client{Transport: &http.Transport{}}
+			for {
+				response, err := client.Get(url + "/livez")
+				sent.Add(1)
+				if err != nil {
+					var refused *net.OpError // a new connection is for another replica to take
+					if !errors.As(err, &refused) || refused.Op != "dial" {
+						t.Log(err)
+						lost.Add(1)
+					}
+					return
+				}
+				_, _ = io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+				if response.Close { // told so: a balancer would go elsewhere
+					<-stopping
+					return
+				}
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond)
+	require.NoError(t, stop())
+	close(stopping)
+	clients.Wait()
+	assert.Zero(t, lost.Load(), "of %d", sent.Load())
+}
+
+func TestNotReadyWhileStopping(t *testing.T) {
+	s := newServer(io.Discard)
+	assert.Equal(t, http.StatusOK, get(s, "/readyz").Code)
+	s.draining.Store(true)
+	answer := get(s, "/readyz")
+	assert.Equal(t, http.StatusServiceUnavailable, answer.Code)
+	assert.Equal(t, "close", answer.Header().Get("Connection"))
+	assert.Equal(t, http.StatusOK, get(s, "/livez").Code)
+}
+
+func get(s *Server, path string) *httptest.ResponseRecorder {
+	answer := httptest.NewRecorder()
+	s.Router.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+	return answer
+}
+
+func TestReadinessIsAskedOnceASecond(t *testing.T) {
+	asked := 0
+	s := New(slog.New(slog.DiscardHandler), nil, func(context.Context) error { asked++; return errors.New("gone") })
+	for range 5 {
+		answer := get(s, "/readyz")
+		assert.Equal(t, http.StatusServiceUnavailable, answer.Code)
+		assert.JSONEq(t, `{"error":"not ready"}`, answer.Body.String())
+	}
+	assert.Equal(t, 1, asked)
+}
+
+func TestRequestID(t *testing.T) {
+	var logs bytes.Buffer
+	s := newServer(&logs)
+	s.Router.GET("/id", func(c *gin.Context) { c.String(http.StatusOK, RequestID(c.Request.Context())) })
+	for sent, taken := range map[string]bool{"abc-123": true, "": false, "forged\" level=ERROR": false, strings.Repeat("x", 65): false} {
+		logs.Reset()
+		request := httptest.NewRequest(http.MethodGet, "/id", nil)
+		request.Header.Set(RequestIDHeader, sent)
+		answer := httptest.NewRecorder()
+		s.Router.ServeHTTP(answer, request)
+		id := answer.Body.String()
+		assert.NotEmpty(t, id)
+		assert.Equal(t, taken, id == sent)
+		assert.Equal(t, id, answer.Header().Get(RequestIDHeader))
+		assert.Contains(t, logs.String(), "request_id="+id)
+	}
+}
+
+func TestAPanicIsA500AndLogged(t *testing.T) {
+	var logs bytes.Buffer
+	s := newServer(&logs)
+	s.Router.GET("/panic", func(*gin.Context) { panic("secret detail") })
+	answer := get(s, "/panic")
+	assert.Equal(t, http.StatusInternalServerError, answer.Code)
+	assert.JSONEq(t, `{"error":"internal error"}`, answer.Body.String())
+	assert.Contains(t, logs.String(), "secret detail")
+}
+
+func TestARequestLongerThanTheReadTimeoutKeepsItsContext(t *testing.T) {
+	s := newServer(io.Discard)
+	s.Router.POST("/long", func(c *gin.Context) {
+		ExtendDeadlines(c, time.Minute)
+		select {
+		case <-c.Request.Context().Done():
+			c.String(http.StatusInternalServerError, "cut off")
+		case <-time.After(readTimeout + time.Second):
+			c.String(http.StatusOK, "done")
+		}
+	})
+	url, _ := serve(t, s, func() {})
+	response, err := http.Post(url+"/long", "", nil)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	assert.Equal(t, "done", string(body))
+}
+
+func TestMetricsCountByRoute(t *testing.T) {
+	s := newServer(io.Discard)
+	s.Router.GET("/things/:id", func(c *gin.Context) { c.Status(http.StatusNoContent) })
+	get(s, "/things/1")
+	get(s, "/things/2")
+	assert.Contains(t, get(s, "/metrics").Body.String(),
+		`http_request_duration_seconds_count{method="GET",route="/things/:id",status="204"} 2`)
+}

@@ -1,0 +1,304 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/contracttest"
+	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/money"
+	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/store"
+)
+
+// provider answers a payment as a test scripts it; nil takes every payment.
+type provider func(context.Context, invoice.Invoice) error
+
+func (p provider) Pay(ctx context.Context, i invoice.Invoice) error {
+	if p == nil {
+		return nil
+	}
+	return p(ctx, i)
+}
+
+var impatient = invoice.PayerConfig{Concurrency: 2, Lease: time.Second, Timeout: 50 * time.Millisecond, Patience: 10 * time.Millisecond}
+
+func newContract(t *testing.T, s invoice.Store, p provider) *contracttest.Contract {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	ready := func(ctx context.Context) error { _, err := s.LastSeq(ctx); return err }
+	server := NewServer(log, ready)
+	Register(server, log, s, invoice.NewPayer(s, p, impatient, log), time.Minute)
+	return contracttest.New(t, server.Router)
+}
+
+func newStore(t *testing.T) store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "invoices.db"), 1)
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// gone is a database that cannot be reached.
+type gone struct{ invoice.Store }
+
+var errGone = fmt.Errorf("dial tcp 10.0.0.7: %w", database.ErrUnavailable)
+
+func (gone) Add(context.Context, iter.Seq2[invoice.Invoice, error]) (int, error) { return 0, errGone }
+func (gone) Get(context.Context, string) (invoice.Invoice, error) {
+	return invoice.Invoice{}, errGone
+}
+func (gone) List(context.Context, invoice.Filter) ([]invoice.Invoice, error) { return nil, errGone }
+func (gone) Retry(context.Context, string) error                            { return errGone }
+func (gone) LastSeq(context.Context) (int64, error)                         { return 0, errGone }
+
+func TestContract(t *testing.T) {
+	s := newStore(t)
+	require.NoError(t, store.Seed(t.Context(), s))
+	c := newContract(t, s, func(_ context.Context, i invoice.Invoice) error {
+		if i.ID == "bad" {
+			return &invoice.Rejection{Reason: "was paid before"}
+		}
+		return nil
+	})
+	call := func(method, path, body string) (int, string) {
+		answer := c.Do(t, method, path, body)
+		return answer.Code, answer.Body.String()
+	}
+
+	// The original API, byte for byte.
+	code, body := call(http.MethodGet, "/invoices", "")
+	assert.Equal(t, 200, code)
+	assert.Equal(t, `[{"InvoiceId":"I1","Value":12.15,"Currency":"EUR","IsPaid":false},`+
+		`{"InvoiceId":"I2","Value":10.25,"Currency":"GBP","IsPaid":false},`+
+		`{"InvoiceId":"I3","Value":66.13,"Currency":"DKK","IsPaid":false}]`, body)
+	code, body = call(http.MethodPost, "/invoices/pay", "")
+	assert.Equal(t, 200, code)
+	assert.Equal(t, `{}`, body)
+	_, body = call(http.MethodGet, "/invoices", "")
+	assert.Equal(t, 3, strings.Count(body, `"IsPaid":true`))
+
+	// Adding.
+	added := c.Do(t, http.MethodPost, "/invoices", `{"InvoiceId":"a/b","Value":1e2,"Currency":"JPY","unknown":1}`)
+	assert.Equal(t, 201, added.Code)
+	assert.Equal(t, "/invoices/a%2Fb", added.Header().Get("Location"))
+	code, body = call(http.MethodGet, added.Header().Get("Location"), "")
+	assert.Equal(t, 200, code)
+	assert.Equal(t, `{"InvoiceId":"a/b","Value":100,"Currency":"JPY","IsPaid":false}`, body)
+	code, body = call(http.MethodPost, "/invoices", `{"InvoiceId":"a/b","Value":100.0,"Currency":"JPY"}`)
+	assert.Equal(t, 200, code)
+	assert.Equal(t, `{"added":0,"existing":1}`, body)
+	code, body = call(http.MethodPost, "/invoices", ` [{"InvoiceId":"bad","Value":5,"Currency":"EUR"},{"InvoiceId":"a/b","Value":100,"Currency":"JPY"}]`)
+	assert.Equal(t, 201, code)
+	assert.Equal(t, `{"added":1,"existing":1}`, body)
+	code, _ = call(http.MethodPost, "/invoices", `[{"InvoiceId":"new","Value":5,"Currency":"EUR"},{"InvoiceId":"a/b","Value":101,"Currency":"JPY"}]`)
+	assert.Equal(t, 409, code)
+	code, _ = call(http.MethodGet, "/invoices/new", "")
+	assert.Equal(t, 404, code, "a conflict changes nothing")
+
+	// Rejected is settled, is shown, and can be freed.
+	code, _ = call(http.MethodPost, "/invoices/pay", "")
+	assert.Equal(t, 200, code)
+	_, body = call(http.MethodGet, "/invoices?paid=false", "")
+	assert.Equal(t, `[{"InvoiceId":"bad","Value":5,"Currency":"EUR","IsPaid":false,"Rejected":"was paid before"}]`, body)
+	code, body = call(http.MethodPost, "/invoices/bad/retry", "")
+	assert.Equal(t, 200, code)
+	assert.NotContains(t, body, "Rejected")
+	code, _ = call(http.MethodPost, "/invoices/I1/retry", "")
+	assert.Equal(t, 409, code, "paid")
+	code, _ = call(http.MethodPost, "/invoices/none/retry", "")
+	assert.Equal(t, 404, code)
+
+	for _, bad := range []string{"limit=0", "limit=1001", "limit=x", "after=-1", "after=x", "paid=maybe", "paid="} {
+		code, _ = call(http.MethodGet, "/invoices?"+bad, "")
+		assert.Equal(t, 400, code, bad)
+	}
+	code, _ = call(http.MethodPost, "/invoices", "")
+	assert.Equal(t, 400, code)
+	assert.Equal(t, 413, c.Do(t, http.MethodPost, "/invoices", strings.Repeat(" ", 2<<20)).Code)
+	wrong := c.Do(t, http.MethodDelete, "/invoices", "")
+	assert.Equal(t, 405, wrong.Code)
+	assert.Equal(t, "GET, POST", wrong.Header().Get("Allow"))
+	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/nowhere", "").Code)
+	for _, path := range []string{"/livez", "/readyz", "/metrics", "/openapi.yaml"} {
+		code, _ = call(http.MethodGet, path, "")
+		assert.Equal(t, 200, code)
+	}
+	c.RequireAllSeen(contractOfFailures(t)...)
+}
+
+// contractOfFailures sees the answers of a service whose database, or whose
+// provider, is in trouble: an honest 5xx, and nothing of what is inside.
+func contractOfFailures(t *testing.T) (seen []*contracttest.Contract) {
+	broken := newContract(t, gone{}, nil)
+	for _, call := range []struct{ method, path, body string }{
+		{http.MethodGet, "/invoices", ""},
+		{http.MethodGet, "/invoices?limit=1", ""},
+		{http.MethodPost, "/invoices", `{"InvoiceId":"a","Value":1,"Currency":"EUR"}`},
+		{http.MethodPost, "/invoices/pay", ""},
+		{http.MethodGet, "/invoices/a", ""},
+		{http.MethodPost, "/invoices/a/retry", ""},
+		{http.MethodGet, "/readyz", ""},
+	} {
+		answer := broken.Do(t, call.method, call.path, call.body)
+		assert.Equal(t, 503, answer.Code, call)
+		assert.NotContains(t, answer.Body.String(), "10.0.0.7")
+	}
+	seen = append(seen, broken)
+
+	for status, failure := range map[int]provider{
+		502: func(context.Context, invoice.Invoice) error { return errors.New("dial tcp 10.0.0.7: refused") },
+		504: func(ctx context.Context, _ invoice.Invoice) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		s := newStore(t)
+		require.NoError(t, store.Seed(t.Context(), s))
+		c := newContract(t, s, failure)
+		answer := c.Do(t, http.MethodPost, "/invoices/pay", "")
+		assert.Equal(t, status, answer.Code)
+		assert.Contains(t, answer.Body.String(), `"error":"3 invoices remain unpaid: `)
+		assert.Contains(t, answer.Body.String(), `"unpaid":3`)
+		assert.NotContains(t, answer.Body.String(), "10.0.0.7")
+		seen = append(seen, c)
+	}
+	return seen
+}
+
+func TestPages(t *testing.T) {
+	s := newStore(t)
+	var want []string
+	var list []invoice.Invoice
+	for n := range 2*chunk + 7 {
+		id := fmt.Sprint("I", n)
+		want = append(want, id)
+		list = append(list, invoice.Invoice{ID: id, Amount: money.Amount{Minor: 1, Currency: "EUR"}})
+	}
+	_, err := s.Add(t.Context(), invoice.All(list))
+	require.NoError(t, err)
+	c := newContract(t, s, nil)
+	ids := func(body []byte) (ids []string) {
+		var answers []answer
+		require.NoError(t, json.Unmarshal(body, &answers))
+		for _, a := range answers {
+			ids = append(ids, a.InvoiceId)
+		}
+		return ids
+	}
+
+	assert.Equal(t, want, ids(c.Do(t, http.MethodGet, "/invoices", "").Body.Bytes()), "the whole list, over several chunks")
+
+	var got []string
+	pages := 0
+	for next := "/invoices?limit=100&paid=false"; next != ""; pages++ {
+		page := c.Do(t, http.MethodGet, next, "")
+		got = append(got, ids(page.Body.Bytes())...)
+		link := page.Header().Get("Link")
+		next, _ = strings.CutSuffix(strings.TrimPrefix(link, "<"), `>; rel="next"`)
+	}
+	assert.Equal(t, want, got)
+	assert.Equal(t, 11, pages)
+	assert.Equal(t, `[]`, c.Do(t, http.MethodGet, "/invoices?limit=5&paid=true", "").Body.String())
+	assert.Equal(t, `[]`, c.Do(t, http.MethodGet, "/invoices?paid=true", "").Body.String())
+}
+
+func TestAListThatBreaksOffIsNoWholeList(t *testing.T) {
+	s := newStore(t)
+	var list []invoice.Invoice
+	for n := range chunk + 1 {
+		list = append(list, invoice.Invoice{ID: fmt.Sprint("I", n), Amount: money.Amount{Minor: 1, Currency: "EUR"}})
+	}
+	_, err := s.Add(t.Context(), invoice.All(list))
+	require.NoError(t, err)
+	c := newContract(t, failsLater{s}, nil)
+	assert.PanicsWithValue(t, http.ErrAbortHandler, func() { c.Do(t, http.MethodGet, "/invoices", "") })
+}
+
+// failsLater is a database that goes after the first chunk.
+type failsLater struct{ invoice.Store }
+
+func (f failsLater) List(ctx context.Context, filter invoice.Filter) ([]invoice.Invoice, error) {
+	if filter.After > 0 {
+		return nil, errGone
+	}
+	return f.Store.List(ctx, filter)
+}
+
+func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
+	s := newStore(t)
+	c := newContract(t, s, nil)
+	for name, body := range map[string]string{
+		"empty body":           ``,
+		"not JSON":             `hello`,
+		"cut off":              `{"InvoiceId":"X","Value":1`,
+		"trailing garbage":     `{"InvoiceId":"X","Value":1,"Currency":"EUR"} x`,
+		"two values":           `{"InvoiceId":"X","Value":1,"Currency":"EUR"}{}`,
+		"duplicate key":        `{"InvoiceId":"X","Value":1,"Value":2,"Currency":"EUR"}`,
+		"duplicate by case":    `{"InvoiceId":"X","Value":1,"value":2,"Currency":"EUR"}`,
+		"a word":               `"X"`,
+		"null":                 `null`,
+		"a list of words":      `["X"]`,
+		"one bad in the list":  `[{"InvoiceId":"X","Value":1,"Currency":"EUR"},{"InvoiceId":"Y"}]`,
+		"id of wrong type":     `{"InvoiceId":7,"Value":1,"Currency":"EUR"}`,
+		"value a string":       `{"InvoiceId":"X","Value":"1","Currency":"EUR"}`,
+		"value null":           `{"InvoiceId":"X","Value":null,"Currency":"EUR"}`,
+		"currency a number":    `{"InvoiceId":"X","Value":1,"Currency":978}`,
+		"missing id":           `{"Value":1,"Currency":"EUR"}`,
+		"missing value":        `{"InvoiceId":"X","Currency":"EUR"}`,
+		"missing currency":     `{"InvoiceId":"X","Value":1}`,
+		"empty id":             `{"InvoiceId":"","Value":1,"Currency":"EUR"}`,
+		"over-long id":         `{"InvoiceId":"` + strings.Repeat("X", 129) + `","Value":1,"Currency":"EUR"}`,
+		"control character":    `{"InvoiceId":"X\n","Value":1,"Currency":"EUR"}`,
+		"half a character":     `{"InvoiceId":"X\ud800","Value":1,"Currency":"EUR"}`,
+		"zero":                 `{"InvoiceId":"X","Value":0,"Currency":"EUR"}`,
+		"negative":             `{"InvoiceId":"X","Value":-1,"Currency":"EUR"}`,
+		"too precise":          `{"InvoiceId":"X","Value":12.155,"Currency":"EUR"}`,
+		"too precise for yen":  `{"InvoiceId":"X","Value":0.5,"Currency":"JPY"}`,
+		"overflow":             `{"InvoiceId":"X","Value":92233720368547758.08,"Currency":"EUR"}`,
+		"1e400":                `{"InvoiceId":"X","Value":1e400,"Currency":"EUR"}`,
+		"NaN":                  `{"InvoiceId":"X","Value":NaN,"Currency":"EUR"}`,
+		"unknown currency":     `{"InvoiceId":"X","Value":1,"Currency":"XXX"}`,
+		"lower-case currency":  `{"InvoiceId":"X","Value":1,"Currency":"eur"}`,
+		"paid somewhere else?": `{"InvoiceId":"X","Value":1,"Currency":"EUR","IsPaid":true}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			answer := c.Do(t, http.MethodPost, "/invoices", body)
+			assert.Equal(t, 400, answer.Code, answer.Body)
+			last, err := s.LastSeq(t.Context())
+			require.NoError(t, err)
+			assert.Zero(t, last)
+		})
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(`{"InvoiceId":"I1","Value":12.15,"Currency":"EUR"}`))
+	f.Add([]byte(`[{"InvoiceId":"I1","Value":1e2,"Currency":"JPY","IsPaid":false}]`))
+	f.Add([]byte(` [ ] `))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		invoices, err := Decode(body)
+		if err != nil {
+			return
+		}
+		for _, i := range invoices {
+			require.NotEmpty(t, i.ID)
+			require.Positive(t, i.Amount.Minor)
+			shown, err := json.Marshal(newAnswer(i))
+			require.NoError(t, err)
+			again, err := Decode(shown)
+			require.NoError(t, err)
+			require.Equal(t, []invoice.Invoice{i}, again, "what was shown is not what was meant")
+		}
+	})
+}

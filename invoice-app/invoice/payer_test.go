@@ -1,0 +1,221 @@
+package invoice_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/money"
+	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/store"
+)
+
+// provider is what the real one is to a Payer, with answers that a test scripts.
+type provider func(ctx context.Context, i invoice.Invoice) error
+
+func (p provider) Pay(ctx context.Context, i invoice.Invoice) error { return p(ctx, i) }
+
+var quick = invoice.PayerConfig{Concurrency: 4, Lease: 2 * time.Second, Timeout: 200 * time.Millisecond, Patience: time.Minute}
+
+func open(t *testing.T, invoices int) store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "invoices.db"), 1)
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	list := make([]invoice.Invoice, invoices)
+	for n := range list {
+		list[n] = invoice.Invoice{ID: fmt.Sprint("I", n), Amount: money.Amount{Minor: int64(n + 1), Currency: "EUR"}}
+	}
+	_, err = s.Add(t.Context(), invoice.All(list))
+	require.NoError(t, err)
+	return s
+}
+
+func newPayer(s store.Store, p provider) *invoice.Payer {
+	return invoice.NewPayer(s, p, quick, slog.New(slog.DiscardHandler))
+}
+
+// newImpatientPayer gives up soon.
+func newImpatientPayer(s store.Store, p provider) *invoice.Payer {
+	cfg := quick
+	cfg.Patience = 300 * time.Millisecond
+	return invoice.NewPayer(s, p, cfg, slog.New(slog.DiscardHandler))
+}
+
+func list(t *testing.T, s store.Store) (paid, rejected, unpaid int) {
+	t.Helper()
+	all, err := s.List(t.Context(), invoice.Filter{Limit: 1000})
+	require.NoError(t, err)
+	for _, i := range all {
+		switch {
+		case i.Paid:
+			paid++
+		case i.Rejected != "":
+			rejected++
+		default:
+			unpaid++
+		}
+	}
+	return paid, rejected, unpaid
+}
+
+func requireRemaining(t *testing.T, err error, unpaid int, cause error) {
+	t.Helper()
+	var remaining *invoice.RemainingError
+	require.ErrorAs(t, err, &remaining)
+	assert.Equal(t, unpaid, remaining.Unpaid)
+	assert.ErrorIs(t, err, cause)
+}
+
+func TestPayAllPaysEachOnce(t *testing.T) {
+	s := open(t, 30)
+	var calls, under, most atomic.Int32
+	payer := newPayer(s, func(context.Context, invoice.Invoice) error {
+		calls.Add(1)
+		most.Store(max(most.Load(), under.Add(1)))
+		time.Sleep(time.Millisecond)
+		under.Add(-1)
+		return nil
+	})
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() { assert.NoError(t, payer.PayAll(context.Background())) })
+	}
+	all.Wait()
+	paid, _, _ := list(t, s)
+	assert.Equal(t, 30, paid)
+	assert.EqualValues(t, 30, calls.Load())
+	assert.LessOrEqual(t, most.Load(), int32(quick.Concurrency), "over all PayAll of a process")
+	assert.NoError(t, payer.PayAll(t.Context()), "nothing to do")
+	assert.EqualValues(t, 30, calls.Load())
+}
+
+func TestAHiccupIsTriedAgainAndNeverParks(t *testing.T) {
+	s := open(t, 10)
+	var calls atomic.Int32
+	payer := newPayer(s, func(context.Context, invoice.Invoice) error {
+		if calls.Add(1)%2 == 1 {
+			return errors.New("hiccup")
+		}
+		return nil
+	})
+	require.NoError(t, payer.PayAll(t.Context()))
+	paid, _, _ := list(t, s)
+	assert.Equal(t, 10, paid)
+}
+
+func TestOneRejectionDoesNotBlockTheOthers(t *testing.T) {
+	s := open(t, 10)
+	payer := newPayer(s, func(_ context.Context, i invoice.Invoice) error {
+		if i.ID == "I3" {
+			return fmt.Errorf("wrapped: %w", &invoice.Rejection{Reason: "no such account"})
+		}
+		return nil
+	})
+	require.NoError(t, payer.PayAll(t.Context()), "rejected is settled")
+	paid, rejected, _ := list(t, s)
+	assert.Equal(t, 9, paid)
+	assert.Equal(t, 1, rejected)
+	i, err := s.Get(t.Context(), "I3")
+	require.NoError(t, err)
+	assert.Equal(t, "no such account", i.Rejected)
+}
+
+func TestAProviderThatNeverAnswers(t *testing.T) {
+	s := open(t, 3)
+	payer := newImpatientPayer(s, func(ctx context.Context, _ invoice.Invoice) error {
+		<-ctx.Done() // the Payer's own timeout
+		return ctx.Err()
+	})
+	err := payer.PayAll(t.Context())
+	requireRemaining(t, err, 3, invoice.ErrProvider)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	_, rejected, _ := list(t, s)
+	assert.Zero(t, rejected)
+}
+
+func TestOneThatAlwaysFailsLeavesTheOthersPaid(t *testing.T) {
+	s := open(t, 10)
+	payer := newImpatientPayer(s, func(_ context.Context, i invoice.Invoice) error {
+		if i.ID == "I0" {
+			return errors.New("500")
+		}
+		return nil
+	})
+	requireRemaining(t, payer.PayAll(t.Context()), 1, invoice.ErrProvider)
+	paid, _, unpaid := list(t, s)
+	assert.Equal(t, 9, paid)
+	assert.Equal(t, 1, unpaid)
+}
+
+func TestPayAllWaitsForWhatAnotherReplicaHasClaimed(t *testing.T) {
+	s := open(t, 2)
+	held := make(chan struct{})
+	slow := newPayer(s, func(context.Context, invoice.Invoice) error { <-held; return nil })
+	slowDone := make(chan error, 1)
+	go func() { slowDone <- slow.PayAll(context.Background()) }()
+	require.Eventually(t, func() bool {
+		claims, err := s.Claim(t.Context(), 1<<62, 1, 0)
+		return err == nil && len(claims) == 0
+	}, 5*time.Second, 5*time.Millisecond, "both are claimed")
+
+	other := newPayer(s, func(context.Context, invoice.Invoice) error { return nil })
+	otherDone := make(chan error, 1)
+	go func() { otherDone <- other.PayAll(context.Background()) }()
+	select {
+	case err := <-otherDone:
+		paid, _, _ := list(t, s)
+		require.Equal(t, 2, paid, "answered %v while another replica was still paying", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	close(held)
+	require.NoError(t, <-slowDone)
+	require.NoError(t, <-otherDone)
+	paid, _, _ := list(t, s)
+	assert.Equal(t, 2, paid)
+}
+
+func TestStopFinishesWhatIsInHandAndClaimsNoMore(t *testing.T) {
+	s := open(t, 20)
+	started, goOn := make(chan struct{}, 20), make(chan struct{})
+	payer := newPayer(s, func(context.Context, invoice.Invoice) error {
+		started <- struct{}{}
+		<-goOn
+		return nil
+	})
+	done := make(chan error, 1)
+	go func() { done <- payer.PayAll(context.Background()) }()
+	for range quick.Concurrency {
+		<-started
+	}
+	payer.Stop()
+	close(goOn)
+	requireRemaining(t, <-done, 20-quick.Concurrency, invoice.ErrStopping)
+	paid, _, _ := list(t, s)
+	assert.Equal(t, quick.Concurrency, paid)
+}
+
+func TestAClientThatHangsUpLosesNothing(t *testing.T) {
+	s := open(t, 20)
+	ctx, hangUp := context.WithCancel(t.Context())
+	payer := newPayer(s, func(ctx context.Context, _ invoice.Invoice) error {
+		hangUp()
+		return ctx.Err() // the payment's context outlives the client's
+	})
+	err := payer.PayAll(ctx)
+	var remaining *invoice.RemainingError
+	require.ErrorAs(t, err, &remaining)
+	assert.ErrorIs(t, err, context.Canceled)
+	paid, _, unpaid := list(t, s)
+	assert.Equal(t, remaining.Unpaid, unpaid)
+	assert.Positive(t, paid, "what was in hand is marked")
+}

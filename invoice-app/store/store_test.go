@@ -1,0 +1,355 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/money"
+	"example.com/invoices/internal/postgrestest"
+	"example.com/invoices/invoice-app/invoice"
+)
+
+// TestConformance runs on both engines: whatever holds on one holds on the other.
+func TestConformance(t *testing.T) {
+	t.Run("SQLite", func(t *testing.T) {
+		conformance(t, func(t *testing.T) Store {
+			s, err := Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "invoices.db"), 1)
+			require.NoError(t, err)
+			t.Cleanup(s.Close)
+			return s
+		})
+	})
+	t.Run("PostgreSQL", func(t *testing.T) {
+		server := postgrestest.Start(t)
+		server.Exec("postgres", "CREATE ROLE app LOGIN")
+		conformance(t, func(t *testing.T) Store {
+			name := filepath.Base(t.Name())
+			server.CreateDatabase(name)
+			require.NoError(t, Migrate(t.Context(), server.URL(postgrestest.Superuser, name), "app"))
+			s, err := Open(t.Context(), server.URL("app", name), 10)
+			require.NoError(t, err)
+			t.Cleanup(s.Close)
+			return s
+		})
+	})
+}
+
+const all = 1 << 62 // as a Seq: every invoice
+
+func euros(id string, minor int64) invoice.Invoice {
+	return invoice.Invoice{ID: id, Amount: money.Amount{Minor: minor, Currency: "EUR"}}
+}
+
+func add(t *testing.T, s Store, invoices ...invoice.Invoice) {
+	t.Helper()
+	added, err := s.Add(t.Context(), invoice.All(invoices))
+	require.NoError(t, err)
+	require.Equal(t, len(invoices), added)
+}
+
+func claimOne(t *testing.T, s Store, lease time.Duration) invoice.Claim {
+	t.Helper()
+	claims, err := s.Claim(t.Context(), all, 1, lease)
+	require.NoError(t, err)
+	require.Len(t, claims, 1)
+	return claims[0]
+}
+
+func get(t *testing.T, s Store, id string) invoice.Invoice {
+	t.Helper()
+	i, err := s.Get(t.Context(), id)
+	require.NoError(t, err)
+	return i
+}
+
+func requireUnsettled(t *testing.T, s Store, want int) (wait time.Duration) {
+	t.Helper()
+	count, wait, err := s.Unsettled(t.Context(), all)
+	require.NoError(t, err)
+	require.Equal(t, want, count)
+	return wait
+}
+
+func conformance(t *testing.T, open func(*testing.T) Store) {
+	t.Run("add, get and list in order", func(t *testing.T) {
+		s := open(t)
+		last, err := s.LastSeq(t.Context())
+		require.NoError(t, err)
+		assert.Zero(t, last)
+		add(t, s, euros("b", 1), invoice.Invoice{ID: "a", Amount: money.Amount{Minor: 9223372036854775807, Currency: "JPY"}})
+		add(t, s, euros("ü/ '\"", 3))
+
+		a := get(t, s, "a")
+		assert.Equal(t, money.Amount{Minor: 9223372036854775807, Currency: "JPY"}, a.Amount)
+		assert.False(t, a.Settled())
+		_, err = s.Get(t.Context(), "c")
+		assert.ErrorIs(t, err, invoice.ErrNotFound)
+
+		list, err := s.List(t.Context(), invoice.Filter{Limit: 10})
+		require.NoError(t, err)
+		require.Len(t, list, 3)
+		assert.Equal(t, []string{"b", "a", "ü/ '\""}, []string{list[0].ID, list[1].ID, list[2].ID})
+		last, err = s.LastSeq(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, list[2].Seq, last)
+
+		page, err := s.List(t.Context(), invoice.Filter{After: list[0].Seq, Limit: 1})
+		require.NoError(t, err)
+		assert.Equal(t, list[1:2], page)
+	})
+
+	t.Run("add again", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1))
+		added, err := s.Add(t.Context(), invoice.All([]invoice.Invoice{euros("b", 2), euros("a", 1), euros("b", 2)}))
+		require.NoError(t, err)
+		assert.Equal(t, 1, added)
+
+		for name, conflicting := range map[string][]invoice.Invoice{
+			"with what is there": {euros("c", 3), euros("a", 2)},
+			"within the list":    {euros("c", 3), euros("c", 4)},
+		} {
+			_, err := s.Add(t.Context(), invoice.All(conflicting))
+			var conflict *invoice.ConflictError
+			require.ErrorAs(t, err, &conflict, name)
+			assert.Equal(t, invoice.ConflictError{Index: 1, ID: conflicting[1].ID}, *conflict)
+			_, err = s.Get(t.Context(), "c")
+			assert.ErrorIs(t, err, invoice.ErrNotFound, "all or none")
+		}
+	})
+
+	t.Run("a sequence that fails adds nothing", func(t *testing.T) {
+		s := open(t)
+		broken := errors.New("broken")
+		_, err := s.Add(t.Context(), func(yield func(invoice.Invoice, error) bool) {
+			for n := range 2500 { // more than goes in one statement
+				if !yield(euros(fmt.Sprint(n), 1), nil) {
+					return
+				}
+			}
+			yield(invoice.Invoice{}, broken)
+		})
+		require.ErrorIs(t, err, broken)
+		requireUnsettled(t, s, 0)
+	})
+
+	t.Run("a long list keeps its order, and says where a conflict is", func(t *testing.T) {
+		s := open(t)
+		list := make([]invoice.Invoice, 2500)
+		for n := range list {
+			list[n] = euros(fmt.Sprint(n), 1)
+		}
+		add(t, s, list...)
+		kept, err := s.List(t.Context(), invoice.Filter{Limit: 3000})
+		require.NoError(t, err)
+		require.Len(t, kept, 2500)
+		for n, i := range kept {
+			require.Equal(t, fmt.Sprint(n), i.ID)
+		}
+		list[2222].Amount.Minor = 2
+		_, err = s.Add(t.Context(), invoice.All(list))
+		var conflict *invoice.ConflictError
+		require.ErrorAs(t, err, &conflict)
+		assert.Equal(t, 2222, conflict.Index)
+	})
+
+	t.Run("filter by paid", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1), euros("b", 1), euros("c", 1))
+		require.NoError(t, s.MarkPaid(t.Context(), "b"))
+		for paid, want := range map[bool][]string{true: {"b"}, false: {"a", "c"}} {
+			list, err := s.List(t.Context(), invoice.Filter{Paid: &paid, Limit: 10})
+			require.NoError(t, err)
+			var ids []string
+			for _, i := range list {
+				ids = append(ids, i.ID)
+				assert.Equal(t, paid, i.Paid)
+			}
+			assert.Equal(t, want, ids)
+		}
+	})
+
+	t.Run("claims exclude each other until the lease ends", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1), euros("b", 1))
+		first := claimOne(t, s, 300*time.Millisecond)
+		assert.Equal(t, "a", first.ID)
+		assert.Equal(t, 1, first.Attempt)
+		assert.Equal(t, "b", claimOne(t, s, time.Hour).ID)
+		none, err := s.Claim(t.Context(), all, 5, time.Hour)
+		require.NoError(t, err)
+		assert.Empty(t, none)
+
+		wait := requireUnsettled(t, s, 2) // claimed is not settled
+		assert.LessOrEqual(t, wait, 300*time.Millisecond)
+		time.Sleep(350 * time.Millisecond)
+		second := claimOne(t, s, time.Hour)
+		assert.Equal(t, "a", second.ID)
+		assert.Equal(t, 2, second.Attempt)
+		wait = requireUnsettled(t, s, 2)
+		assert.Greater(t, wait, 50*time.Minute)
+	})
+
+	t.Run("claims stay within the snapshot", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1))
+		last, err := s.LastSeq(t.Context())
+		require.NoError(t, err)
+		add(t, s, euros("b", 1))
+		claims, err := s.Claim(t.Context(), last, 5, time.Hour)
+		require.NoError(t, err)
+		require.Len(t, claims, 1)
+		assert.Equal(t, "a", claims[0].ID)
+		count, _, err := s.Unsettled(t.Context(), last)
+		require.NoError(t, err)
+		assert.Equal(t, 1, count)
+	})
+
+	t.Run("each invoice goes to one of many", func(t *testing.T) {
+		s := open(t)
+		for n := range 60 {
+			add(t, s, euros(fmt.Sprint(n), 1))
+		}
+		var mu sync.Mutex
+		seen := map[string]int{}
+		var claimers sync.WaitGroup
+		for range 8 {
+			claimers.Go(func() {
+				for {
+					claims, err := s.Claim(context.Background(), all, 3, time.Hour)
+					if !assert.NoError(t, err) || len(claims) == 0 {
+						return
+					}
+					mu.Lock()
+					for _, c := range claims {
+						seen[c.ID]++
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		claimers.Wait()
+		// SKIP LOCKED may end a claimer early, so the rest is claimed here.
+		rest, err := s.Claim(t.Context(), all, 60, time.Hour)
+		require.NoError(t, err)
+		for _, c := range rest {
+			seen[c.ID]++
+		}
+		assert.Len(t, seen, 60)
+		for id, times := range seen {
+			assert.Equal(t, 1, times, id)
+		}
+	})
+
+	t.Run("paid", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1))
+		claimOne(t, s, time.Hour)
+		require.NoError(t, s.MarkPaid(t.Context(), "a"))
+		require.NoError(t, s.MarkPaid(t.Context(), "a"), "again")
+		assert.True(t, get(t, s, "a").Paid)
+		requireUnsettled(t, s, 0)
+		assert.ErrorIs(t, s.Retry(t.Context(), "a"), invoice.ErrPaid)
+		none, err := s.Claim(t.Context(), all, 5, time.Hour)
+		require.NoError(t, err)
+		assert.Empty(t, none)
+	})
+
+	t.Run("release", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1))
+		claim := claimOne(t, s, time.Hour)
+		require.NoError(t, s.Release(t.Context(), claim, 0))
+		again := claimOne(t, s, time.Hour)
+		assert.Equal(t, 2, again.Attempt)
+		require.NoError(t, s.Release(t.Context(), claim, 0), "an old claim")
+		assert.Greater(t, requireUnsettled(t, s, 1), time.Minute, "changes nothing")
+	})
+
+	t.Run("reject and retry", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1), euros("b", 1))
+		claim := claimOne(t, s, time.Hour)
+		require.NoError(t, s.Reject(t.Context(), claim, "no"))
+		assert.Equal(t, "no", get(t, s, "a").Rejected)
+		requireUnsettled(t, s, 1)
+		assert.Equal(t, "b", claimOne(t, s, time.Hour).ID, "it does not block the others")
+
+		require.NoError(t, s.Retry(t.Context(), "a"))
+		assert.Empty(t, get(t, s, "a").Rejected)
+		require.NoError(t, s.Retry(t.Context(), "a"), "again")
+		again := claimOne(t, s, time.Hour)
+		assert.Equal(t, "a", again.ID)
+		require.NoError(t, s.Retry(t.Context(), "a"), "while it is being paid")
+		none, err := s.Claim(t.Context(), all, 5, time.Hour)
+		require.NoError(t, err)
+		assert.Empty(t, none, "retry takes no claim away")
+
+		require.NoError(t, s.Reject(t.Context(), claim, "late"), "an old claim")
+		assert.Empty(t, get(t, s, "a").Rejected, "changes nothing")
+		assert.ErrorIs(t, s.Retry(t.Context(), "x"), invoice.ErrNotFound)
+	})
+
+	t.Run("a payment overrules a rejection, and never the other way", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1))
+		claim := claimOne(t, s, time.Hour)
+		require.NoError(t, s.Reject(t.Context(), claim, "no"))
+		require.NoError(t, s.MarkPaid(t.Context(), "a"))
+		require.NoError(t, s.Reject(t.Context(), claim, "no"))
+		require.NoError(t, s.Release(t.Context(), claim, 0))
+		a := get(t, s, "a")
+		assert.True(t, a.Paid)
+		assert.Empty(t, a.Rejected)
+	})
+
+	t.Run("seed", func(t *testing.T) {
+		s := open(t)
+		require.NoError(t, Seed(t.Context(), s))
+		require.NoError(t, Seed(t.Context(), s))
+		assert.Equal(t, money.Amount{Minor: 6613, Currency: "DKK"}, get(t, s, "I3").Amount)
+		requireUnsettled(t, s, 3)
+
+		require.NoError(t, s.MarkPaid(t.Context(), "I1"))
+		require.NoError(t, Seed(t.Context(), s))
+		requireUnsettled(t, s, 2)
+	})
+
+	t.Run("only a new database is seeded", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("mine", 1))
+		require.NoError(t, Seed(t.Context(), s))
+		requireUnsettled(t, s, 1)
+	})
+}
+
+func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {
+	server := postgrestest.Start(t)
+	server.Exec("postgres", "CREATE ROLE app LOGIN")
+	url := server.URL(postgrestest.Superuser, "postgres")
+	_, err := Open(t.Context(), url, 1)
+	require.ErrorIs(t, err, database.ErrNotMigrated)
+	require.NoError(t, Migrate(t.Context(), url, "app"))
+
+	s, err := Open(t.Context(), server.URL("app", "postgres"), 2)
+	require.NoError(t, err)
+	defer s.Close()
+	add(t, s, euros("a", 1))
+	for _, statement := range []string{
+		`UPDATE invoices SET amount_minor = 1`, `UPDATE invoices SET id = 'x'`, `UPDATE invoices SET currency = 'JPY'`,
+		`INSERT INTO invoices (id, amount_minor, currency, paid_at) VALUES ('x', 1, 'EUR', now())`,
+		`DELETE FROM invoices`, `TRUNCATE invoices`, `DROP TABLE invoices`,
+	} {
+		_, err := s.(postgres).pool.Exec(t.Context(), statement)
+		assert.ErrorContains(t, err, "42501", statement) // insufficient privilege
+	}
+}

@@ -1,0 +1,156 @@
+package store
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/money"
+	"example.com/invoices/internal/postgrestest"
+	"example.com/invoices/payment-provider/payment"
+)
+
+var twelve = money.Amount{Minor: 1215, Currency: "EUR"}
+
+// TestConformance runs on both engines: whatever holds on one holds on the other.
+func TestConformance(t *testing.T) {
+	t.Run("SQLite", func(t *testing.T) {
+		conformance(t, func(t *testing.T) Store {
+			s, err := Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "new folder", "payments.db"), 1)
+			require.NoError(t, err)
+			t.Cleanup(s.Close)
+			return s
+		})
+	})
+	t.Run("PostgreSQL", func(t *testing.T) {
+		server := postgrestest.Start(t)
+		server.Exec("postgres", "CREATE ROLE provider LOGIN")
+		conformance(t, func(t *testing.T) Store {
+			name := filepath.Base(t.Name())
+			server.CreateDatabase(name)
+			require.NoError(t, Migrate(t.Context(), server.URL(postgrestest.Superuser, name), "provider"))
+			s, err := Open(t.Context(), server.URL("provider", name), 10)
+			require.NoError(t, err)
+			t.Cleanup(s.Close)
+			return s
+		})
+	})
+}
+
+func conformance(t *testing.T, open func(*testing.T) Store) {
+	t.Run("insert once", func(t *testing.T) {
+		s := open(t)
+		kept, isNew, err := s.Insert(t.Context(), payment.Payment{ID: "I1", Amount: twelve})
+		require.NoError(t, err)
+		assert.True(t, isNew)
+		assert.Equal(t, twelve, kept.Amount)
+		assert.WithinDuration(t, time.Now(), kept.TakenAt, time.Minute)
+
+		other := payment.Payment{ID: "I1", Amount: money.Amount{Minor: 1, Currency: "JPY"}}
+		again, isNew, err := s.Insert(t.Context(), other)
+		require.NoError(t, err)
+		assert.False(t, isNew)
+		assert.Equal(t, kept, again, "the first stays")
+
+		got, err := s.Get(t.Context(), "I1")
+		require.NoError(t, err)
+		assert.Equal(t, kept, got)
+	})
+
+	t.Run("get what is not there", func(t *testing.T) {
+		_, err := open(t).Get(t.Context(), "I9")
+		assert.ErrorIs(t, err, payment.ErrNotFound)
+	})
+
+	t.Run("take", func(t *testing.T) {
+		s := open(t)
+		isNew, err := payment.Take(t.Context(), s, "I1", twelve)
+		require.NoError(t, err)
+		assert.True(t, isNew)
+		isNew, err = payment.Take(t.Context(), s, "I1", twelve)
+		require.NoError(t, err)
+		assert.False(t, isNew)
+		for _, other := range []money.Amount{{Minor: 1216, Currency: "EUR"}, {Minor: 1215, Currency: "GBP"}} {
+			_, err = payment.Take(t.Context(), s, "I1", other)
+			assert.ErrorIs(t, err, payment.ErrMismatch)
+		}
+	})
+
+	t.Run("many at once", func(t *testing.T) {
+		s := open(t)
+		var taken, mismatched atomic.Int32
+		var all sync.WaitGroup
+		for n := range 40 {
+			amount := money.Amount{Minor: int64(1 + n%2), Currency: "EUR"}
+			all.Go(func() {
+				isNew, err := payment.Take(context.Background(), s, "I1", amount)
+				switch {
+				case err == nil && isNew:
+					taken.Add(1)
+				case err != nil:
+					assert.ErrorIs(t, err, payment.ErrMismatch)
+					mismatched.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		assert.EqualValues(t, 1, taken.Load())
+		assert.EqualValues(t, 20, mismatched.Load())
+	})
+}
+
+func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
+	server := postgrestest.Start(t)
+	server.Exec("postgres", "CREATE ROLE provider LOGIN")
+	url := server.URL(postgrestest.Superuser, "postgres")
+
+	_, err := Open(t.Context(), url, 1)
+	require.ErrorIs(t, err, database.ErrNotMigrated)
+
+	var all sync.WaitGroup
+	for range 5 {
+		all.Go(func() { assert.NoError(t, Migrate(context.Background(), url, "provider"), "several at once") })
+	}
+	all.Wait()
+
+	s, err := Open(t.Context(), server.URL("provider", "postgres"), 2)
+	require.NoError(t, err)
+	defer s.Close()
+	_, _, err = s.Insert(t.Context(), payment.Payment{ID: "I1", Amount: twelve})
+	require.NoError(t, err)
+	for _, statement := range []string{
+		`UPDATE payments SET amount_minor = 1`, `DELETE FROM payments`, `TRUNCATE payments`,
+		`DROP TABLE payments`, `CREATE TABLE mine (x int)`,
+	} {
+		_, err := s.(postgres).pool.Exec(t.Context(), statement)
+		assert.ErrorContains(t, err, "42501", statement) // insufficient privilege
+	}
+
+	server.Kill()
+	assert.ErrorIs(t, s.Ping(t.Context()), database.ErrUnavailable)
+	_, err = s.Get(t.Context(), "I1")
+	assert.ErrorIs(t, err, database.ErrUnavailable)
+	server.Run()
+	kept, err := s.Get(t.Context(), "I1")
+	require.NoError(t, err, "it recovers by itself")
+	assert.Equal(t, twelve, kept.Amount, "and nothing that was confirmed is lost")
+}
+
+func TestADamagedFileIsRefusedAndLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "payments.db")
+	text := []byte("this is no database, and somebody may want it back")
+	require.NoError(t, os.WriteFile(path, text, 0o600))
+	_, err := Open(t.Context(), "sqlite:"+path, 1)
+	require.ErrorContains(t, err, path)
+	left, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, text, left)
+}
