@@ -141,8 +141,8 @@ compile() {
         -ldflags "${PACKAGES[tilt]}=-s -w -X main.version=${tilt#v}"
         -o "$folder/")
     step "downloading Go modules, where they are not there yet" modules \
-        go list -deps -tags "$BUILD_TAGS" "${static[@]}" "${dynamic[@]}"
-    TOTAL=$(grep -vc '^go: ' "$LOG_DIR/modules.log")
+        go list -deps -trimpath -tags "$BUILD_TAGS" -f '{{if .Stale}}stale: {{.StaleReason}}{{end}}' "${static[@]}" "${dynamic[@]}"
+    TOTAL=$(awk '/^stale: / && !/available in build cache/' "$LOG_DIR/modules.log" | wc -l)
     COMPILED=0
     if [ ${#static[@]} -gt 0 ]; then
         step "compiling ${static[*]##*/}" compile env CGO_ENABLED=0 go build "${flags[@]}" "${static[@]}"
@@ -155,16 +155,16 @@ compile() {
     fi
 }
 
-# so_far LOG SECONDS: of go build, which names each package that it compiles.
-# What was compiled before it does not name, so what is left is an upper bound.
+# so_far LOG SECONDS: of go build, which names each package that it compiles;
+# how many these are is known from its own list of what is stale.
 so_far() {
     case $1 in
     */modules.log) printf '%s modules downloaded' "$(grep -c '^go: downloading' "$1")" ;;
     */compile*.log)
         local compiled
         compiled=$((COMPILED + $(wc -l <"$1")))
-        printf 'compiled %s of at most %s packages' "$compiled" "$TOTAL"
-        ((compiled == COMPILED)) || printf ', at most %s left' "$(minutes $(($2 * (TOTAL - compiled) / (compiled - COMPILED))))"
+        printf '%s of %s packages' "$compiled" "$TOTAL"
+        ((compiled == COMPILED || compiled >= TOTAL)) || printf ', about %s left' "$(minutes $(($2 * (TOTAL - compiled) / (compiled - COMPILED))))"
         ;;
     esac
 }
@@ -175,7 +175,7 @@ tilt_with_page() {
     local copy=$CACHE_DIR/tilt
     rm -rf "$copy"
     mkdir -p "$copy"
-    tar -C "$(module_dir github.com/tilt-dev/tilt)" --exclude=./web --exclude=./integration -c . | tar -C "$copy" -x --no-same-permissions
+    cp -R "$(module_dir github.com/tilt-dev/tilt)/." "$copy"
     chmod -R u+w "$copy"
     cp tilt/index.html "$copy/pkg/assets/build/"
     cp go.mod "$copy.mod"

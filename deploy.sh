@@ -1,0 +1,207 @@
+#!/usr/bin/env bash
+# Sets up a real Kubernetes cluster on this machine's Docker and deploys both
+# services and their databases to it, through the Tiltfile.
+#
+#   ./deploy.sh                      what is missing; run again, what has changed
+#   ./deploy.sh --force    (-f)      from scratch: destroys the cluster first
+#   ./deploy.sh --destroy  (-d)      removes the cluster with all that is in it
+#   ./deploy.sh --images pull        pulls the images, and never builds them
+#   ./deploy.sh --images source      builds them, and never pulls
+#
+# A second cluster beside the first one takes a name and ports of its own:
+#
+#   CLUSTER_NAME      (invoices)     its kubectl context is kind-$CLUSTER_NAME
+#   INVOICE_APP_PORT  (8081)         where invoice-app answers, on localhost
+#   REGISTRY_PORT     (5005)         the registry for this cluster's images
+#
+# Only this cluster's own context is ever used, and a current one of yours
+# stays the current one.
+set -o errexit -o nounset -o pipefail
+cd "$(dirname "$0")"
+. cluster/lib.sh
+
+export CLUSTER_NAME=${CLUSTER_NAME:-invoices}
+export INVOICE_APP_PORT=${INVOICE_APP_PORT:-8081}
+export REGISTRY_PORT=${REGISTRY_PORT:-5005}
+CONTEXT=kind-$CLUSTER_NAME
+NODE=$CLUSTER_NAME-control-plane
+REGISTRY=$CLUSTER_NAME-registry
+EVIDENCE=.evidence/$CLUSTER_NAME
+# There while a cluster is being created: what is there then is of no use.
+UNFINISHED=$CACHE_DIR/$CLUSTER_NAME.unfinished
+# A network of its own goes away with the cluster, and is shared with no other.
+export KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-$CLUSTER_NAME
+export DO_NOT_TRACK=1 TILT_CLOUD_ADDRESS=localhost:1
+
+k() { kubectl --context "$CONTEXT" "$@"; }
+state_of() { docker container inspect --format '{{.State.Status}}' "$1" 2>/dev/null || true; }
+
+usage_error() {
+    say "$0: $1"
+    usage >&2
+    exit 2
+}
+
+force='' destroy='' images=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    -f | --force) force=yes ;;
+    -d | --destroy) destroy=yes ;;
+    --images)
+        case ${2:-} in
+        pull | source) images=$2 ;;
+        *) usage_error '--images is pull or source' ;;
+        esac
+        shift
+        ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage_error "unknown option: $1" ;;
+    esac
+    shift
+done
+[[ $CLUSTER_NAME =~ ^[a-z0-9][a-z0-9-]*$ ]] || usage_error "CLUSTER_NAME=$CLUSTER_NAME: only a-z, 0-9 and -"
+
+exec {lock}>"$CACHE_DIR/$CLUSTER_NAME.lock"
+flock --nonblock "$lock" || fail "another $0 is at work on cluster $CLUSTER_NAME: wait for it, or stop it"
+
+DOCKER_API_VERSION=$(docker version --format '{{.Server.APIVersion}}' 2>"$LOG_DIR/docker.log") ||
+    fail "Docker does not answer. Is it installed, running (sudo systemctl start docker), and may you use it?
+$(cat "$LOG_DIR/docker.log")"
+# ctlptl asks for the newest API, which an older engine does not know.
+export DOCKER_API_VERSION
+# On this storage driver kind would switch the node to one that needs another
+# program; the node's own disk is a volume, where the default works.
+if [ "$(docker info --format '{{.Driver}}')" = fuse-overlayfs ]; then
+    export KIND_EXPERIMENTAL_CONTAINERD_SNAPSHOTTER=overlayfs
+fi
+
+if [ -n "$(state_of "$NODE")" ] && [ "$(docker container inspect --format '{{.Config.Image}}' "$NODE")" != invoices/node:local ]; then
+    fail "there is a kind cluster named $CLUSTER_NAME that was not made by this script: choose another CLUSTER_NAME"
+fi
+
+remove_cluster() {
+    say "removing cluster $CLUSTER_NAME ..."
+    # kind takes the context out of the kubeconfig; where it is missing, it
+    # was never there to put one in. Docker is asked for the rest, so that
+    # half a cluster goes away as well.
+    if PATH=$CACHE_DIR/bin:$PATH command -v kind >/dev/null; then
+        PATH=$CACHE_DIR/bin:$PATH kind delete cluster --quiet --name "$CLUSTER_NAME"
+    fi
+    docker ps --all --quiet --filter "label=io.x-k8s.kind.cluster=$CLUSTER_NAME" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
+    docker ps --all --quiet --filter "name=^/$REGISTRY\$" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
+    docker network ls --quiet --filter "name=^$KIND_EXPERIMENTAL_DOCKER_NETWORK\$" | xargs --no-run-if-empty docker network rm >/dev/null
+    rm -f "$UNFINISHED"
+}
+
+if [ -n "$destroy$force" ]; then
+    remove_cluster
+    [ -z "$destroy" ] || { say "nothing is left of it but the images, for the next time"; exit 0; }
+elif [ -e "$UNFINISHED" ]; then
+    say "creating the cluster was interrupted the last time: starting over"
+    remove_cluster
+fi
+
+PATH=$(cluster/tools):$PATH
+cluster/images "$images"
+cluster/privileged install
+
+# Ports are taken when the containers start.
+port_free() {
+    if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then
+        fail "port $1 is in use$(docker ps --filter "publish=$1" --format ' by the container {{.Names}}'): stop what uses it, or choose another with $2"
+    fi
+}
+[ "$(state_of "$NODE")" = running ] || port_free "$INVOICE_APP_PORT" INVOICE_APP_PORT
+[ "$(state_of "$REGISTRY")" = running ] || port_free "$REGISTRY_PORT" REGISTRY_PORT
+
+# Whatever happens below, the user's current context is what it was before.
+current=$(kubectl config current-context 2>/dev/null || true)
+restore_context() {
+    if [ -n "$current" ] && [ "$(kubectl config current-context 2>/dev/null)" != "$current" ]; then
+        kubectl config use-context "$current" >/dev/null || true
+    fi
+}
+trap restore_context EXIT
+
+for container in "$REGISTRY" "$NODE"; do
+    case $(state_of "$container") in
+    '' | running) ;;
+    paused) docker unpause "$container" >/dev/null ;;
+    *) say "starting $container, which was stopped"; docker start "$container" >/dev/null ;;
+    esac
+done
+
+api_ready() {
+    local until=$((SECONDS + 180))
+    until k get --raw /readyz >/dev/null 2>&1; do
+        ((SECONDS < until)) || return 1
+        sleep 1
+    done
+}
+if [ -n "$(state_of "$NODE")" ]; then
+    kubectl config get-contexts "$CONTEXT" >/dev/null 2>&1 || kind export kubeconfig --quiet --name "$CLUSTER_NAME"
+    # ctlptl would replace a cluster that does not answer, and all its data.
+    step "waiting for the cluster to answer" api api_ready
+    [ "$(docker container inspect --format '{{.Image}}' "$NODE")" = "$(docker image inspect --format '{{.Id}}' invoices/node:local)" ] ||
+        say "note: invoices/node:local is newer than this cluster's node; $0 --force changes over, and loses the data"
+else
+    touch "$UNFINISHED"
+fi
+definition() {
+    sed -e "s/invoices-registry/$REGISTRY/" -e "s/kind-invoices/$CONTEXT/" \
+        -e "s/port: 5005/port: $REGISTRY_PORT/" -e "s/hostPort: 8081/hostPort: $INVOICE_APP_PORT/" ctlptl.yaml
+}
+apply() { definition | ctlptl apply -f -; }
+step "cluster $CLUSTER_NAME and its registry" ctlptl apply
+# A registry that had to be made anew is not in the cluster's network.
+docker network inspect --format '{{range .Containers}}{{.Name}} {{end}}' "$KIND_EXPERIMENTAL_DOCKER_NETWORK" | grep -qw -- "$REGISTRY" ||
+    docker network connect "$KIND_EXPERIMENTAL_DOCKER_NETWORK" "$REGISTRY"
+rm -f "$UNFINISHED"
+restore_context
+step "waiting for the node" node k wait node --all --for=condition=Ready --timeout=180s
+
+mkdir -p "$EVIDENCE"
+# What there is to know when something has gone wrong, most telling part last.
+collect_evidence() {
+    local namespace pod
+    k get all --all-namespaces --output wide >"$EVIDENCE/objects.txt" 2>&1
+    k get events --all-namespaces --sort-by .lastTimestamp >"$EVIDENCE/events.txt" 2>&1
+    k describe nodes >"$EVIDENCE/nodes.txt" 2>&1
+    : >"$EVIDENCE/pods.txt"
+    k get pods --all-namespaces --no-headers | awk '{ split($3, ready, "/"); if (ready[1] != ready[2] && $4 != "Completed") print $1, $2 }' |
+        while read -r namespace pod; do
+            {
+                k describe pod --namespace "$namespace" "$pod"
+                k logs --namespace "$namespace" "$pod" --all-containers --prefix --tail 40 --previous 2>/dev/null
+                k logs --namespace "$namespace" "$pod" --all-containers --prefix --tail 40
+            } </dev/null >>"$EVIDENCE/pods.txt" 2>&1
+        done
+    tail -n 20 "$EVIDENCE/events.txt" >&2
+    tail -n 120 "$EVIDENCE/pods.txt" >&2
+}
+
+# tilt ci is silent while it waits, so somebody has to say that it does.
+heartbeat() {
+    local began=$SECONDS
+    while sleep 20; do
+        say "  $(minutes $((SECONDS - began))) pods ready: $(k get pods --all-namespaces --no-headers 2>/dev/null |
+            awk '$1 !~ /^(kube-|local-path)/ && $4 != "Completed" { all++; split($3, ready, "/"); if (ready[1] == ready[2]) up++ } END { print up + 0 " of " all + 0 }')"
+    done
+}
+
+say "deploying what the Tiltfile says ..."
+heartbeat {lock}>&- &
+heartbeat=$!
+trap 'kill "$heartbeat" 2>/dev/null || true; restore_context' EXIT
+if ! tilt ci --context "$CONTEXT" --port 0 --output-snapshot-on-exit "$EVIDENCE/tilt-snapshot.json" 2>&1 | tee "$EVIDENCE/tilt-ci.log"; then
+    say "tilt ci failed. What follows is from the pods that are not ready; all of it is in $EVIDENCE"
+    collect_evidence || true
+    fail "deploying failed: see above, and $EVIDENCE. Run $0 again when it is mended; $0 --force starts over"
+fi
+
+say "
+invoice-app answers at http://localhost:$INVOICE_APP_PORT, payment-provider inside the cluster only.
+  kubectl --context $CONTEXT get pods --all-namespaces
+  tilt up --context $CONTEXT                    the same, live
+  $0 --destroy
+The tools are in $(cluster/tools): export PATH=\"\$(cluster/tools):\$PATH\""
