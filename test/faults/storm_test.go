@@ -46,7 +46,7 @@ func TestStorm(t *testing.T) {
 	s.databaseStops = true
 	violations := s.run(t)
 	assert.Empty(t, violations)
-	assert.GreaterOrEqual(t, s.injected(), faults)
+	assert.GreaterOrEqual(t, s.injector.injected(), faults)
 	assert.Positive(t, s.payAlls[http.StatusOK], "no pay-all came to an end")
 }
 
@@ -66,12 +66,12 @@ func fromEnv(t *testing.T, name string, fallback uint64) uint64 {
 // invoices arrive and several callers have them paid.
 type storm struct {
 	*cluster
-	*injector
 	book
+	injector      *injector
 	seed          uint64
-	faults        int  // the storm goes on until so many have been injected
-	databaseStops bool // the database is stopped, too
-	bound         time.Duration
+	faults        int           // the storm goes on until so many have been injected
+	databaseStops bool          // the database is stopped, too
+	bound         time.Duration // of a pay-all after the storm
 
 	kills, stops atomic.Int32
 	countMu      sync.Mutex
@@ -97,7 +97,7 @@ func (s *storm) draws(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.
 func (s *storm) run(t *testing.T) []violation {
 	t.Helper()
 	t.Logf("FAULTS_SEED=%d FAULTS=%d", s.seed, s.faults)
-	s.cluster.proxy.behave(s.injector.answer)
+	s.proxy.behave(s.injector.answer)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var traffic sync.WaitGroup
@@ -108,11 +108,11 @@ func (s *storm) run(t *testing.T) []violation {
 	s.disturb(t)
 	cancel()
 	s.killAll(t)
-	s.cluster.proxy.behave(s.cluster.proxy.relay)
+	s.proxy.behave(s.proxy.relay)
 	s.waitReady(t)
 	traffic.Wait()
 	s.payTheRest(t)
-	require.Eventually(t, func() bool { return s.inFlight.Load() == 0 }, enough, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return s.proxy.inFlight.Load() == 0 }, enough, 50*time.Millisecond)
 	require.NoError(t, s.check(t.Context(), s.cluster))
 	t.Log(s.report())
 	return s.violations
@@ -126,7 +126,7 @@ func (s *storm) disturb(t *testing.T) {
 	pause := func(most time.Duration) { time.Sleep(time.Duration(draw.Int64N(int64(most)))) }
 	nextStop := faultsPerStop / 2
 	progress, last := time.Now(), 0
-	for s.injected() < s.faults {
+	for s.injector.injected() < s.faults {
 		pause(time.Second)
 		replicas := s.replicas()
 		draw.Shuffle(len(replicas), func(i, j int) { replicas[i], replicas[j] = replicas[j], replicas[i] })
@@ -136,7 +136,7 @@ func (s *storm) disturb(t *testing.T) {
 			s.kills.Add(1)
 		}
 		pause(500 * time.Millisecond)
-		if s.databaseStops && s.injected() >= nextStop {
+		if s.databaseStops && s.injector.injected() >= nextStop {
 			nextStop += faultsPerStop
 			s.server.Kill()
 			s.stops.Add(1)
@@ -147,7 +147,7 @@ func (s *storm) disturb(t *testing.T) {
 			victim.start(t)
 		}
 		require.NoError(t, s.checkLeases(t.Context(), s.cluster, stormLease))
-		if now := s.injected(); now > last {
+		if now := s.injector.injected(); now > last {
 			progress, last = time.Now(), now
 		}
 		require.Less(t, time.Since(progress), enough, "nothing is paid any more")
@@ -214,11 +214,11 @@ func (s *storm) callPayAll(ctx context.Context, draw *rand.Rand) {
 // addInvoices sends new invoices to random replicas until ctx is done. It waits
 // while too many are unpaid.
 func (s *storm) addInvoices(ctx context.Context) {
-	const backlog = 100
+	const backlog = 300
 	draw := s.draws(2)
 	for number := 0; ctx.Err() == nil; {
-		time.Sleep(time.Duration(draw.Int64N(int64(100 * time.Millisecond))))
-		if len(s.snapshot())-len(s.confirmations()) > backlog {
+		time.Sleep(time.Duration(draw.Int64N(int64(300 * time.Millisecond))))
+		if len(s.snapshot())-len(s.proxy.confirmations()) > backlog {
 			continue
 		}
 		var list []sent
@@ -268,7 +268,7 @@ func (s *storm) newInvoice(draw *rand.Rand, number int) sent {
 		return i
 	}
 	body, _ := json.Marshal(map[string]any{"id": i.id, "value": json.Number(before.number), "currency": before.currency})
-	s.insist(s.cluster.providers, "/payments/pay", string(body))
+	s.insist(s.providers, "/payments/pay", string(body))
 	return i
 }
 
@@ -313,9 +313,9 @@ func encode(list []sent, draw *rand.Rand) string {
 // report says what the storm was.
 func (s *storm) report() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d invoices, %d faults injected:\n", s.seed, len(s.snapshot()), s.injected())
-	for _, kind := range slices.Sorted(maps.Keys(s.counts)) {
-		fmt.Fprintf(&b, "  %5d %s\n", s.counts[kind], kind)
+	fmt.Fprintf(&b, "seed %d: %d invoices, %d faults injected:\n", s.seed, len(s.snapshot()), s.injector.injected())
+	for _, kind := range slices.Sorted(maps.Keys(s.injector.counts)) {
+		fmt.Fprintf(&b, "  %5d %s\n", s.injector.counts[kind], kind)
 	}
 	fmt.Fprintf(&b, "%d replicas killed and started again, database stopped hard %d times\n", s.kills.Load(), s.stops.Load())
 	fmt.Fprintf(&b, "pay-alls by status (0: cut): %v", s.payAlls)
