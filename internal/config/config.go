@@ -167,7 +167,7 @@ func (s *Set) URL(name, fallback string, schemes []string, usage string) *url.UR
 				}
 			}
 		}
-		return nil, fmt.Errorf("allowed is a URL that begins with %s:", strings.Join(schemes, ": or "))
+		return nil, fmt.Errorf("allowed is a URL of the scheme %s", strings.Join(schemes, " or "))
 	})
 }
 

@@ -1,0 +1,54 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -o errexit -o nounset -o pipefail -c
+
+# The product's own packages; test/faults is run apart, since it takes minutes.
+PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./test/payall/...
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+## run: run both services on this machine, without Docker (Ctrl-C stops them)
+.PHONY: run
+run:
+	@dev/run.sh
+
+## reset: forget what make run has kept in data/
+.PHONY: reset
+reset:
+	@dev/run.sh --reset
+
+## test: everything: the checks, the tests, and a throwaway cluster (needs Docker)
+.PHONY: test
+test: test-local
+
+## test-local: what needs no Docker: the checks, unit and database tests, the fault suite
+.PHONY: test-local
+test-local: check
+	dev/need.sh initdb postgresql
+	go test -race -shuffle=on $(PACKAGES)
+	go test -race -shuffle=on -count=1 -v ./test/faults
+
+## check: formatting, vet, staticcheck, shell scripts, known vulnerabilities
+.PHONY: check
+check:
+	dev/need.sh shellcheck shellcheck
+	@unformatted=$$(gofmt -l invoice-app payment-provider internal test); \
+	if [[ $$unformatted ]]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
+	@if timeout 5 bash -c 'exec 3<>/dev/tcp/vuln.go.dev/443' 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
+	else echo "govulncheck was not run: its database (vuln.go.dev) is out of reach"; fi
+
+## fuzz: look for inputs that break the decoders, FUZZTIME for each (default 30s)
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz:
+	go test ./internal/money -run='^$$' -fuzz=FuzzParse -fuzztime=$(FUZZTIME)
+	go test ./payment-provider/api -run='^$$' -fuzz=FuzzDecodePayment -fuzztime=$(FUZZTIME)
+	go test ./invoice-app/api -run='^$$' -fuzz=FuzzDecode -fuzztime=$(FUZZTIME)
+
+## help: this list
+.PHONY: help
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST) | awk -F': ' '{printf "  make %-14s %s\n", $$1, $$2}'
