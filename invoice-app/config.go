@@ -32,7 +32,7 @@ func readConfig(s *config.Set) Config {
 		DatabaseURL:   s.URL("DATABASE_URL", "sqlite:data/invoice-app.db", database.Schemes, "`sqlite:` and a file's path, or the `postgres://` URL of a database").String(),
 		DatabaseConns: s.Int("DATABASE_CONNS", 10, 1, 1000, "most connections to PostgreSQL at once"),
 		ProviderURL:   s.URL("PAYMENT_PROVIDER_URL", "http://localhost:8082", []string{"http", "https"}, "where payment-provider is"),
-		Seed:          s.Bool("SEED_INVOICES", false, "put the invoices I1, I2 and I3 into a database that has none (`true` or `false`)"),
+		Seed:          s.Bool("SEED_INVOICES", false, "put the invoices I1, I2 and I3 into a database that has none"),
 		Pay: invoice.PayerConfig{
 			Concurrency: s.Int("PAY_CONCURRENCY", 8, 1, 1000, "calls to payment-provider at once"),
 			Timeout:     s.Duration("PAYMENT_TIMEOUT", 3*time.Second, 10*time.Millisecond, time.Minute, "longest call to payment-provider"),

@@ -25,7 +25,7 @@ func readConfig(s *config.Set) Config {
 		ListenAddr:      s.Address("LISTEN_ADDR", ":8082", "address to listen on, as host:port or :port"),
 		DatabaseURL:     s.URL("DATABASE_URL", "sqlite:data/payment-provider.db", database.Schemes, "`sqlite:` and a file's path, or the `postgres://` URL of a database").String(),
 		DatabaseConns:   s.Int("DATABASE_CONNS", 10, 1, 1000, "most connections to PostgreSQL at once"),
-		ShutdownTimeout: s.Duration("SHUTDOWN_TIMEOUT", 20*time.Second, time.Second, 10*time.Minute, "longest time from SIGTERM to the end, as `20s`"),
+		ShutdownTimeout: s.Duration("SHUTDOWN_TIMEOUT", 20*time.Second, time.Second, 10*time.Minute, "longest time from SIGTERM to the end"),
 		Log:             s.Logger(os.Stderr),
 	}
 }
