@@ -61,6 +61,7 @@ while [ $# -gt 0 ]; do
 done
 [[ $CLUSTER_NAME =~ ^[a-z0-9][a-z0-9-]*$ ]] || usage_error "CLUSTER_NAME=$CLUSTER_NAME: only a-z, 0-9 and -"
 
+# Whatever this script starts holds the lock as well, until it has ended.
 exec {lock}>"$CACHE_DIR/$CLUSTER_NAME.lock"
 flock --nonblock "$lock" || fail "another $0 is at work on cluster $CLUSTER_NAME: wait for it, or stop it"
 
@@ -101,9 +102,10 @@ elif [ -e "$UNFINISHED" ]; then
     remove_cluster
 fi
 
-PATH=$(cluster/tools):$PATH
-cluster/images "$images"
-cluster/privileged install
+run cluster/tools >/dev/null
+PATH=$CACHE_DIR/bin:$PATH
+run cluster/images "$images"
+run cluster/privileged install
 
 # Ports are taken when the containers start.
 port_free() {
@@ -177,7 +179,7 @@ collect_evidence() {
             } </dev/null >>"$EVIDENCE/pods.txt" 2>&1
         done
     tail -n 20 "$EVIDENCE/events.txt" >&2
-    tail -n 120 "$EVIDENCE/pods.txt" >&2
+    tail -n 100 "$EVIDENCE/pods.txt" >&2
 }
 
 # tilt ci is silent while it waits, so somebody has to say that it does.
@@ -190,10 +192,11 @@ heartbeat() {
 }
 
 say "deploying what the Tiltfile says ..."
-heartbeat {lock}>&- &
-heartbeat=$!
-trap 'kill "$heartbeat" 2>/dev/null || true; restore_context' EXIT
-if ! tilt ci --context "$CONTEXT" --port 0 --output-snapshot-on-exit "$EVIDENCE/tilt-snapshot.json" 2>&1 | tee "$EVIDENCE/tilt-ci.log"; then
+tilt_ci() { tilt ci --context "$CONTEXT" --port 0 --output-snapshot-on-exit "$EVIDENCE/tilt-snapshot.json" 2>&1 | tee "$EVIDENCE/tilt-ci.log"; }
+start heartbeat
+heartbeat=$started
+trap 'stop "$heartbeat"; restore_context' EXIT
+if ! run tilt_ci; then
     say "tilt ci failed. What follows is from the pods that are not ready; all of it is in $EVIDENCE"
     collect_evidence || true
     fail "deploying failed: see above, and $EVIDENCE. Run $0 again when it is mended; $0 --force starts over"
