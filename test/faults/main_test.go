@@ -22,8 +22,8 @@ import (
 // programs are the paths of the two services' binaries.
 type programs struct{ invoiceApp, paymentProvider string }
 
-// real are the programs as they are, built once.
-var real programs
+// unbroken are the programs as they are, built once.
+var unbroken programs
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
@@ -40,7 +40,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	real = programs{filepath.Join(folder, "invoice-app"), filepath.Join(folder, "payment-provider")}
+	unbroken = programs{filepath.Join(folder, "invoice-app"), filepath.Join(folder, "payment-provider")}
 	return m.Run()
 }
 
@@ -78,7 +78,7 @@ func (m mutation) build(t *testing.T) programs {
 	require.NoError(t, os.WriteFile(overlayFile, overlay, 0o600))
 
 	require.NoError(t, build(folder, "-overlay", overlayFile, "./"+m.service))
-	mutants := real
+	mutants := unbroken
 	switch binary := filepath.Join(folder, m.service); m.service {
 	case "invoice-app":
 		mutants.invoiceApp = binary

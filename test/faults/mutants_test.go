@@ -71,7 +71,7 @@ func TestMutants(t *testing.T) {
 	for name, m := range mutants {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			broken := real
+			broken := unbroken
 			if m.mutation.service != "" {
 				broken = m.mutation.build(t)
 			}

@@ -183,7 +183,7 @@ type fault struct {
 	spoil func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, a answer, draw float64)
 }
 
-var faults = []fault{
+var faultKinds = []fault{
 	{"dropped before", false, func(*injector, http.ResponseWriter, *http.Request, []byte, answer, float64) { cut() }},
 	{"dropped after", true, func(*injector, http.ResponseWriter, *http.Request, []byte, answer, float64) { cut() }},
 	{"request delayed", false, func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
@@ -236,23 +236,23 @@ func (i *injector) copy(r *http.Request, body []byte, wait time.Duration) {
 // answer is the behaviour: about half of the requests meet a fault.
 func (i *injector) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 	i.mu.Lock()
-	n, draw := i.rand.IntN(2*len(faults)), i.rand.Float64()
+	n, draw := i.rand.IntN(2*len(faultKinds)), i.rand.Float64()
 	i.mu.Unlock()
-	if n >= len(faults) {
+	if n >= len(faultKinds) {
 		i.relay(w, r, body)
 		return
 	}
 	var a answer
-	if faults[n].after {
+	if faultKinds[n].after {
 		if a, _ = i.forward(r, body); a.status != http.StatusOK {
 			a.write(w) // nothing to spoil
 			return
 		}
 	}
 	i.mu.Lock()
-	i.counts[faults[n].kind]++
+	i.counts[faultKinds[n].kind]++
 	i.mu.Unlock()
-	faults[n].spoil(i, w, r, body, a, draw)
+	faultKinds[n].spoil(i, w, r, body, a, draw)
 }
 
 // injected is how many faults there were so far.

@@ -110,7 +110,7 @@ func receive[T any](t *testing.T, from chan T) (value T) {
 }
 
 func killedBeforeMark(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{real, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
 	b := c.add(t, "K1")
 	held := c.proxy.hold()
 	done := payAllMeanwhile(t.Context(), c.apps[0])
@@ -128,7 +128,7 @@ func killedBeforeMark(t *testing.T, server *postgrestest.Server) {
 }
 
 func waitsForOthers(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{real, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
 	b := c.add(t, "W1")
 	held := c.proxy.hold()
 	first := payAllMeanwhile(t.Context(), c.apps[0])
@@ -147,7 +147,7 @@ func waitsForOthers(t *testing.T, server *postgrestest.Server) {
 }
 
 func stopsGently(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{real, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
 	b := c.add(t, "T1", "T2", "T3")
 	held := c.proxy.hold()
 	done := payAllMeanwhile(t.Context(), c.apps[0])
@@ -175,7 +175,7 @@ func stopsGently(t *testing.T, server *postgrestest.Server) {
 }
 
 func uselessProvider(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{real, 2, 1, []string{"CLAIM_LEASE=5s", "PAYMENT_TIMEOUT=2s", "PAY_PATIENCE=100ms"}})
+	c := newCluster(t, server, settings{unbroken, 2, 1, []string{"CLAIM_LEASE=5s", "PAYMENT_TIMEOUT=2s", "PAY_PATIENCE=100ms"}})
 	b := c.add(t, "U1", "U2")
 	const (
 		noUse  = `{"error":"2 invoices remain unpaid: payment-provider gives no usable answer; it is safe to try again","unpaid":2}`
@@ -218,7 +218,7 @@ func uselessProvider(t *testing.T, server *postgrestest.Server) {
 
 func noDatabase(t *testing.T, _ *postgrestest.Server) {
 	server := startServer(t) // of its own, since it stops it
-	c := newCluster(t, server, settings{real, 1, 1, patientEnv})
+	c := newCluster(t, server, settings{unbroken, 1, 1, patientEnv})
 	b := c.add(t, "D1", "D2")
 	held := c.proxy.hold()
 	done := payAllMeanwhile(t.Context(), c.apps[0])
@@ -260,7 +260,7 @@ func noDatabase(t *testing.T, _ *postgrestest.Server) {
 }
 
 func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{real, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
 	status, text := call(t.Context(), http.MethodPost, c.providers[0].url()+"/payments/pay", `{"id":"R1","value":2,"currency":"EUR"}`)
 	require.Equal(t, http.StatusOK, status, "%s", text)
 	b := c.add(t, "R1", "R2")
@@ -296,7 +296,7 @@ func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
 var mismatch = lie(http.StatusUnprocessableEntity, "application/json", `{"error":"this id was paid before","code":"payment_mismatch"}`)
 
 func lateOverrulesRejection(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{real, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
 	b := c.add(t, "O1")
 	held := c.proxy.hold()
 	first := payAllMeanwhile(t.Context(), c.apps[0])
@@ -317,7 +317,7 @@ func lateOverrulesRejection(t *testing.T, server *postgrestest.Server) {
 }
 
 func narrowRole(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{real, 1, 1, patientEnv})
+	c := newCluster(t, server, settings{unbroken, 1, 1, patientEnv})
 	c.requireInOrder(t, c.add(t, "N1"))
 	for statement, database := range map[string]string{
 		`UPDATE invoices SET id = 'N2'`:             c.invoicing,

@@ -40,7 +40,7 @@ var stormEnv = []string{
 func TestStorm(t *testing.T) {
 	seed := fromEnv(t, "FAULTS_SEED", rand.Uint64N(1_000_000))
 	faults := int(fromEnv(t, "FAULTS", 1000))
-	c := newCluster(t, startServer(t), settings{real, 3, 2, stormEnv})
+	c := newCluster(t, startServer(t), settings{unbroken, 3, 2, stormEnv})
 	s := newStorm(c, seed, faults)
 	s.databaseStops = true
 	violations := s.run(t)
