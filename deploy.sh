@@ -76,8 +76,10 @@ if [ "$(docker info --format '{{.Driver}}')" = fuse-overlayfs ]; then
     export KIND_EXPERIMENTAL_CONTAINERD_SNAPSHOTTER=overlayfs
 fi
 
-if [ -n "$(state_of "$NODE")" ] && [ "$(docker container inspect --format '{{.Config.Image}}' "$NODE")" != invoices/node:local ]; then
-    fail "there is a kind cluster named $CLUSTER_NAME that was not made by this script: choose another CLUSTER_NAME"
+# others CONTAINER IMAGE: there is one of that name that is not ours.
+others() { [ -n "$(state_of "$1")" ] && [ "$(docker container inspect --format '{{.Config.Image}}' "$1")" != "$2" ]; }
+if others "$NODE" invoices/node:local || others "$REGISTRY" invoices/registry:local; then
+    fail "there is a container $NODE or $REGISTRY that was not made by this script: choose another CLUSTER_NAME"
 fi
 
 remove_cluster() {
