@@ -27,6 +27,9 @@ CONTEXT=kind-$CLUSTER_NAME
 NODE=$CLUSTER_NAME-control-plane
 REGISTRY=$CLUSTER_NAME-registry
 EVIDENCE=.evidence/$CLUSTER_NAME
+# What tilt up builds. Outside the clone, which may be moved or cleaned while
+# the cluster runs.
+LIVE=$CACHE_DIR/live/$CLUSTER_NAME
 # There while a cluster is being created: what is there then is of no use.
 UNFINISHED=$CACHE_DIR/$CLUSTER_NAME.unfinished
 # A network of its own goes away with the cluster, and is shared with no other.
@@ -93,7 +96,7 @@ remove_cluster() {
     docker ps --all --quiet --filter "label=io.x-k8s.kind.cluster=$CLUSTER_NAME" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
     docker ps --all --quiet --filter "name=^/$REGISTRY\$" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
     docker network ls --quiet --filter "name=^$KIND_EXPERIMENTAL_DOCKER_NETWORK\$" | xargs --no-run-if-empty docker network rm >/dev/null
-    rm -f "$UNFINISHED"
+    rm -rf "$UNFINISHED" "$LIVE"
 }
 
 if [ -n "$destroy$force" ]; then
@@ -153,9 +156,22 @@ else
 fi
 definition() {
     sed -e "s/invoices-registry/$REGISTRY/" -e "s/kind-invoices/$CONTEXT/" \
-        -e "s/port: 5005/port: $REGISTRY_PORT/" -e "s/hostPort: 8081/hostPort: $INVOICE_APP_PORT/" ctlptl.yaml
+        -e "s/port: 5005/port: $REGISTRY_PORT/" -e "s/hostPort: 8081/hostPort: $INVOICE_APP_PORT/" \
+        -e "s|hostPath: .build/live|hostPath: $LIVE|" ctlptl.yaml
 }
-apply() { definition | ctlptl apply -f -; }
+# ctlptl would replace a cluster that was defined otherwise, and all its data:
+# of one that is there, only the registry is looked after.
+left_alone=''
+if [ -n "$(state_of "$NODE")" ]; then
+    left_alone='/^---/,$d'
+    answers=$(docker port "$NODE" 30081/tcp)
+    [ "$answers" = "127.0.0.1:$INVOICE_APP_PORT" ] ||
+        fail "cluster $CLUSTER_NAME answers at $answers: set INVOICE_APP_PORT=${answers##*:}; or $0 --force, which loses the data"
+    docker container inspect --format '{{range .Mounts}}{{println .Destination}}{{end}}' "$NODE" | grep -qx /live ||
+        say "note: this cluster is older than the folder /live, which tilt up needs; $0 --force makes it anew, and loses the data"
+fi
+mkdir -p "$LIVE"
+apply() { definition | sed "$left_alone" | ctlptl apply -f -; }
 step "cluster $CLUSTER_NAME and its registry" ctlptl apply
 # A registry that had to be made anew is not in the cluster's network.
 docker network inspect --format '{{range .Containers}}{{.Name}} {{end}}' "$KIND_EXPERIMENTAL_DOCKER_NETWORK" | grep -qw -- "$REGISTRY" ||
