@@ -163,7 +163,7 @@ definition() {
 # of one that is there, only the registry is looked after.
 left_alone=''
 if [ -n "$(state_of "$NODE")" ]; then
-    left_alone='/^---/,$d'
+    left_alone="/^---/,\$d"
     answers=$(docker port "$NODE" 30081/tcp)
     [ "$answers" = "127.0.0.1:$INVOICE_APP_PORT" ] ||
         fail "cluster $CLUSTER_NAME answers at $answers: set INVOICE_APP_PORT=${answers##*:}; or $0 --force, which loses the data"
