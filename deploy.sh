@@ -114,9 +114,10 @@ run cluster/privileged install
 
 # Ports are taken when the containers start.
 port_free() {
-    if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then
-        fail "port $1 is in use$(docker ps --filter "publish=$1" --format ' by the container {{.Names}}'): stop what uses it, or choose another with $2"
-    fi
+    local user
+    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || return 0
+    user=$(docker ps --filter "publish=$1" --format '{{.Names}}')
+    fail "port $1 is in use${user:+ by the container $user}: stop what uses it, or choose another with $2"
 }
 [ "$(state_of "$NODE")" = running ] || port_free "$INVOICE_APP_PORT" INVOICE_APP_PORT
 [ "$(state_of "$REGISTRY")" = running ] || port_free "$REGISTRY_PORT" REGISTRY_PORT
@@ -220,9 +221,11 @@ if ! run tilt_ci; then
     fail "deploying failed: see above, and $EVIDENCE. Run $0 again when it is mended; $0 --force starts over"
 fi
 
+settings=''
+[ "$CLUSTER_NAME" = invoices ] || settings="CLUSTER_NAME=$CLUSTER_NAME INVOICE_APP_PORT=$INVOICE_APP_PORT REGISTRY_PORT=$REGISTRY_PORT "
 say "
-invoice-app answers at http://localhost:$INVOICE_APP_PORT, payment-provider inside the cluster only.
+invoice-app answers at http://localhost:$INVOICE_APP_PORT, payment-provider inside the cluster only. Next:
+  export PATH=\"\$(cluster/tools):\$PATH\"
   kubectl --context $CONTEXT get pods --all-namespaces
-  tilt up --context $CONTEXT                    the same, live
-  $0 --destroy
-The tools are in $(cluster/tools): export PATH=\"\$(cluster/tools):\$PATH\""
+  ${settings}tilt up --context $CONTEXT       the same, live
+  ${settings}$0 --destroy"
