@@ -30,6 +30,10 @@ var ErrUnavailable = errors.New("database is unavailable")
 // ErrNotMigrated says that the schema is older than the program.
 var ErrNotMigrated = errors.New("database schema is older than this program")
 
+// ErrNoSQLite says that the program was built with the tag nosqlite, as those
+// for a cluster are: they link in half the time.
+var ErrNoSQLite = errors.New("this program was built without SQLite: give it the postgres:// URL of a database")
+
 // migrate applies the migrations that are missing. One process at a time does
 // it; others wait for lock.
 func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, migrations fs.FS, locking goose.ProviderOption) error {

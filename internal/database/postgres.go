@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,6 +33,7 @@ func OpenPostgres(ctx context.Context, url string, maxConns int, migrations fs.F
 	config.ConnConfig.ConnectTimeout = 3 * time.Second
 	// No statement of ours takes long; one that does is stuck behind something.
 	config.ConnConfig.RuntimeParams["statement_timeout"] = "10s"
+	config.ConnConfig.OnNotice = noteUnreplicated
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open PostgreSQL: %w", err)
@@ -111,6 +113,46 @@ func grant(ctx context.Context, db *sql.DB, role string, grants []string) error 
 		}
 	}
 	return tx.Commit()
+}
+
+// Confirmed runs insert in a transaction and returns nil only if what its rows
+// say is as durable as the server can make it: with synchronous replication, on
+// the standby, too. insert says whether it inserted all its rows; the others
+// are there already, by a transaction that may still wait for the standby.
+func Confirmed(ctx context.Context, pool *pgxpool.Pool, insert func(pgx.Tx) (all bool, err error)) error {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	notes := conn.Conn().PgConn().CustomData()
+	delete(notes, unreplicated)
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		all, err := insert(tx)
+		if err != nil || all {
+			return err
+		}
+		// A commit that wrote nothing waits for nothing. This one writes, behind
+		// those rows in the log, so it waits until they are replicated.
+		_, err = tx.Exec(ctx, `SELECT pg_logical_emit_message(true, 'confirm', '')`)
+		return err
+	})
+	if err == nil && notes[unreplicated] != nil {
+		err = errUnreplicated
+	}
+	return err
+}
+
+// A wait for the standby that somebody cancels ends in a commit that succeeds,
+// and a warning.
+const unreplicated = "unreplicated"
+
+var errUnreplicated = fmt.Errorf("%w: the commit may not have reached the standby", ErrUnavailable)
+
+func noteUnreplicated(conn *pgconn.PgConn, notice *pgconn.Notice) {
+	if strings.Contains(notice.Message, "synchronous replication") {
+		conn.CustomData()[unreplicated] = true
+	}
 }
 
 // Postgres marks an error of pgx as ErrUnavailable where it is one: no

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -83,10 +82,11 @@ func New(log *slog.Logger, openapi []byte, ready func(context.Context) error) *S
 // onDrain is called, so that long work comes to an end; no connection is
 // accepted any more; requests in flight are answered, for at most grace.
 func (s *Server) Run(ctx context.Context, address string, grace time.Duration, onDrain func()) error {
-	listener, err := net.Listen("tcp", address)
+	listener, err := listen(address)
 	if err != nil {
-		return fmt.Errorf("LISTEN_ADDR=%q cannot be listened on: %w; free the port, or set LISTEN_ADDR to another", address, err)
+		return err
 	}
+	defer listener.Close()
 	server := &http.Server{
 		Handler:           s.Router,
 		ReadTimeout:       readTimeout,
@@ -95,6 +95,9 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+	if err := sayReady(); err != nil {
+		return err
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()

@@ -62,8 +62,8 @@ func (gone) Get(context.Context, string) (invoice.Invoice, error) {
 	return invoice.Invoice{}, errGone
 }
 func (gone) List(context.Context, invoice.Filter) ([]invoice.Invoice, error) { return nil, errGone }
-func (gone) Retry(context.Context, string) error                            { return errGone }
-func (gone) LastSeq(context.Context) (int64, error)                         { return 0, errGone }
+func (gone) Retry(context.Context, string) error                             { return errGone }
+func (gone) LastSeq(context.Context) (int64, error)                          { return 0, errGone }
 
 func TestContract(t *testing.T) {
 	s := newStore(t)

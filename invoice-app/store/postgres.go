@@ -62,9 +62,9 @@ const (
 )
 
 func (s postgres) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, error]) (added int, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err = database.Confirmed(ctx, s.pool, func(tx pgx.Tx) (all bool, err error) {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, addLock); err != nil {
-			return err
+			return false, err
 		}
 		index := 0
 		var chunk []invoice.Invoice
@@ -77,15 +77,16 @@ func (s postgres) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, e
 		}
 		for i, err := range invoices {
 			if err != nil {
-				return err
+				return false, err
 			}
 			if chunk = append(chunk, i); len(chunk) == addChunk {
 				if err := flush(); err != nil {
-					return err
+					return false, err
 				}
 			}
 		}
-		return flush()
+		err = flush()
+		return added == index, err
 	})
 	var conflict *invoice.ConflictError
 	if errors.As(err, &conflict) {

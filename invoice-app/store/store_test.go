@@ -353,3 +353,23 @@ func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {
 		assert.ErrorContains(t, err, "42501", statement) // insufficient privilege
 	}
 }
+
+func TestSeveralProgramsOpenANewFileAtOnce(t *testing.T) {
+	url := "sqlite:" + filepath.Join(t.TempDir(), "invoices.db")
+	var programs sync.WaitGroup
+	for range 6 {
+		programs.Go(func() {
+			s, err := Open(context.Background(), url, 1)
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer s.Close()
+			assert.NoError(t, Seed(context.Background(), s))
+		})
+	}
+	programs.Wait()
+	s, err := Open(t.Context(), url, 1)
+	require.NoError(t, err)
+	defer s.Close()
+	requireUnsettled(t, s, 3)
+}

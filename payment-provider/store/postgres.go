@@ -33,15 +33,19 @@ func (s postgres) Close()                         { s.pool.Close() }
 
 // Insert asks for what is kept in a second statement: a row that another
 // transaction inserted meanwhile is not visible to the first.
-func (s postgres) Insert(ctx context.Context, p payment.Payment) (payment.Payment, bool, error) {
-	tag, err := s.pool.Exec(ctx,
-		`INSERT INTO payments (id, amount_minor, currency) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
-		p.ID, p.Amount.Minor, p.Amount.Currency)
+func (s postgres) Insert(ctx context.Context, p payment.Payment) (kept payment.Payment, isNew bool, err error) {
+	err = database.Confirmed(ctx, s.pool, func(tx pgx.Tx) (bool, error) {
+		tag, err := tx.Exec(ctx,
+			`INSERT INTO payments (id, amount_minor, currency) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+			p.ID, p.Amount.Minor, p.Amount.Currency)
+		isNew = tag.RowsAffected() == 1
+		return isNew, err
+	})
 	if err != nil {
 		return payment.Payment{}, false, fmt.Errorf("insert payment: %w", database.Postgres(err))
 	}
-	kept, err := s.Get(ctx, p.ID)
-	return kept, tag.RowsAffected() == 1, err
+	kept, err = s.Get(ctx, p.ID)
+	return kept, isNew, err
 }
 
 func (s postgres) Get(ctx context.Context, id string) (payment.Payment, error) {

@@ -144,6 +144,51 @@ func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
 	assert.Equal(t, twelve, kept.Amount, "and nothing that was confirmed is lost")
 }
 
+// With synchronous replication a payment counts when the standby has it. Here
+// none ever answers, and the first caller does not wait: the second must not be
+// told that the payment is safe.
+func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
+	server := postgrestest.Start(t)
+	url := server.URL(postgrestest.Superuser, "postgres")
+	require.NoError(t, Migrate(t.Context(), url, ""))
+	s, err := Open(t.Context(), url, 4)
+	require.NoError(t, err)
+	defer s.Close()
+	server.Exec("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+	server.Exec("postgres", "SELECT pg_reload_conf()")
+	take := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := payment.Take(ctx, s, "I1", twelve)
+		return err
+	}
+	require.Eventually(t, func() bool { return take() != nil }, 20*time.Second, 10*time.Millisecond)
+	_, err = s.Get(t.Context(), "I1")
+	require.NoError(t, err, "it is there, and visible")
+	require.ErrorIs(t, take(), database.ErrUnavailable, "and not confirmed")
+
+	// A wait that an operator cancels succeeds with a warning: not confirmed, too.
+	canceled := make(chan error, 1)
+	go func() {
+		_, err := payment.Take(context.Background(), s, "I1", twelve)
+		canceled <- err
+	}()
+	require.Eventually(t, func() bool {
+		server.Exec("postgres", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+		select {
+		case err := <-canceled:
+			assert.ErrorIs(t, err, database.ErrUnavailable)
+			return true
+		default:
+			return false
+		}
+	}, 20*time.Second, 100*time.Millisecond)
+
+	server.Exec("postgres", "ALTER SYSTEM RESET synchronous_standby_names")
+	server.Exec("postgres", "SELECT pg_reload_conf()")
+	require.Eventually(t, func() bool { return take() == nil }, 20*time.Second, 10*time.Millisecond)
+}
+
 func TestADamagedFileIsRefusedAndLeftAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "payments.db")
 	text := []byte("this is no database, and somebody may want it back")
