@@ -26,7 +26,7 @@ test: test-local
 test-local: check
 	dev/need.sh initdb postgresql
 	go test -race -shuffle=on $(PACKAGES)
-	go test -race -shuffle=on -count=1 -v ./test/faults
+	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 
 ## check: formatting, vet, staticcheck, shell scripts, known vulnerabilities
 .PHONY: check
