@@ -126,11 +126,17 @@ port_free() {
 current=$(kubectl config current-context 2>/dev/null || true)
 restore_context() {
     if [ -n "$current" ] && [ "$(kubectl config current-context 2>/dev/null)" != "$current" ]; then
-        kubectl config use-context "$current" >/dev/null || true
+        kubectl config use-context "$current" >/dev/null 2>&1 || true
     fi
 }
 trap restore_context EXIT
 
+# is_newest CONTAINER IMAGE: it runs the image that the tag is now.
+is_newest() { [ "$(docker container inspect --format '{{.Image}}' "$1")" = "$(docker image inspect --format '{{.Id}}' "$2")" ]; }
+# ctlptl would replace it as well, but leave its volume behind.
+if [ -n "$(state_of "$REGISTRY")" ] && ! is_newest "$REGISTRY" invoices/registry:local; then
+    docker rm --force --volumes "$REGISTRY" >/dev/null
+fi
 for container in "$REGISTRY" "$NODE"; do
     case $(state_of "$container") in
     '' | running) ;;
@@ -150,7 +156,7 @@ if [ -n "$(state_of "$NODE")" ]; then
     kubectl config get-contexts "$CONTEXT" >/dev/null 2>&1 || kind export kubeconfig --quiet --name "$CLUSTER_NAME"
     # ctlptl would replace a cluster that does not answer, and all its data.
     step "waiting for the cluster to answer" api api_ready
-    [ "$(docker container inspect --format '{{.Image}}' "$NODE")" = "$(docker image inspect --format '{{.Id}}' invoices/node:local)" ] ||
+    is_newest "$NODE" invoices/node:local ||
         say "note: invoices/node:local is newer than this cluster's node; $0 --force changes over, and loses the data"
 else
     touch "$UNFINISHED"
