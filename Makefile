@@ -19,7 +19,15 @@ reset:
 
 ## test: everything: the checks, the tests, and a throwaway cluster (needs Docker)
 .PHONY: test
-test: test-local
+test:
+	@docker version >/dev/null 2>&1 || { echo "make test needs Docker, which does not answer; make test-local runs what does not need it" >&2; exit 1; }
+	$(MAKE) test-local
+	$(MAKE) test-cluster
+
+## test-cluster: a throwaway cluster beside yours, and the tests of everything on it (needs Docker)
+.PHONY: test-cluster
+test-cluster:
+	test/cluster/run.sh
 
 ## test-local: what needs no Docker: the checks, unit and database tests, the fault suite
 .PHONY: test-local
@@ -28,15 +36,17 @@ test-local: check
 	go test -race -shuffle=on $(PACKAGES)
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 
-## check: formatting, vet, staticcheck, shell scripts, known vulnerabilities
+## check: formatting, vet, staticcheck, shell scripts, manifests, known vulnerabilities
 .PHONY: check
 check:
 	dev/need.sh shellcheck shellcheck
-	@unformatted=$$(gofmt -l invoice-app payment-provider internal test); \
+	@unformatted=$$(gofmt -l .); \
 	if [[ $$unformatted ]]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
 	go vet ./...
 	go run $(STATICCHECK) ./...
-	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
+	go -C test/cluster vet ./...
+	go -C test/cluster test ./manifests
+	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
 	@if timeout 5 bash -c 'exec 3<>/dev/tcp/vuln.go.dev/443' 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck was not run: its database (vuln.go.dev) is out of reach"; fi
 
@@ -51,4 +61,4 @@ fuzz:
 ## help: this list
 .PHONY: help
 help:
-	@sed -n 's/^## //p' $(MAKEFILE_LIST) | awk -F': ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@sed -n 's/^## \([a-z-]*\): \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
