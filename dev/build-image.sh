@@ -7,9 +7,9 @@ usage() {
 	cat <<'USAGE'
 usage: dev/build-image.sh SERVICE
 
-SERVICE is invoice-app or payment-provider. EXPECTED_REGISTRY is where to push to, such as
-localhost:5005; Tilt sets it to the registry of its cluster. The image's full name, tagged with a
-hash of its content, is written to .build/images/SERVICE.ref and printed.
+SERVICE is invoice-app, payment-provider or, for tilt up, supervisor. EXPECTED_REGISTRY is where to
+push to, such as localhost:5005; Tilt sets it to the registry of its cluster. The image's full name,
+tagged with a hash of its content, is written to .build/images/SERVICE.ref and printed.
 USAGE
 }
 
@@ -26,12 +26,18 @@ payment-provider)
 	description="Payments: pays each invoice once"
 	user=10002
 	;;
+supervisor)
+	description="Development: runs a service that is built on the developer's machine"
+	user=65532
+	;;
 *)
 	usage >&2
 	exit 2
 	;;
 esac
 service=$1
+package=./$service
+[[ $service != supervisor ]] || package=./dev/supervisor
 registry=${EXPECTED_REGISTRY:?is the registry to push to; Tilt sets it}
 repository_root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$repository_root"
@@ -44,12 +50,13 @@ crane() {
 	fi
 }
 
-# No paths, no version control state, no build id: nothing of the machine gets into the binary.
+# No paths, no version control state, no build id: nothing of the machine gets into the binary. Nor
+# does SQLite: a cluster has PostgreSQL.
 work=$repository_root/.build/images/$service
 mkdir -p "$work"
 architecture=$(go env GOARCH)
-CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' \
-	-o "$work/$service" "./$service"
+CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -tags=nosqlite -ldflags='-s -w -buildid=' \
+	-o "$work/$service" "$package"
 
 # Nor into the layer: no times, no owners, one order.
 tar --create --file="$work/layer.tar" --directory="$work" --format=ustar --mtime=@0 \

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Builds a service into the pods that tilt up runs: see dev/build-live.sh --help.
+set -o errexit -o nounset -o pipefail
+
+usage() {
+	cat <<'USAGE'
+usage: dev/build-live.sh SERVICE FOLDER CONTEXT NAMESPACE
+
+Builds SERVICE as FOLDER/SERVICE/SERVICE, where every pod of it sees that it is new. What has not
+changed is not replaced, and what does not compile replaces nothing. After a change of migrations
+the pods of NAMESPACE, in the cluster that kubectl knows as CONTEXT, are restarted one by one: their
+init container alone may change the schema.
+USAGE
+}
+
+case "${1-}" in
+-h | --help)
+	usage
+	exit
+	;;
+esac
+if [[ $# != 4 ]]; then
+	usage >&2
+	exit 2
+fi
+service=$1 binary=$2/$1/$1 context=$3 namespace=$4
+cd "$(dirname "$0")/.."
+
+mkdir -p "${binary%/*}"
+: >"$binary.begun" # its time is when the build began: the supervisor shows how long it took
+# Packages are compiled as for the image, so that either finds them done. Linking is most of a
+# build, and what is left out here is not linked.
+CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -tags=nosqlite -ldflags='-s -w' \
+	-o "$binary.new" "./$service"
+if cmp --silent "$binary.new" "$binary"; then
+	rm "$binary.new"
+	echo "nothing has changed in $service"
+else
+	mv "$binary.new" "$binary"
+	echo "$service is delivered to its pods"
+fi
+
+# Without a known state there are no pods yet, or pods that Tilt is about to replace.
+migrations=$(cat "$service"/store/migrations/postgres/* | sha256sum)
+known=$(cat "$binary.migrations" 2>/dev/null || true)
+if [[ $known && $known != "$migrations" ]]; then
+	kubectl --context="$context" --namespace="$namespace" rollout restart "deployment/$service"
+fi
+echo "$migrations" >"$binary.migrations"
