@@ -35,10 +35,10 @@ run() {
 }
 
 # step LABEL LOG COMMAND...: runs it with its output in a log, says every 20 s
-# how it is going, and shows the end of the log when it fails. A command that
-# can tell how far it is defines the function "so_far".
+# how it is going, and shows the end of the log when it fails. How far it is,
+# the function "so_far" may know; else the last line of the log has to do.
 step() {
-    local label=$1 log=$LOG_DIR/$2.log began=$SECONDS said=0 pid
+    local label=$1 log=$LOG_DIR/$2.log began=$SECONDS said=0 pid far
     shift 2
     say "$label ..."
     start "$@" >"$log" 2>&1
@@ -48,7 +48,8 @@ step() {
         sleep 0.5
         if ((SECONDS - began >= said + 20)); then
             said=$((SECONDS - began))
-            say "  $(minutes "$said") $(if declare -F so_far >/dev/null; then so_far "$log" "$said"; fi)"
+            far=$(if declare -F so_far >/dev/null; then so_far "$log" "$said"; fi)
+            say "  $(minutes "$said") ${far:-$(tail -n 1 "$log" | cut -c 1-100)}"
         fi
     done
     trap - INT TERM HUP
