@@ -166,14 +166,20 @@ definition() {
         -e "s/port: 5005/port: $REGISTRY_PORT/" -e "s/hostPort: 8081/hostPort: $INVOICE_APP_PORT/" \
         -e "s|hostPath: .build/live|hostPath: $LIVE|" ctlptl.yaml
 }
+# same_port CONTAINER PORT SETTING: a cluster keeps the ports it was made with.
+same_port() {
+    local answers
+    answers=$(docker port "$1" "$2/tcp")
+    [ "$answers" = "127.0.0.1:${!3}" ] ||
+        fail "$1 answers at $answers: set $3=${answers##*:}; or $0 --force, which loses the data"
+}
 # ctlptl would replace a cluster that was defined otherwise, and all its data:
 # of one that is there, only the registry is looked after.
 left_alone=''
 if [ -n "$(state_of "$NODE")" ]; then
     left_alone="/^---/,\$d"
-    answers=$(docker port "$NODE" 30081/tcp)
-    [ "$answers" = "127.0.0.1:$INVOICE_APP_PORT" ] ||
-        fail "cluster $CLUSTER_NAME answers at $answers: set INVOICE_APP_PORT=${answers##*:}; or $0 --force, which loses the data"
+    same_port "$NODE" 30081 INVOICE_APP_PORT
+    [ -z "$(state_of "$REGISTRY")" ] || same_port "$REGISTRY" 5000 REGISTRY_PORT
     docker container inspect --format '{{range .Mounts}}{{println .Destination}}{{end}}' "$NODE" | grep -qx /live ||
         say "note: this cluster is older than the folder /live, which tilt up needs; $0 --force makes it anew, and loses the data"
 fi
