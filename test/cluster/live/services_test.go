@@ -44,10 +44,9 @@ func TestEveryReplicaSaysTheSame(t *testing.T) {
 
 func TestNothingIsLostWithThePods(t *testing.T) {
 	for name, victims := range map[string][]string{
-		"invoice-app":      {"invoicing/invoice-app"},
-		"payment-provider": {"payments/payment-provider"},
-		"databases":        {"invoicing/postgres", "payments/postgres"},
-		"everything":       {"invoicing/invoice-app", "payments/payment-provider", "invoicing/postgres", "payments/postgres"},
+		"services":   {"invoicing/invoice-app", "payments/payment-provider"},
+		"databases":  {"invoicing/postgres", "payments/postgres"},
+		"everything": {"invoicing/invoice-app", "payments/payment-provider", "invoicing/postgres", "payments/postgres"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			awaitEverything(t)
