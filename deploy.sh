@@ -131,20 +131,25 @@ restore_context() {
 }
 trap restore_context EXIT
 
+# A cluster keeps the ports that it was made with.
+same_ports() {
+    local answers pulls
+    answers=$(docker port "$NODE" 30081/tcp)
+    [ "$answers" = "127.0.0.1:$INVOICE_APP_PORT" ] ||
+        fail "cluster $CLUSTER_NAME answers at $answers: set INVOICE_APP_PORT=${answers##*:}; or $0 --force, which loses the data"
+    pulls=$(docker exec "$NODE" find /etc/containerd/certs.d -name 'localhost:*' -printf '%f')
+    [ "$pulls" = "localhost:$REGISTRY_PORT" ] ||
+        fail "cluster $CLUSTER_NAME pulls from $pulls: set REGISTRY_PORT=${pulls##*:}; or $0 --force, which loses the data"
+}
 # is_newest CONTAINER IMAGE: it runs the image that the tag is now.
 is_newest() { [ "$(docker container inspect --format '{{.Image}}' "$1")" = "$(docker image inspect --format '{{.Id}}' "$2")" ]; }
-# ctlptl would replace it as well, but leave its volume behind.
-if [ -n "$(state_of "$REGISTRY")" ] && ! is_newest "$REGISTRY" invoices/registry:local; then
-    docker rm --force --volumes "$REGISTRY" >/dev/null
-fi
-for container in "$REGISTRY" "$NODE"; do
-    case $(state_of "$container") in
+wake() {
+    case $(state_of "$1") in
     '' | running) ;;
-    paused) docker unpause "$container" >/dev/null ;;
-    *) say "starting $container, which was stopped"; docker start "$container" >/dev/null ;;
+    paused) docker unpause "$1" >/dev/null ;;
+    *) say "starting $1, which was stopped"; docker start "$1" >/dev/null ;;
     esac
-done
-
+}
 api_ready() {
     local until=$((SECONDS + 180))
     until k get --raw /readyz >/dev/null 2>&1; do
@@ -153,38 +158,36 @@ api_ready() {
     done
 }
 if [ -n "$(state_of "$NODE")" ]; then
+    wake "$NODE"
+    same_ports
+fi
+# ctlptl would replace it as well, but leave its volume behind.
+if [ -n "$(state_of "$REGISTRY")" ] && ! is_newest "$REGISTRY" invoices/registry:local; then
+    docker rm --force --volumes "$REGISTRY" >/dev/null
+fi
+wake "$REGISTRY"
+if [ -n "$(state_of "$NODE")" ]; then
     kubectl config get-contexts "$CONTEXT" >/dev/null 2>&1 || kind export kubeconfig --quiet --name "$CLUSTER_NAME"
-    # ctlptl would replace a cluster that does not answer, and all its data.
     step "waiting for the cluster to answer" api api_ready
     is_newest "$NODE" invoices/node:local ||
         say "note: invoices/node:local is newer than this cluster's node; $0 --force changes over, and loses the data"
+    docker container inspect --format '{{range .Mounts}}{{println .Destination}}{{end}}' "$NODE" | grep -qx /live ||
+        say "note: this cluster is older than the folder /live, which tilt up needs; $0 --force makes it anew, and loses the data"
+    # ctlptl would replace a cluster that was defined otherwise, or does not
+    # answer, and all its data: of one that is there, it only looks after the
+    # registry.
+    parts="/^---/,\$d"
 else
     touch "$UNFINISHED"
+    parts=''
 fi
+mkdir -p "$LIVE"
 definition() {
     sed -e "s/invoices-registry/$REGISTRY/" -e "s/kind-invoices/$CONTEXT/" \
         -e "s/port: 5005/port: $REGISTRY_PORT/" -e "s/hostPort: 8081/hostPort: $INVOICE_APP_PORT/" \
-        -e "s|hostPath: .build/live|hostPath: $LIVE|" ctlptl.yaml
+        -e "s|hostPath: .build/live|hostPath: $LIVE|" ctlptl.yaml | sed "$parts"
 }
-# same_port CONTAINER PORT SETTING: a cluster keeps the ports it was made with.
-same_port() {
-    local answers
-    answers=$(docker port "$1" "$2/tcp")
-    [ "$answers" = "127.0.0.1:${!3}" ] ||
-        fail "$1 answers at $answers: set $3=${answers##*:}; or $0 --force, which loses the data"
-}
-# ctlptl would replace a cluster that was defined otherwise, and all its data:
-# of one that is there, only the registry is looked after.
-left_alone=''
-if [ -n "$(state_of "$NODE")" ]; then
-    left_alone="/^---/,\$d"
-    same_port "$NODE" 30081 INVOICE_APP_PORT
-    [ -z "$(state_of "$REGISTRY")" ] || same_port "$REGISTRY" 5000 REGISTRY_PORT
-    docker container inspect --format '{{range .Mounts}}{{println .Destination}}{{end}}' "$NODE" | grep -qx /live ||
-        say "note: this cluster is older than the folder /live, which tilt up needs; $0 --force makes it anew, and loses the data"
-fi
-mkdir -p "$LIVE"
-apply() { definition | sed "$left_alone" | ctlptl apply -f -; }
+apply() { definition | ctlptl apply -f -; }
 step "cluster $CLUSTER_NAME and its registry" ctlptl apply
 # A registry that had to be made anew is not in the cluster's network.
 docker network inspect --format '{{range .Containers}}{{.Name}} {{end}}' "$KIND_EXPERIMENTAL_DOCKER_NETWORK" | grep -qw -- "$REGISTRY" ||
