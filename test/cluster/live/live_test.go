@@ -115,7 +115,7 @@ func awaitEverything(t *testing.T) {
 			}
 		}
 		return true
-	}, 3*time.Minute, 500*time.Millisecond, "three Ready pods of each service, and their databases")
+	}, 5*time.Minute, 500*time.Millisecond, "three Ready pods of each service, and their databases")
 }
 
 // uids are the identities of all pods, by namespace and name.
@@ -157,21 +157,27 @@ func decodeInvoices(t *testing.T, body []byte) []invoice {
 	return list
 }
 
-// call is a request from outside the cluster, by the port that its definition maps.
+// call is a request from outside the cluster, by the port that its definition maps. Like any client
+// it tries again for a while when it is told 503, which says that nothing is lost by that.
 func call(t *testing.T, method, path string, body any) []byte {
 	t.Helper()
 	sent, err := json.Marshal(body)
 	require.NoError(t, err)
-	request, err := http.NewRequest(method, invoiceApp+path, bytes.NewReader(sent))
-	require.NoError(t, err)
-	request.Header.Set("Content-Type", "application/json")
-	response, err := (&http.Client{Timeout: time.Minute}).Do(request)
-	require.NoError(t, err)
-	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	require.Less(t, response.StatusCode, 300, "%s %s: %s", method, path, answer)
-	return answer
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+		request, err := http.NewRequest(method, invoiceApp+path, bytes.NewReader(sent))
+		require.NoError(t, err)
+		request.Header.Set("Content-Type", "application/json")
+		response, err := (&http.Client{Timeout: time.Minute}).Do(request)
+		require.NoError(t, err)
+		answer, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		require.NoError(t, err)
+		if response.StatusCode == http.StatusServiceUnavailable && time.Now().Before(deadline) {
+			continue
+		}
+		require.Less(t, response.StatusCode, 300, "%s %s: %s", method, path, answer)
+		return answer
+	}
 }
 
 // addUnpaid adds an invoice that nobody has seen before.
