@@ -39,6 +39,9 @@ func TestEveryOverlay(t *testing.T) {
 			t.Run("namespaces enforce Pod Security restricted", func(t *testing.T) { namespaces(t, objects) })
 			t.Run("services are reached as they should be", func(t *testing.T) { services(t, overlay, objects) })
 			t.Run("credentials stay where they belong", func(t *testing.T) { credentials(t, objects) })
+			t.Run("only tilt up's pods run what is built outside", func(t *testing.T) {
+				assert.Equal(t, overlay == "live", bytes.Contains(bytes.Join(documents, nil), []byte("supervisor")))
+			})
 			t.Run("exceptions give their reason", func(t *testing.T) { exceptions(t, objects) })
 		})
 	}
