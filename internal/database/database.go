@@ -63,14 +63,17 @@ const appliedVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_versio
 // retries is the wait for another process that migrates: a try each second.
 var retries = lock.WithLockTimeout(1, 300)
 
-// startPatience is how long a starting program waits for its database, which
-// may be starting too.
-const startPatience = 30 * time.Second
+// How long a starting program waits for its database, which may be starting
+// too. Migrating is what everything else waits for, so it does not give up soon.
+const (
+	servePatience   = 30 * time.Second
+	migratePatience = 5 * time.Minute
+)
 
 // await calls ask until it returns something else than ErrUnavailable, or
-// startPatience is over.
-func await(ctx context.Context, ask func() error) error {
-	deadline := time.Now().Add(startPatience)
+// patience is over.
+func await(ctx context.Context, patience time.Duration, ask func() error) error {
+	deadline := time.Now().Add(patience)
 	for {
 		err := ask()
 		if !errors.Is(err, ErrUnavailable) || time.Now().After(deadline) || ctx.Err() != nil {

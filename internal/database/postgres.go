@@ -38,7 +38,7 @@ func OpenPostgres(ctx context.Context, url string, maxConns int, migrations fs.F
 	if err != nil {
 		return nil, fmt.Errorf("open PostgreSQL: %w", err)
 	}
-	if err := await(ctx, func() error { return checkPostgres(ctx, pool, migrations) }); err != nil {
+	if err := await(ctx, servePatience, func() error { return checkPostgres(ctx, pool, migrations) }); err != nil {
 		pool.Close()
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func MigratePostgres(ctx context.Context, url string, migrations fs.FS, role str
 	if err != nil {
 		return err
 	}
-	if err := await(ctx, func() error { return Postgres(db.PingContext(ctx)) }); err != nil {
+	if err := await(ctx, migratePatience, func() error { return Postgres(db.PingContext(ctx)) }); err != nil {
 		return err
 	}
 	if err := migrate(ctx, db, goose.DialectPostgres, migrations, goose.WithSessionLocker(locker)); err != nil {

@@ -1,0 +1,45 @@
+package live
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The cluster's registry stands in for the world's: an image is pulled from it, carried across an
+// air gap in a file, and is the same.
+func TestImagesArePulledAndCarried(t *testing.T) {
+	const local, pulled = "invoices/registry:local", "test/pulled:local"
+	deployed := pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image
+	registry, _, _ := strings.Cut(deployed, "/")
+	remote := registry + "/upstream/registry:1"
+	layers := func(image string) string {
+		return mustRun(t, command(t, "docker", "image", "inspect", "--format={{.RootFS.Layers}}", image))
+	}
+	want := layers(local)
+	t.Cleanup(func() { _ = exec.Command("docker", "rmi", pulled, remote).Run() }) // after t.Context is done
+	mustRun(t, command(t, "docker", "tag", local, remote))
+	mustRun(t, command(t, "docker", "push", "--quiet", remote))
+	mustRun(t, command(t, "docker", "rmi", remote))
+
+	list := filepath.Join(t.TempDir(), "images.txt")
+	require.NoError(t, os.WriteFile(list, []byte("# local upstream\n"+pulled+" "+remote+"\n"), 0o600))
+	images := func(args ...string) {
+		run := command(t, "cluster/images", args...)
+		run.Env = append(os.Environ(), "IMAGE_LIST="+list)
+		mustRun(t, run)
+	}
+	images("pull")
+	assert.Equal(t, want, layers(pulled))
+
+	file := filepath.Join(t.TempDir(), "images.tar")
+	images("export", file)
+	mustRun(t, command(t, "docker", "rmi", pulled, remote))
+	images("load", file)
+	assert.Equal(t, want, layers(pulled))
+}
