@@ -34,27 +34,13 @@ if ! docker version >/dev/null 2>&1; then
 	exit 1
 fi
 
-# What is on this machine's Docker. The cluster's own images stay, for the next
-# time: they are in place before the first look.
-inventory() {
-	docker container ls --all --format 'container {{.Names}}'
-	docker volume ls --format 'volume {{.Name}}'
-	docker network ls --format 'network {{.Name}}'
-	docker image ls --format 'image {{.Repository}}:{{.Tag}}'
-}
-
 ./deploy.sh --destroy # what an interrupted run may have left
-cluster/images
-before=$(inventory | sort)
+cluster/images        # these stay, for the next time
+BEFORE=$(test/cluster/inventory.sh)
+export BEFORE
 trap './deploy.sh --destroy' EXIT
 ./deploy.sh
-tools=$(cluster/tools)
-PATH=$tools:$PATH go -C test/cluster test -count=1 -timeout=30m -v ./live
+PATH=$(cluster/tools):$PATH
+go -C test/cluster test -count=1 -timeout=30m -v ./live
+go -C test/cluster test -count=1 -v ./teardown
 trap - EXIT
-./deploy.sh --destroy
-left=$(comm -13 <(echo "$before") <(inventory | sort))
-if [[ $left ]]; then
-	echo "left behind on Docker (or made by somebody else meanwhile):" "$left" >&2
-	exit 1
-fi
-echo "the cluster is removed, and nothing of it is left"

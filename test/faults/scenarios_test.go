@@ -279,7 +279,7 @@ func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
 	c.requireInOrder(t, b) // the verdict is the same
 
 	// A verdict that was wrong is overruled when the provider is asked again.
-	b = c.add(t, "R3")
+	c.add(t, "R3")
 	c.proxy.behave(mismatch)
 	status, text = payAll(t.Context(), c.apps[0])
 	require.Equal(t, http.StatusOK, status, "%s", text)
