@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# What the buttons of tilt up do: see dev/button.sh --help.
+set -o errexit -o nounset -o pipefail
+
+usage() {
+	cat <<'USAGE'
+usage: dev/button.sh ACTION CONTEXT URL
+
+Does one of these to the cluster that kubectl knows as CONTEXT, whose invoice-app answers at URL:
+
+  pay-all       pay every unpaid invoice
+  add-invoices  add 1,000 unpaid invoices
+  reset-data    forget every invoice and every payment
+  kill-pod      delete a pod of invoice-app
+USAGE
+}
+
+case "${1-}" in
+-h | --help)
+	usage
+	exit
+	;;
+esac
+if [[ $# != 3 ]]; then
+	usage >&2
+	exit 2
+fi
+action=$1 context=$2 url=$3
+
+k() { kubectl --context="$context" "$@"; }
+
+# empty NAMESPACE TABLE: as the database's superuser, on its own machine.
+empty() {
+	k --namespace="$1" exec postgres-0 --container=postgres -- \
+		psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --command="TRUNCATE $2" "$1"
+	echo "$1 has no $2 any more"
+}
+
+case $action in
+pay-all)
+	curl --silent --show-error --fail-with-body --request POST "$url/invoices/pay"
+	echo "all are settled"
+	;;
+add-invoices)
+	now=$(date +%s)
+	for ((i = 1; i <= 1000; i++)); do
+		printf '{"InvoiceId": "%s-%d", "Value": %d.%02d, "Currency": "EUR"},\n' "$now" "$i" "$i" "$((i % 100))"
+	done | sed -e '1s/^/[/' -e '$s/,$/]/' |
+		curl --silent --show-error --fail-with-body --output /dev/null --json @- "$url/invoices"
+	echo "1,000 invoices are added"
+	;;
+reset-data)
+	empty invoicing invoices # first, or what is paid already would be paid again
+	empty payments payments
+	;;
+kill-pod)
+	pod=$(k --namespace=invoicing get pods --selector=app.kubernetes.io/name=invoice-app --output=name | head -n 1)
+	k --namespace=invoicing delete --wait=false "$pod"
+	;;
+*)
+	usage >&2
+	exit 2
+	;;
+esac
