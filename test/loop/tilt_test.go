@@ -1,0 +1,317 @@
+//go:build cluster
+
+// Package loop tests `tilt up` as a developer meets it: files are saved, and
+// the pods of a real cluster answer. It works on a copy of the checkout, and on
+// a cluster that ./deploy.sh has made and that has to be named: CLUSTER_NAME,
+// and INVOICE_APP_PORT if it is not 8081.
+package loop
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// enough is how long anything may take that is bound to happen. It only ends a
+// test that hangs, so it is generous.
+const enough = 5 * time.Minute
+
+const pause = 100 * time.Millisecond // between two looks
+
+// session is a running `tilt up`.
+type session struct {
+	*testing.T
+	kubeContext string
+	invoiceApp  string // its URL, outside the cluster
+	apiServer   string // the URL of kubectl proxy
+	checkout    string // the copy
+	log         *log
+}
+
+// log is what Tilt says.
+type log struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// since is what came after the first n bytes.
+func (l *log) since(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.text.Bytes()[n:])
+}
+
+func (l *log) len() int { return len(l.since(0)) }
+
+// tiltUp starts Tilt in a copy of the checkout, and stops it when t ends.
+func tiltUp(t *testing.T) *session {
+	name := os.Getenv("CLUSTER_NAME")
+	require.NotEmpty(t, name, "this test needs a cluster on which ./deploy.sh has run: CLUSTER_NAME says which")
+	port := os.Getenv("INVOICE_APP_PORT")
+	if port == "" {
+		port = "8081"
+	}
+	s := &session{T: t, kubeContext: "kind-" + name, invoiceApp: "http://localhost:" + port, checkout: t.TempDir(), log: &log{}}
+	s.proxyAPIServer()
+	s.copyCheckout()
+
+	// Named, so that the tests that run after each save are not.
+	tilt := exec.Command("tilt", "up", "--stream", "--context", s.kubeContext, "--port", "0", invoiceApp.name, paymentProvider.name)
+	tilt.Dir = s.checkout
+	tilt.Stdout, tilt.Stderr = s.log, s.log
+	tilt.WaitDelay = 10 * time.Second // for what it has started, and that has its output open
+	require.NoError(t, tilt.Start())
+	t.Cleanup(func() {
+		_ = tilt.Process.Signal(os.Interrupt)
+		_ = tilt.Wait() // says that it was interrupted
+		if t.Failed() {
+			t.Logf("tilt up said:\n%s", s.log.since(0))
+		}
+	})
+	return s
+}
+
+// proxyAPIServer opens a way to every pod by its name.
+func (s *session) proxyAPIServer() {
+	proxy := exec.Command("kubectl", "--context", s.kubeContext, "proxy", "--port=0")
+	output, err := proxy.StdoutPipe()
+	require.NoError(s, err)
+	require.NoError(s, proxy.Start())
+	s.Cleanup(func() {
+		_ = proxy.Process.Kill()
+		_ = proxy.Wait() // says that it was killed
+	})
+	line, err := bufio.NewReader(output).ReadString('\n') // Starting to serve on 127.0.0.1:40123
+	require.NoError(s, err, "kubectl proxy")
+	s.apiServer = "http://" + strings.TrimSpace(line[strings.LastIndex(line, " "):])
+}
+
+// copyCheckout copies what git knows or would take, as it is now.
+func (s *session) copyCheckout() {
+	original, err := filepath.Abs("../..")
+	require.NoError(s, err)
+	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	list.Dir = original
+	names, err := list.Output()
+	require.NoError(s, err)
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		from, to := filepath.Join(original, name), filepath.Join(s.checkout, name)
+		info, err := os.Stat(from)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted, and not committed yet
+		}
+		require.NoError(s, err)
+		content, err := os.ReadFile(from)
+		require.NoError(s, err)
+		require.NoError(s, os.MkdirAll(filepath.Dir(to), 0o755))
+		require.NoError(s, os.WriteFile(to, content, info.Mode().Perm()))
+	}
+}
+
+func (s *session) kubectl(arguments ...string) {
+	s.Helper()
+	output, err := exec.Command("kubectl", append([]string{"--context", s.kubeContext}, arguments...)...).CombinedOutput()
+	require.NoError(s, err, "%s", output)
+}
+
+// awaitLog waits for a text after the first n bytes of the log, count times.
+func (s *session) awaitLog(n int, text string, count int) {
+	s.Helper()
+	require.Eventually(s, func() bool { return strings.Count(s.log.since(n), text) >= count },
+		enough, pause, "%q, %d times, in Tilt's log", text, count)
+}
+
+// service is one of the two, and how a save changes its answers.
+type service struct {
+	name, namespace, port, path string
+}
+
+var (
+	invoiceApp      = service{"invoice-app", "invoicing", "8081", "/invoices/version"}
+	paymentProvider = service{"payment-provider", "payments", "8082", "/payments/version"}
+)
+
+func (s *session) file(name string) string { return filepath.Join(s.checkout, name) }
+
+func (s *session) read(name string) string {
+	s.Helper()
+	content, err := os.ReadFile(s.file(name))
+	require.NoError(s, err)
+	return string(content)
+}
+
+func (s *session) save(name, content string) {
+	s.Helper()
+	require.NoError(s, os.WriteFile(s.file(name), []byte(content), 0o644))
+}
+
+func (v service) handler() string { return v.name + "/api/get.go" }
+
+// saveVersion makes the service's code say which version it is.
+func (s *session) saveVersion(v service, number string) {
+	s.Helper()
+	const signature, start = "get(c *gin.Context) {\n", "\tif c.Param(\"id\") == \"version\" {"
+	before, after, found := strings.Cut(s.read(v.handler()), signature)
+	require.True(s, found, "%s has the handler", v.handler())
+	if line, rest, _ := strings.Cut(after, "\n"); strings.HasPrefix(line, start) {
+		after = rest
+	}
+	s.save(v.handler(), fmt.Sprintf("%s%s%s c.String(http.StatusOK, %q); return }\n%s", before, signature, start, number, after))
+}
+
+type pod struct {
+	Metadata struct{ Name, UID, DeletionTimestamp string }
+	Status   struct {
+		Conditions        []struct{ Type, Status string }
+		ContainerStatuses []struct{ RestartCount int }
+	}
+}
+
+func (p pod) ready() bool {
+	for _, condition := range p.Status.Conditions {
+		if condition.Type == "Ready" {
+			return condition.Status == "True"
+		}
+	}
+	return false
+}
+
+// pods are those that are not being deleted.
+func (s *session) pods(v service) []pod {
+	body, err := s.get(s.apiServer + "/api/v1/namespaces/" + v.namespace + "/pods?labelSelector=app.kubernetes.io/name=" + v.name)
+	require.NoError(s, err)
+	var list struct{ Items []pod }
+	require.NoError(s, json.Unmarshal(body, &list), "%s", body)
+	var staying []pod
+	for _, pod := range list.Items {
+		if pod.Metadata.DeletionTimestamp == "" {
+			staying = append(staying, pod)
+		}
+	}
+	return staying
+}
+
+// ask sends a request to one pod, through the API server.
+func (s *session) ask(v service, p pod, path string) ([]byte, error) {
+	return s.get(s.apiServer + "/api/v1/namespaces/" + v.namespace + "/pods/" + p.Metadata.Name + ":" + v.port + "/proxy" + path)
+}
+
+func (s *session) get(url string) ([]byte, error) {
+	response, err := (&http.Client{Timeout: 10 * time.Second}).Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return io.ReadAll(response.Body)
+}
+
+// everywhere says whether so many pods are there and Ready, and all of them
+// answer with that version.
+func (s *session) everywhere(v service, replicas int, number string) bool {
+	pods := s.pods(v)
+	if len(pods) != replicas {
+		return false
+	}
+	for _, pod := range pods {
+		answer, err := s.ask(v, pod, v.path)
+		if err != nil || !pod.ready() || string(answer) != number {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *session) awaitVersion(v service, replicas int, number string) {
+	s.Helper()
+	require.Eventually(s, func() bool { return s.everywhere(v, replicas, number) },
+		enough, pause, "%d replicas of %s answer with version %s", replicas, v.name, number)
+}
+
+// processes tells when the process of each pod was started, by the pod's UID.
+func (s *session) processes(v service) map[string]string {
+	s.Helper()
+	found := map[string]string{}
+	for _, pod := range s.pods(v) {
+		metrics, err := s.ask(v, pod, "/metrics")
+		require.NoError(s, err)
+		for line := range strings.Lines(string(metrics)) {
+			if strings.HasPrefix(line, "process_start_time_seconds ") {
+				found[pod.Metadata.UID] = line
+			}
+		}
+	}
+	require.Len(s, found, 3)
+	return found
+}
+
+// underLoad calls do while requests go to invoice-app's door, some of them on
+// connections of their own, and fails if one of them is not answered. Only one
+// worker asks the database: on a machine that is busy with a build, a new
+// connection to that may take longer than the service waits for it.
+func (s *session) underLoad(do func()) {
+	s.Helper()
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	var mu sync.Mutex
+	var sent int
+	var failed []string
+	for worker := range 4 {
+		path := "/none"
+		if worker == 0 {
+			path = "/invoices/none/retry"
+		}
+		load.Go(func() {
+			client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: worker%2 == 0}}
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(50 * time.Millisecond):
+				}
+				// There is nothing there. A POST is not sent again by the client itself.
+				response, err := client.Post(s.invoiceApp+path, "application/json", nil)
+				problem := ""
+				if err != nil {
+					problem = err.Error()
+				} else {
+					_, _ = io.Copy(io.Discard, response.Body)
+					response.Body.Close()
+					if response.StatusCode != http.StatusNotFound {
+						problem = response.Status
+					}
+				}
+				mu.Lock()
+				sent++
+				if problem != "" {
+					failed = append(failed, time.Now().Format(time.TimeOnly)+" "+problem)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	do()
+	close(stop)
+	load.Wait()
+	s.Logf("%d requests, %d failed", sent, len(failed))
+	require.Empty(s, failed)
+	require.Greater(s, sent, 100)
+}
