@@ -36,6 +36,11 @@ test-local: check
 	go test -race -shuffle=on $(PACKAGES)
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 
+## test-loop: a real tilt up on the cluster that CLUSTER_NAME names: saves, crashes, restarts
+.PHONY: test-loop
+test-loop:
+	tools=$$(cluster/tools) && PATH=$$tools:$$PATH go test -tags cluster -count=1 -timeout=40m -v ./test/loop
+
 ## check: formatting, vet, staticcheck, shell scripts, manifests, known vulnerabilities
 .PHONY: check
 check:
