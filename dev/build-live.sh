@@ -23,7 +23,7 @@ if [[ $# != 4 ]]; then
 	usage >&2
 	exit 2
 fi
-service=$1 binary=$2/$1/$1 context=$3 namespace=$4
+service=$1 new=$2/$1.new binary=$2/$1/$1 context=$3 namespace=$4
 cd "$(dirname "$0")/.."
 
 mkdir -p "${binary%/*}"
@@ -31,17 +31,17 @@ mkdir -p "${binary%/*}"
 # Packages are compiled as for the image, so that either finds them done. Linking is most of a
 # build, and what is left out here is not linked.
 CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -tags=nosqlite -ldflags='-s -w' \
-	-o "$binary.new" "./$service"
-if cmp --silent "$binary.new" "$binary"; then
-	rm "$binary.new"
+	-o "$new" "./$service"
+if cmp -s "$new" "$binary"; then
+	rm "$new"
 	echo "nothing has changed in $service"
 else
-	mv "$binary.new" "$binary"
+	mv "$new" "$binary"
 	echo "$service is delivered to its pods"
 fi
 
 # Without a known state there are no pods yet, or pods that Tilt is about to replace.
-migrations=$(cat "$service"/store/migrations/postgres/* | sha256sum)
+migrations=$(cat "$service"/store/migrations/postgres/* | cksum)
 known=$(cat "$binary.migrations" 2>/dev/null || true)
 if [[ $known && $known != "$migrations" ]]; then
 	kubectl --context="$context" --namespace="$namespace" rollout restart "deployment/$service"
