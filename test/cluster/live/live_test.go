@@ -158,26 +158,36 @@ func decodeInvoices(t *testing.T, body []byte) []invoice {
 }
 
 // call is a request from outside the cluster, by the port that its definition maps. Like any client
-// it tries again for a while when it is told 503, which says that nothing is lost by that.
+// it tries again for a while when it gets no answer, or 503: nothing is lost by that. No answer is
+// what a pod gives that is Ready, and that the network's policies have not let anybody in to yet.
 func call(t *testing.T, method, path string, body any) []byte {
 	t.Helper()
 	sent, err := json.Marshal(body)
 	require.NoError(t, err)
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
-		request, err := http.NewRequest(method, invoiceApp+path, bytes.NewReader(sent))
-		require.NoError(t, err)
-		request.Header.Set("Content-Type", "application/json")
-		response, err := (&http.Client{Timeout: time.Minute}).Do(request)
-		require.NoError(t, err)
-		answer, err := io.ReadAll(response.Body)
-		response.Body.Close()
-		require.NoError(t, err)
-		if response.StatusCode == http.StatusServiceUnavailable && time.Now().Before(deadline) {
+		status, answer, err := ask(method, path, sent)
+		if time.Now().Before(deadline) && (err != nil || status == http.StatusServiceUnavailable) {
 			continue
 		}
-		require.Less(t, response.StatusCode, 300, "%s %s: %s", method, path, answer)
+		require.NoError(t, err)
+		require.Less(t, status, 300, "%s %s: %s", method, path, answer)
 		return answer
 	}
+}
+
+func ask(method, path string, body []byte) (status int, answer []byte, err error) {
+	request, err := http.NewRequest(method, invoiceApp+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := (&http.Client{Timeout: time.Minute}).Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	answer, err = io.ReadAll(response.Body)
+	return response.StatusCode, answer, err
 }
 
 // addUnpaid adds an invoice that nobody has seen before.
