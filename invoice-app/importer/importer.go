@@ -174,11 +174,21 @@ func csvLines(reader io.Reader, yield func(record, error) bool) {
 		}
 		line, _ := rows.FieldPos(0)
 		i, err := api.NewInvoice(row[column["invoiceid"]], row[column["value"]], row[column["currency"]])
-		if err == nil && hasPaid && strings.EqualFold(row[paid], "true") {
-			err = errors.New("IsPaid is true: only unpaid invoices can be added")
+		if err == nil && hasPaid {
+			err = checkUnpaid(row[paid])
 		}
 		if !yield(record{i, line}, err) || err != nil {
 			return
 		}
 	}
+}
+
+// checkUnpaid refuses every IsPaid that is not clearly false: an invoice that is
+// paid already, in whatever words, would be paid a second time.
+func checkUnpaid(isPaid string) error {
+	switch strings.ToLower(strings.TrimSpace(isPaid)) {
+	case "", "false":
+		return nil
+	}
+	return fmt.Errorf("IsPaid is %.20q: only unpaid invoices can be added (false, or nothing)", isPaid)
 }

@@ -73,6 +73,7 @@ func TestEveryErrorHasItsLineAndNothingIsImported(t *testing.T) {
 		"an unknown currency":      {"InvoiceId,Value,Currency\nA1,1,XXX\n", 2, "ISO 4217"},
 		"a stray quote":            {"InvoiceId,Value,Currency\nA1,1,EUR\nA\"2,1,EUR\n", 3, `"`},
 		"paid already":             {"InvoiceId,Value,Currency,IsPaid\nA1,1,EUR,TRUE\n", 2, "IsPaid"},
+		"paid, in German":          {"InvoiceId,Value,Currency,IsPaid\nA1,1,EUR,WAHR\n", 2, "IsPaid"},
 		"other data, same id":      {"InvoiceId,Value,Currency\nA1,1,EUR\n\nA1,2,EUR\n", 4, "another amount"},
 		"a JSON line with garbage": {"{\"InvoiceId\":\"A1\",\"Value\":1,\"Currency\":\"EUR\"}\n\nhello\n", 3, "not JSON"},
 		"a JSON line with a list":  {"{\"InvoiceId\":\"A1\",\"Value\":1,\"Currency\":\"EUR\"}\n[]\n", 2, "one JSON object"},
