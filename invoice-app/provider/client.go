@@ -103,7 +103,11 @@ func judge(id string, status int, text []byte) (outcome string, err error) {
 		return "failed", fmt.Errorf("status 200 for another id: %.40q", answer.ID)
 	case status == http.StatusUnprocessableEntity && answer.Code == "payment_mismatch",
 		status == http.StatusBadRequest && answer.Code == "invalid_payment":
-		return "rejected", &invoice.Rejection{Reason: printable(answer.Error)}
+		reason := printable(answer.Error)
+		if reason == "" {
+			reason = answer.Code // no reason at all would mean: not rejected
+		}
+		return "rejected", &invoice.Rejection{Reason: reason}
 	}
 	return "failed", fmt.Errorf("status %d: %s", status, printable(answer.Error))
 }

@@ -72,6 +72,7 @@ func TestWhatCountsAsAnAnswer(t *testing.T) {
 		"server error":                 {500, `{"error":"no"}`, failed},
 		"server error with a verdict":  {500, `{"error":"no","code":"payment_mismatch"}`, failed},
 		"unavailable":                  {503, ``, failed},
+		"a verdict without a text":     {422, `{"error":"\u0000","code":"payment_mismatch"}`, rejected},
 		"control characters in reason": {422, `{"error":"a\u0000b\n","code":"payment_mismatch"}`, rejected},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -87,6 +88,7 @@ func TestWhatCountsAsAnAnswer(t *testing.T) {
 			case rejected:
 				require.ErrorAs(t, err, &rejection)
 				assert.NotContains(t, rejection.Reason, "\x00", "it goes into a database column")
+				assert.NotEmpty(t, rejection.Reason, "or it would not show")
 			case failed:
 				require.Error(t, err)
 				assert.False(t, errors.As(err, &rejection))

@@ -7,7 +7,7 @@ CREATE TABLE invoices (
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- Bookkeeping of paying: all that may change.
     paid_at         timestamptz,
-    rejected_reason text,
+    rejected_reason text        CHECK (rejected_reason <> ''),
     claimed_until   timestamptz NOT NULL DEFAULT '-infinity',
     attempts        integer     NOT NULL DEFAULT 0,
     CHECK (paid_at IS NULL OR rejected_reason IS NULL)

@@ -7,7 +7,7 @@ CREATE TABLE invoices (
     -- Bookkeeping of paying: all that may change. Times are milliseconds since 1970.
     created_at      INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
     paid_at         INTEGER,
-    rejected_reason TEXT,
+    rejected_reason TEXT    CHECK (rejected_reason <> ''),
     claimed_until   INTEGER NOT NULL DEFAULT 0,
     attempts        INTEGER NOT NULL DEFAULT 0,
     CHECK (paid_at IS NULL OR rejected_reason IS NULL)
