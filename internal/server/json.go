@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -102,6 +103,20 @@ func Decode(body []byte, into any) error {
 		return malformed("the body cannot be read")
 	}
 	return nil
+}
+
+// ID returns the identifier in the path of a route with ":id", or false if none
+// that CheckID accepts is there: then there is nothing of that id.
+func ID(c *gin.Context) (string, bool) {
+	id := c.Param("id")
+	if c.Request.URL.RawPath != "" { // otherwise the path is decoded already
+		decoded, err := url.PathUnescape(id)
+		if err != nil {
+			return "", false
+		}
+		id = decoded
+	}
+	return id, CheckID(id) == ""
 }
 
 // maxID is in bytes. It bounds keys, indexes and log lines.

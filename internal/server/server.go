@@ -52,7 +52,8 @@ func New(log *slog.Logger, openapi []byte, ready func(context.Context) error) *S
 	r := s.Router
 	r.HandleMethodNotAllowed = true // 405 with Allow
 	r.RedirectTrailingSlash = false
-	r.UseRawPath = true // an id may hold an escaped slash
+	r.UseRawPath = true          // an id may hold an escaped slash
+	r.UnescapePathValues = false // gin's way makes "+" a space; see ID
 	r.Use(s.announceDrain, requestID, s.observe(), recoverPanic(log), limitBody)
 	r.NoRoute(func(c *gin.Context) { Fail(c, http.StatusNotFound, "", "no such path") })
 	r.NoMethod(func(c *gin.Context) {
@@ -118,6 +119,9 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	left, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	if err := server.Shutdown(left); err != nil {
+		// Ends the contexts of what still runs: whoever closes the database next
+		// would wait for it.
+		server.Close()
 		return fmt.Errorf("requests were still running after %s (SHUTDOWN_TIMEOUT): %w", grace, err)
 	}
 	s.log.Info("stopped")

@@ -98,6 +98,15 @@ func TestContract(t *testing.T) {
 	code, body = call(http.MethodGet, added.Header().Get("Location"), "")
 	assert.Equal(t, 200, code)
 	assert.Equal(t, `{"InvoiceId":"a/b","Value":100,"Currency":"JPY","IsPaid":false}`, body)
+	plus := c.Do(t, http.MethodPost, "/invoices", `{"InvoiceId":"A/1+2","Value":1,"Currency":"EUR"}`)
+	code, body = call(http.MethodGet, plus.Header().Get("Location"), "")
+	assert.Equal(t, 200, code, "the Location of an invoice leads to it: %s", body)
+	for _, none := range []string{"%00", "%ff", "%0A"} {
+		code, _ = call(http.MethodGet, "/invoices/"+none, "")
+		assert.Equal(t, 404, code, none)
+		code, _ = call(http.MethodPost, "/invoices/"+none+"/retry", "")
+		assert.Equal(t, 404, code, none)
+	}
 	code, body = call(http.MethodPost, "/invoices", `{"InvoiceId":"a/b","Value":100.0,"Currency":"JPY"}`)
 	assert.Equal(t, 200, code)
 	assert.Equal(t, `{"added":0,"existing":1}`, body)

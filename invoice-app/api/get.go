@@ -4,11 +4,19 @@ import (
 	"net/http"
 
 	"github.com/gin-gonic/gin"
+
+	"example.com/invoices/internal/server"
+	"example.com/invoices/invoice-app/invoice"
 )
 
 // get answers one invoice: GET /invoices/{id}.
 func (a *api) get(c *gin.Context) {
-	i, err := a.store.Get(c.Request.Context(), c.Param("id"))
+	id, ok := server.ID(c)
+	if !ok {
+		a.fail(c, invoice.ErrNotFound)
+		return
+	}
+	i, err := a.store.Get(c.Request.Context(), id)
 	if err != nil {
 		a.fail(c, err)
 		return

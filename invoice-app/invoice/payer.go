@@ -72,7 +72,8 @@ const (
 	// poll is the longest pause between two looks at invoices that another
 	// replica has claimed: it may finish long before its lease ends.
 	poll = 250 * time.Millisecond
-	// bookkeeping bounds writing down what the provider said.
+	// bookkeeping bounds each question to the ledger, and writing down what the
+	// provider said: a database that hangs must not hold anybody for long.
 	bookkeeping = 5 * time.Second
 )
 
@@ -103,7 +104,9 @@ func (p *Payer) Stop() { p.stopOnce.Do(func() { close(p.stopping) }) }
 // them is paid or rejected. Otherwise it returns a *RemainingError. When ctx is
 // done it claims no more, and returns once the invoices in hand are settled.
 func (p *Payer) PayAll(ctx context.Context) error {
-	through, err := p.ledger.LastSeq(ctx)
+	asking, cancel := context.WithTimeout(ctx, bookkeeping)
+	through, err := p.ledger.LastSeq(asking)
+	cancel()
 	if err != nil {
 		return &RemainingError{Unpaid: -1, Cause: err}
 	}
@@ -114,9 +117,9 @@ func (p *Payer) PayAll(ctx context.Context) error {
 		return nil
 	}
 	// Asked after ctx is done, too: its end is often the reason to count.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeeping)
+	asking, cancel = context.WithTimeout(context.WithoutCancel(ctx), bookkeeping)
 	defer cancel()
-	count, _, err := p.ledger.Unsettled(ctx, through)
+	count, _, err := p.ledger.Unsettled(asking, through)
 	if err != nil {
 		count = -1
 	}
@@ -163,7 +166,9 @@ func (r *run) untilSettled(ctx context.Context) error {
 		if len(claims) > 0 {
 			continue
 		}
-		count, wait, err := r.ledger.Unsettled(ctx, r.through)
+		asking, cancel := context.WithTimeout(ctx, bookkeeping)
+		count, wait, err := r.ledger.Unsettled(asking, r.through)
+		cancel()
 		if err != nil || count == 0 {
 			return err
 		}

@@ -6,11 +6,19 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"example.com/invoices/internal/server"
+	"example.com/invoices/payment-provider/payment"
 )
 
 // get answers one payment: GET /payments/{id}.
 func (a *api) get(c *gin.Context) {
-	p, err := a.store.Get(c.Request.Context(), c.Param("id"))
+	id, ok := server.ID(c)
+	if !ok {
+		a.fail(c, payment.ErrNotFound)
+		return
+	}
+	p, err := a.store.Get(c.Request.Context(), id)
 	if err != nil {
 		a.fail(c, err)
 		return
