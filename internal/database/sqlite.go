@@ -20,10 +20,16 @@ import (
 )
 
 // OpenSQLite opens, and where needed creates and migrates, the database file
-// that url ("sqlite:" and a path) names. A file that is damaged or no database
+// that address ("sqlite:" and a path) names. A file that is damaged or no database
 // is refused, and left as it is.
-func OpenSQLite(ctx context.Context, url string, migrations fs.FS) (*sql.DB, error) {
-	path := strings.TrimPrefix(url, "sqlite:")
+func OpenSQLite(ctx context.Context, address string, migrations fs.FS) (*sql.DB, error) {
+	path := strings.TrimPrefix(address, "sqlite:")
+	if u, err := url.Parse(address); err == nil && u.Opaque == "" { // an absolute path, which a URL escapes
+		if u.Host != "" {
+			return nil, fmt.Errorf("DATABASE_URL=%q: a file is sqlite:PATH, without //", address)
+		}
+		path = u.Path
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, fmt.Errorf("make the folder of the SQLite file: %w", err)
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -187,6 +188,18 @@ func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
 	server.Exec("postgres", "ALTER SYSTEM RESET synchronous_standby_names")
 	server.Exec("postgres", "SELECT pg_reload_conf()")
 	require.Eventually(t, func() bool { return take() == nil }, 20*time.Second, 10*time.Millisecond)
+}
+
+func TestAPathIsTakenAsItIs(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "mit Leerzeichen ü")
+	settings := &url.URL{Scheme: "sqlite", Path: filepath.Join(folder, "payments.db")} // as the configuration gives it
+	s, err := Open(t.Context(), settings.String(), 1)
+	require.NoError(t, err)
+	s.Close()
+	assert.FileExists(t, filepath.Join(folder, "payments.db"))
+
+	_, err = Open(t.Context(), "sqlite://data/payments.db", 1)
+	assert.ErrorContains(t, err, "without //")
 }
 
 func TestADamagedFileIsRefusedAndLeftAlone(t *testing.T) {
