@@ -32,6 +32,7 @@ test-cluster:
 ## test-local: what needs no Docker: the checks, unit and database tests, the fault suite
 .PHONY: test-local
 test-local: check
+	dev/need.sh gcc build-essential # the race detector needs a C compiler and libc's headers
 	dev/need.sh initdb postgresql
 	go test -race -shuffle=on $(PACKAGES)
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults

@@ -62,6 +62,8 @@ go build -o .build/bin/ ./invoice-app ./payment-provider
 # alone and each service is told once.
 set -o monitor
 services=()
+asked=
+trap 'asked=1' INT TERM HUP
 # The lock is this script's: a service that outlived it must not hold it.
 LISTEN_ADDR=127.0.0.1:$payment_provider_port DATABASE_URL=sqlite:data/payment-provider.db LOG_FORMAT=text \
 	.build/bin/payment-provider {lock}>&- &
@@ -71,8 +73,6 @@ LISTEN_ADDR=127.0.0.1:$invoice_app_port DATABASE_URL=sqlite:data/invoice-app.db 
 	.build/bin/invoice-app {lock}>&- &
 services+=($!)
 set +o monitor
-asked=
-trap 'asked=1' INT TERM
 
 cat <<HINT
 invoice-app is at http://localhost:$invoice_app_port/invoices, payment-provider at http://localhost:$payment_provider_port

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -84,11 +85,18 @@ func (s *Server) end(signal syscall.Signal) {
 	if s.process == nil {
 		return
 	}
-	target := s.process.Process.Pid
+	pid := s.process.Process.Pid
 	if signal == syscall.SIGKILL {
-		target = -target // its children, too: they share the group
+		// Its children have left its process group. Stopped, it makes no new ones.
+		_ = syscall.Kill(pid, syscall.SIGSTOP)
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		for _, child := range strings.Fields(string(children)) {
+			if id, err := strconv.Atoi(child); err == nil {
+				_ = syscall.Kill(id, syscall.SIGKILL)
+			}
+		}
 	}
-	_ = syscall.Kill(target, signal)
+	_ = syscall.Kill(pid, signal)
 	_ = s.process.Wait() // ended by a signal, as asked
 	s.process = nil
 }
