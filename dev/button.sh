@@ -54,8 +54,8 @@ reset-data)
 	empty payments payments
 	;;
 kill-pod)
-	pod=$(k --namespace=invoicing get pods --selector=app.kubernetes.io/name=invoice-app --output=name | head -n 1)
-	k --namespace=invoicing delete --wait=false "$pod"
+	pod=$(k --namespace=invoicing get pods --selector=app.kubernetes.io/name=invoice-app --output=jsonpath='{.items[0].metadata.name}')
+	k --namespace=invoicing delete pod "$pod" --wait=false
 	;;
 *)
 	usage >&2
