@@ -4,11 +4,11 @@ set -o errexit -o nounset -o pipefail
 
 usage() {
 	cat <<'USAGE'
-usage: dev/make-passwords.sh CONTEXT
+usage: dev/make-passwords.sh CONTEXT NAMESPACE...
 
-Makes the Secrets postgres-owner and postgres-application in each team's namespace of the cluster
-that kubectl knows as CONTEXT. Each holds a PostgreSQL passfile. A password is never printed, never
-on a command line and never in a file of this machine.
+Makes the Secrets postgres-owner and postgres-application in each NAMESPACE of the cluster that
+kubectl knows as CONTEXT. Each holds a PostgreSQL passfile. A password is never printed, never on a
+command line and never in a file of this machine.
 USAGE
 }
 
@@ -17,14 +17,15 @@ case "${1-}" in
 	usage
 	exit
 	;;
-"" | -*)
+esac
+if [[ $# -lt 2 ]]; then
 	usage >&2
 	exit 2
-	;;
-esac
+fi
 context=$1
+shift
 
-for namespace in invoicing payments; do
+for namespace; do
 	for role in owner application; do
 		if [[ -n $(kubectl --context="$context" --namespace="$namespace" \
 			get secret "postgres-$role" --ignore-not-found --output=name) ]]; then
