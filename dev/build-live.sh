@@ -4,12 +4,14 @@ set -o errexit -o nounset -o pipefail
 
 usage() {
 	cat <<'USAGE'
-usage: dev/build-live.sh SERVICE FOLDER CONTEXT NAMESPACE
+usage: dev/build-live.sh [--debug] SERVICE FOLDER CONTEXT NAMESPACE
 
 Builds SERVICE as FOLDER/SERVICE/SERVICE, where every pod of it sees that it is new. What has not
 changed is not replaced, and what does not compile replaces nothing. After a change of migrations
 the pods of NAMESPACE, in the cluster that kubectl knows as CONTEXT, are restarted one by one: their
 init container alone may change the schema.
+
+With --debug it is built for a debugger, which is put beside it, and every change restarts the pod.
 USAGE
 }
 
@@ -19,6 +21,11 @@ case "${1-}" in
 	exit
 	;;
 esac
+debug=''
+if [[ ${1-} == --debug ]]; then
+	debug=yes
+	shift
+fi
 if [[ $# != 4 ]]; then
 	usage >&2
 	exit 2
@@ -30,20 +37,30 @@ mkdir -p "${binary%/*}"
 : >"$binary.begun" # its time is when the build began: the supervisor shows how long it took
 # Packages are compiled as for the image, so that either finds them done. Linking is most of a
 # build, and what is left out here is not linked.
-CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -tags=nosqlite -ldflags='-s -w' \
-	-o "$new" "./$service"
+flags=(-ldflags='-s -w')
+if [[ $debug ]]; then
+	flags=(-gcflags='example.com/invoices/...=-N -l') # our own code as it is written
+	CGO_ENABLED=0 GOOS=linux go -C dev/debugger build -trimpath -ldflags='-s -w' -o "${binary%/*}/dlv" github.com/go-delve/delve/cmd/dlv
+fi
+CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -tags=nosqlite "${flags[@]}" -o "$new" "./$service"
+
+restart=''
 if cmp -s "$new" "$binary"; then
 	rm "$new"
 	echo "nothing has changed in $service"
 else
 	mv "$new" "$binary"
 	echo "$service is delivered to its pods"
+	restart=$debug
 fi
 
 # Without a known state there are no pods yet, or pods that Tilt is about to replace.
 migrations=$(cat "$service"/store/migrations/postgres/* | cksum)
 known=$(cat "$binary.migrations" 2>/dev/null || true)
-if [[ $known && $known != "$migrations" ]]; then
-	kubectl --context="$context" --namespace="$namespace" rollout restart "deployment/$service"
-fi
+[[ ! $known || $known == "$migrations" ]] || restart=yes
 echo "$migrations" >"$binary.migrations"
+if [[ $restart ]]; then
+	in_cluster=(kubectl --context="$context" --namespace="$namespace")
+	deployment=$("${in_cluster[@]}" get deployment "$service" --ignore-not-found --output=name)
+	[[ -z $deployment ]] || "${in_cluster[@]}" rollout restart "$deployment"
+fi
