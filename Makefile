@@ -40,7 +40,13 @@ test-local: check
 ## test-loop: a real tilt up on the cluster that CLUSTER_NAME names: saves, crashes, restarts
 .PHONY: test-loop
 test-loop:
-	tools=$$(cluster/tools) && PATH=$$tools:$$PATH go test -tags cluster -count=1 -timeout=40m -v ./test/loop
+	dev/need.sh chromium chromium
+	tools=$$(cluster/tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./loop
+
+## bench-loop: how long a save takes to be live, beside docker_build, live_update and skaffold
+.PHONY: bench-loop
+bench-loop:
+	bench/loop.sh
 
 ## check: formatting, vet, staticcheck, shell scripts, manifests, known vulnerabilities
 .PHONY: check
@@ -48,9 +54,10 @@ check:
 	dev/need.sh shellcheck shellcheck
 	@unformatted=$$(gofmt -l .); \
 	if [[ $$unformatted ]]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
-	go vet -tags cluster ./...
-	go run $(STATICCHECK) -tags cluster ./...
+	go vet ./...
+	go run $(STATICCHECK) ./...
 	go -C test/cluster vet ./...
+	go -C bench vet ./...
 	go -C test/cluster test -count=1 ./manifests # uncached: Go does not see that k8s/ has changed
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
 	@if timeout 5 bash -c 'exec 3<>/dev/tcp/vuln.go.dev/443' 2>/dev/null; then go run $(GOVULNCHECK) ./...; \

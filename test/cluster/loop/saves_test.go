@@ -1,10 +1,9 @@
-//go:build cluster
-
 package loop
 
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -14,7 +13,8 @@ import (
 // TestSaves is one day with one `tilt up`: each part goes on where the one
 // before has stopped.
 func TestSaves(t *testing.T) {
-	s := tiltUp(t)
+	// Named, so that the tests that follow each save are left out.
+	s := tiltUp(t, invoiceApp.name, paymentProvider.name)
 	step := func(name string, test func(*session)) {
 		if !t.Run(name, func(t *testing.T) {
 			inner := *s
@@ -53,33 +53,44 @@ func TestSaves(t *testing.T) {
 
 	step("a save that changes nothing restarts nothing", func(s *session) {
 		before, n := s.processes(invoiceApp), s.log.len()
-		s.save(invoiceApp.handler(), s.read(invoiceApp.handler())+"\n// Not a word of this is in the program.\n")
+		s.save(invoiceApp.routes(), s.read(invoiceApp.routes())+"\n// Not a word of this is in the program.\n")
 		s.awaitLog(n, "nothing has changed in invoice-app", 1)
-		s.save("invoice-app/api/api_test.go", s.read("invoice-app/api/api_test.go")+"\n")
+		s.save("go.mod", s.read("go.mod")+"\n// Nor of this.\n")
+		s.awaitLog(n, "nothing has changed in invoice-app", 2)
+		s.awaitLog(n, "nothing has changed in payment-provider", 1)
+		assert.Equal(s, before, s.processes(invoiceApp))
+	})
+
+	step("a save builds only what imports the file", func(s *session) {
+		before, n := s.processes(invoiceApp), s.log.len()
+		for _, tests := range []string{"invoice-app/api/api_test.go", "internal/contracttest/contracttest.go"} {
+			s.save(tests, s.read(tests)+"\n")
+		}
 		s.saveVersion(paymentProvider, "alone")
 		s.awaitVersion(paymentProvider, 3, "alone")
+		assert.NotContains(s, s.log.since(n), "dev/build-live.sh invoice-app")
 		assert.Equal(s, before, s.processes(invoiceApp))
 	})
 
 	step("what does not compile changes nothing", func(s *session) {
-		before, n, good := s.processes(invoiceApp), s.log.len(), s.read(invoiceApp.handler())
-		s.save(invoiceApp.handler(), good+"\nthis is not Go\n")
+		before, n, good := s.processes(invoiceApp), s.log.len(), s.read(invoiceApp.routes())
+		s.save(invoiceApp.routes(), good+"\nthis is not Go\n")
 		s.awaitLog(n, "syntax error", 1)
 		assert.True(s, s.everywhere(invoiceApp, 3, "19"))
 		assert.Equal(s, before, s.processes(invoiceApp))
-		s.save(invoiceApp.handler(), good)
+		s.save(invoiceApp.routes(), good)
 		s.saveVersion(invoiceApp, "mended")
 		s.awaitVersion(invoiceApp, 3, "mended")
 	})
 
 	step("what crashes at its start never takes over", func(s *session) {
-		before, n, good := s.processes(invoiceApp), s.log.len(), s.read(invoiceApp.handler())
-		s.save(invoiceApp.handler(), good+"\nfunc init() { panic(\"crashes at its start\") }\n")
+		before, n, good := s.processes(invoiceApp), s.log.len(), s.read(invoiceApp.routes())
+		s.save(invoiceApp.routes(), good+"\nfunc init() { panic(\"crashes at its start\") }\n")
 		s.awaitLog(n, "panic: crashes at its start", 3)
 		s.awaitLog(n, "ended before it was ready", 3)
 		assert.True(s, s.everywhere(invoiceApp, 3, "mended"))
 		assert.Equal(s, before, s.processes(invoiceApp))
-		s.save(invoiceApp.handler(), good)
+		s.save(invoiceApp.routes(), good)
 		s.saveVersion(invoiceApp, "newest")
 		s.awaitVersion(invoiceApp, 3, "newest")
 	})
@@ -105,19 +116,30 @@ func TestSaves(t *testing.T) {
 		scale(3)
 	})
 
-	step("a changed migration restarts the pods, and fails no request", func(s *session) {
-		const migration = "invoice-app/store/migrations/postgres/00001_invoices.sql"
+	step("a manifest is applied", func(s *session) {
+		const manifest = "k8s/invoice-app/kustomization.yaml"
+		before := s.processes(invoiceApp)
+		s.save(manifest, strings.Replace(s.read(manifest), "LOG_LEVEL=info", "LOG_LEVEL=warn", 1))
+		s.awaitOthers(before, "newest")
+	})
+
+	step("a migration reaches the database, keeps the data, and fails no request", func(s *session) {
+		const schema = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'invoices' AND column_name = 'loop_test'"
+		rows := s.sql("SELECT count(*) FROM invoices")
+		require.NotEqual(s, "0", rows)
+		require.Equal(s, "0", s.sql(schema))
+		s.Cleanup(func() { // or the next program would meet a schema that it does not know
+			s.sql("ALTER TABLE invoices DROP COLUMN IF EXISTS loop_test")
+			s.sql("DELETE FROM goose_db_version WHERE version_id = 99")
+		})
+
 		before := s.processes(invoiceApp)
 		s.underLoad(func() {
-			s.save(migration, s.read(migration)+"\n-- A comment: the schema stays as it is.\n")
-			require.Eventually(s, func() bool {
-				for _, pod := range s.pods(invoiceApp) {
-					if _, old := before[pod.Metadata.UID]; old {
-						return false
-					}
-				}
-				return s.everywhere(invoiceApp, 3, "newest")
-			}, enough, pause)
+			s.save("invoice-app/store/migrations/postgres/00099_loop_test.sql",
+				"-- +goose Up\nALTER TABLE invoices ADD COLUMN loop_test text;\n")
+			s.awaitOthers(before, "newest")
 		})
+		assert.Equal(s, "1", s.sql(schema))
+		assert.Equal(s, rows, s.sql("SELECT count(*) FROM invoices"))
 	})
 }

@@ -1,5 +1,3 @@
-//go:build cluster
-
 // Package loop tests `tilt up` as a developer meets it: files are saved, and
 // the pods of a real cluster answer. It works on a copy of the checkout, and on
 // a cluster that ./deploy.sh has made and that has to be named: CLUSTER_NAME,
@@ -13,10 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -37,6 +37,7 @@ type session struct {
 	kubeContext string
 	invoiceApp  string // its URL, outside the cluster
 	apiServer   string // the URL of kubectl proxy
+	page        string // Tilt's own
 	checkout    string // the copy
 	log         *log
 }
@@ -62,8 +63,8 @@ func (l *log) since(n int) string {
 
 func (l *log) len() int { return len(l.since(0)) }
 
-// tiltUp starts Tilt in a copy of the checkout, and stops it when t ends.
-func tiltUp(t *testing.T) *session {
+// tiltUp starts Tilt with more arguments in a copy of the checkout, and stops it when t ends.
+func tiltUp(t *testing.T, arguments ...string) *session {
 	name := os.Getenv("CLUSTER_NAME")
 	require.NotEmpty(t, name, "this test needs a cluster on which ./deploy.sh has run: CLUSTER_NAME says which")
 	port := os.Getenv("INVOICE_APP_PORT")
@@ -74,8 +75,12 @@ func tiltUp(t *testing.T) *session {
 	s.proxyAPIServer()
 	s.copyCheckout()
 
-	// Named, so that the tests that run after each save are not.
-	tilt := exec.Command("tilt", "up", "--stream", "--context", s.kubeContext, "--port", "0", invoiceApp.name, paymentProvider.name)
+	free, err := net.Listen("tcp", "localhost:0")
+	require.NoError(t, err)
+	s.page = "http://" + free.Addr().String()
+	_, tiltPort, _ := net.SplitHostPort(free.Addr().String())
+	require.NoError(t, free.Close())
+	tilt := exec.Command("tilt", append([]string{"up", "--stream", "--context", s.kubeContext, "--port", tiltPort}, arguments...)...)
 	tilt.Dir = s.checkout
 	tilt.Stdout, tilt.Stderr = s.log, s.log
 	tilt.WaitDelay = 10 * time.Second // for what it has started, and that has its output open
@@ -107,7 +112,7 @@ func (s *session) proxyAPIServer() {
 
 // copyCheckout copies what git knows or would take, as it is now.
 func (s *session) copyCheckout() {
-	original, err := filepath.Abs("../..")
+	original, err := filepath.Abs("../../..")
 	require.NoError(s, err)
 	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 	list.Dir = original
@@ -127,10 +132,18 @@ func (s *session) copyCheckout() {
 	}
 }
 
-func (s *session) kubectl(arguments ...string) {
+func (s *session) kubectl(arguments ...string) string {
 	s.Helper()
 	output, err := exec.Command("kubectl", append([]string{"--context", s.kubeContext}, arguments...)...).CombinedOutput()
 	require.NoError(s, err, "%s", output)
+	return string(output)
+}
+
+// sql asks invoice-app's database, as its superuser.
+func (s *session) sql(statement string) string {
+	s.Helper()
+	return strings.TrimSpace(s.kubectl("--namespace", invoiceApp.namespace, "exec", "postgres-0", "--container=postgres", "--",
+		"psql", "--quiet", "--no-psqlrc", "--tuples-only", "--command="+statement, invoiceApp.namespace))
 }
 
 // awaitLog waits for a text after the first n bytes of the log, count times.
@@ -140,14 +153,12 @@ func (s *session) awaitLog(n int, text string, count int) {
 		enough, pause, "%q, %d times, in Tilt's log", text, count)
 }
 
-// service is one of the two, and how a save changes its answers.
-type service struct {
-	name, namespace, port, path string
-}
+// service is one of the two.
+type service struct{ name, namespace, port string }
 
 var (
-	invoiceApp      = service{"invoice-app", "invoicing", "8081", "/invoices/version"}
-	paymentProvider = service{"payment-provider", "payments", "8082", "/payments/version"}
+	invoiceApp      = service{"invoice-app", "invoicing", "8081"}
+	paymentProvider = service{"payment-provider", "payments", "8082"}
 )
 
 func (s *session) file(name string) string { return filepath.Join(s.checkout, name) }
@@ -164,18 +175,23 @@ func (s *session) save(name, content string) {
 	require.NoError(s, os.WriteFile(s.file(name), []byte(content), 0o644))
 }
 
-func (v service) handler() string { return v.name + "/api/get.go" }
+// routes is the file that a save changes.
+func (v service) routes() string { return v.name + "/api/api.go" }
+
+var lastRoute = regexp.MustCompile(`(?m)^.*/:id", a\.get\)\n(\ts\.Router\.GET\("/version".*\n)?`)
 
 // saveVersion makes the service's code say which version it is.
 func (s *session) saveVersion(v service, number string) {
 	s.Helper()
-	const signature, start = "get(c *gin.Context) {\n", "\tif c.Param(\"id\") == \"version\" {"
-	before, after, found := strings.Cut(s.read(v.handler()), signature)
-	require.True(s, found, "%s has the handler", v.handler())
-	if line, rest, _ := strings.Cut(after, "\n"); strings.HasPrefix(line, start) {
-		after = rest
+	code := s.read(v.routes())
+	at := lastRoute.FindStringSubmatchIndex(code)
+	require.NotNil(s, at, "%s has the routes", v.routes())
+	before := code[:at[1]]
+	if at[2] >= 0 {
+		before = code[:at[2]]
 	}
-	s.save(v.handler(), fmt.Sprintf("%s%s%s c.String(http.StatusOK, %q); return }\n%s", before, signature, start, number, after))
+	s.save(v.routes(), fmt.Sprintf("%s\ts.Router.GET(\"/version\", func(c *gin.Context) { c.String(http.StatusOK, %q) })\n%s",
+		before, number, code[at[1]:]))
 }
 
 type pod struct {
@@ -232,7 +248,7 @@ func (s *session) everywhere(v service, replicas int, number string) bool {
 		return false
 	}
 	for _, pod := range pods {
-		answer, err := s.ask(v, pod, v.path)
+		answer, err := s.ask(v, pod, "/version")
 		if err != nil || !pod.ready() || string(answer) != number {
 			return false
 		}
@@ -244,6 +260,19 @@ func (s *session) awaitVersion(v service, replicas int, number string) {
 	s.Helper()
 	require.Eventually(s, func() bool { return s.everywhere(v, replicas, number) },
 		enough, pause, "%d replicas of %s answer with version %s", replicas, v.name, number)
+}
+
+// awaitOthers waits until all three pods of invoice-app are others than before, and answer.
+func (s *session) awaitOthers(before map[string]string, number string) {
+	s.Helper()
+	require.Eventually(s, func() bool {
+		for _, pod := range s.pods(invoiceApp) {
+			if _, old := before[pod.Metadata.UID]; old {
+				return false
+			}
+		}
+		return s.everywhere(invoiceApp, 3, number)
+	}, enough, pause, "three other pods of invoice-app answer with version %s", number)
 }
 
 // processes tells when the process of each pod was started, by the pod's UID.

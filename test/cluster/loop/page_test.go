@@ -1,0 +1,157 @@
+package loop
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// page is Tilt's page in a browser.
+type page struct {
+	*session
+	ctx context.Context
+}
+
+// openPage opens it in a headless Chromium, which ends with the test.
+func openPage(s *session) page {
+	// As root, as in CI, Chromium runs without its sandbox or not at all; it sees nothing but this page.
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(1400, 1000))
+	browser, closeBrowser := chromedp.NewExecAllocator(context.Background(), options...)
+	s.Cleanup(closeBrowser)
+	ctx, closePage := chromedp.NewContext(browser)
+	s.Cleanup(closePage)
+	p := page{s, ctx}
+	p.run(chromedp.Navigate(s.page))
+	return p
+}
+
+func (p page) run(actions ...chromedp.Action) {
+	p.Helper()
+	require.NoError(p, chromedp.Run(p.ctx, actions...))
+}
+
+// evaluate asks the page in JavaScript.
+func (p page) evaluate(expression string) (answer string) {
+	p.Helper()
+	p.run(chromedp.Evaluate("String("+expression+")", &answer))
+	return answer
+}
+
+func (p page) await(expression, want string) {
+	p.Helper()
+	if !assert.Eventually(p, func() bool { return p.evaluate(expression) == want }, enough, pause) {
+		var rows string
+		p.run(chromedp.Text("body", &rows))
+		p.Fatalf("%s is not %s on the page:\n%s", expression, want, rows)
+	}
+}
+
+func row(resource string) string { return fmt.Sprintf("tr[data-resource=%q]", resource) }
+
+func (p page) awaitState(resource, kind string) {
+	p.Helper()
+	p.await(fmt.Sprintf("document.querySelector(`%s [data-state]`)?.dataset.state", row(resource)), kind)
+}
+
+// press clicks a button of a resource.
+func (p page) press(resource, text string) {
+	p.Helper()
+	p.run(chromedp.Click(fmt.Sprintf(`//tr[@data-resource=%q]//button[.=%q]`, resource, text)))
+}
+
+// show selects the resource whose log is shown.
+func (p page) show(resource string) {
+	p.Helper()
+	p.run(chromedp.Click(row(resource) + " td"))
+	p.await("document.getElementById('whose').textContent", "Log of "+resource)
+}
+
+func (p page) awaitLogOnPage(text string) {
+	p.Helper()
+	p.await(fmt.Sprintf("document.getElementById('log').textContent.includes(%q)", text), "true")
+}
+
+func TestThePageShowsAndDoes(t *testing.T) {
+	p := openPage(tiltUp(t))
+	for _, resource := range []string{"(Tiltfile)", "platform", "passwords", "invoicing-postgres", "payments-postgres",
+		"invoice-app", "invoice-app-build", "payment-provider", "payment-provider-build"} {
+		p.awaitState(resource, "ok")
+	}
+	p.awaitState("test", "idle") // nobody's invoices are paid unasked
+
+	// What a developer looks for: where it answers, and what an update took.
+	assert.Equal(p, p.invoiceApp+"/invoices", p.evaluate(fmt.Sprintf("document.querySelector(`%s a`).href", row("invoice-app"))))
+	// Go remembers what it compiled by what the file held before: a file that changes meanwhile is
+	// remembered wrongly. So these tests end before anything is saved.
+	p.press("unit-tests", "Run")
+	p.awaitState("unit-tests", "ok")
+
+	p.show("invoice-app")
+	original := p.read(invoiceApp.routes())
+	p.saveVersion(invoiceApp, "first") // when that is everywhere, no pod is new any more
+	p.awaitVersion(invoiceApp, 3, "first")
+	n := p.log.len()
+	p.saveVersion(invoiceApp, "page")
+	p.awaitVersion(invoiceApp, 3, "page")
+	p.awaitLog(n, "updated: compile ", 3)
+	p.awaitLogOnPage("updated: compile ")
+	assert.Equal(p, "false", p.evaluate("document.getElementById('log').textContent.includes('postgres')"), "only its own log")
+
+	versioned := p.read(invoiceApp.routes())
+	p.save(invoiceApp.routes(), versioned+"\nthis is not Go\n")
+	p.awaitState("invoice-app-build", "error")
+	p.show("invoice-app-build")
+	p.awaitLogOnPage("syntax error")
+	p.save(invoiceApp.routes(), versioned)
+	p.awaitState("invoice-app-build", "ok")
+
+	// Tests as you type: one holds the routes against openapi.yaml, which knows nothing of a version.
+	p.awaitState("unit-tests", "error")
+	p.show("unit-tests")
+	p.awaitLogOnPage("/version")
+	p.save(invoiceApp.routes(), original)
+	p.awaitState("unit-tests", "ok")
+	const test = "internal/money/money_test.go"
+	good := p.read(test)
+	p.save(test, good+"\nfunc TestIsRed(t *testing.T) { t.Fatal(\"on purpose\") }\n")
+	p.awaitState("unit-tests", "error")
+	p.awaitLogOnPage("on purpose")
+	p.save(test, good)
+	p.awaitState("unit-tests", "ok")
+
+	const invoices, unpaid = "SELECT count(*) FROM invoices", "SELECT count(*) FROM invoices WHERE paid_at IS NULL"
+	awaitRows := func(query, want string) {
+		p.Helper()
+		require.Eventually(p, func() bool { return p.sql(query) == want }, enough, pause, "%s gives %s", query, want)
+	}
+	thousandMore := p.sql("SELECT count(*) + 1000 FROM invoices")
+	p.press("invoice-app", "Add 1,000 invoices")
+	awaitRows(invoices, thousandMore)
+	p.press("invoice-app", "Pay all invoices")
+	awaitRows(unpaid, "0")
+
+	p.press("test", "Run")
+	p.awaitState("test", "ok")
+
+	p.saveVersion(invoiceApp, "page")
+	p.awaitVersion(invoiceApp, 3, "page")
+	before := p.processes(invoiceApp)
+	p.press("invoice-app", "Kill a pod")
+	require.Eventually(p, func() bool {
+		for _, pod := range p.pods(invoiceApp) {
+			if _, old := before[pod.Metadata.UID]; !old {
+				return p.everywhere(invoiceApp, 3, "page")
+			}
+		}
+		return false
+	}, enough, pause)
+
+	p.press("platform", "Reset all data")
+	assert.NotEqual(p, "0", p.sql(invoices), "it asks first")
+	p.press("platform", "Sure? Reset all data")
+	awaitRows(invoices, "0")
+}
