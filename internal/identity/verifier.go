@@ -1,8 +1,8 @@
 // Package identity lets a service know which other one calls it. The caller
 // shows a Kubernetes ServiceAccount token that was made for the one it calls
 // and lives for minutes. That one verifies it with the keys that the cluster
-// has published, in a file: it asks nobody, needs no credential of its own, and
-// goes on while the API server is down.
+// has published, in a file: it asks nobody, and needs no credential of its own.
+// While the API server is down, it goes on for as long as the token lives.
 package identity
 
 import (

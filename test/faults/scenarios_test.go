@@ -30,10 +30,10 @@ func TestScenarios(t *testing.T) {
 		"SIGTERM finishes the invoice in hand":               stopsGently,
 		"a provider that is of no use":                       uselessProvider,
 		"a provider that does not know the caller":           unknownCaller,
-		"no database":                                        noDatabase,
-		"rejected and retried":                               rejectedAndRetried,
-		"the services may do no more than they need":         narrowRole,
-		"a late payment overrules a rejection":               lateOverrulesRejection,
+		"no database":          noDatabase,
+		"rejected and retried": rejectedAndRetried,
+		"the services may do no more than they need": narrowRole,
+		"a late payment overrules a rejection":       lateOverrulesRejection,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
