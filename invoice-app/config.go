@@ -14,25 +14,27 @@ import (
 // Config is everything that can be set from outside. The README's table is
 // made from the same lines (a test compares them).
 type Config struct {
-	ListenAddr      string
-	DatabaseURL     string
-	DatabaseConns   int
-	ProviderURL     *url.URL
-	Seed            bool
-	Pay             invoice.PayerConfig
-	PayTimeout      time.Duration
-	ShutdownTimeout time.Duration
-	Log             *slog.Logger
+	ListenAddr        string
+	DatabaseURL       string
+	DatabaseConns     int
+	ProviderURL       *url.URL
+	ProviderTokenFile string
+	Seed              bool
+	Pay               invoice.PayerConfig
+	PayTimeout        time.Duration
+	ShutdownTimeout   time.Duration
+	Log               *slog.Logger
 }
 
 // readConfig reads the variables of s; s.Err says what is wrong with them.
 func readConfig(s *config.Set) Config {
 	c := Config{
-		ListenAddr:    s.Address("LISTEN_ADDR", ":8081", "address to listen on, as host:port or :port"),
-		DatabaseURL:   s.URL("DATABASE_URL", "sqlite:data/invoice-app.db", database.Schemes, "`sqlite:` and a file's path, or the `postgres://` URL of a database").String(),
-		DatabaseConns: s.Int("DATABASE_CONNS", 10, 1, 1000, "most connections to PostgreSQL at once"),
-		ProviderURL:   s.URL("PAYMENT_PROVIDER_URL", "http://localhost:8082", []string{"http", "https"}, "where payment-provider is"),
-		Seed:          s.Bool("SEED_INVOICES", false, "put the invoices I1, I2 and I3 into a database that has none"),
+		ListenAddr:        s.Address("LISTEN_ADDR", ":8081", "address to listen on, as host:port or :port"),
+		DatabaseURL:       s.URL("DATABASE_URL", "sqlite:data/invoice-app.db", database.Schemes, "`sqlite:` and a file's path, or the `postgres://` URL of a database").String(),
+		DatabaseConns:     s.Int("DATABASE_CONNS", 10, 1, 1000, "most connections to PostgreSQL at once"),
+		ProviderURL:       s.URL("PAYMENT_PROVIDER_URL", "http://localhost:8082", []string{"http", "https"}, "where payment-provider is"),
+		ProviderTokenFile: s.Text("PAYMENT_PROVIDER_TOKEN_FILE", "file with the token that tells payment-provider who calls; if not set, none is sent"),
+		Seed:              s.Bool("SEED_INVOICES", false, "put the invoices I1, I2 and I3 into a database that has none"),
 		Pay: invoice.PayerConfig{
 			Concurrency: s.Int("PAY_CONCURRENCY", 8, 1, 1000, "calls to payment-provider at once"),
 			Timeout:     s.Duration("PAYMENT_TIMEOUT", 3*time.Second, 10*time.Millisecond, time.Minute, "longest call to payment-provider"),

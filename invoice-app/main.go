@@ -80,7 +80,10 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 	}
 	defer invoices.Close()
 	server := api.NewServer(cfg.Log, invoices.Ping)
-	payments := provider.New(cfg.ProviderURL, cfg.Pay.Concurrency, server.Registry)
+	if cfg.ProviderTokenFile == "" {
+		cfg.Log.Warn("payment-provider is not told who calls; PAYMENT_PROVIDER_TOKEN_FILE is not set")
+	}
+	payments := provider.New(cfg.ProviderURL, cfg.ProviderTokenFile, cfg.Pay.Concurrency, server.Registry)
 	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
 	api.Register(server, cfg.Log, invoices, payer, cfg.PayTimeout)
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)

@@ -7,6 +7,7 @@ import (
 
 	"example.com/invoices/internal/config"
 	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/identity"
 )
 
 // Config is everything that can be set from outside. The README's table is
@@ -15,6 +16,7 @@ type Config struct {
 	ListenAddr      string
 	DatabaseURL     string
 	DatabaseConns   int
+	Callers         identity.Config
 	ShutdownTimeout time.Duration
 	Log             *slog.Logger
 }
@@ -25,6 +27,7 @@ func readConfig(s *config.Set) Config {
 		ListenAddr:      s.Address("LISTEN_ADDR", ":8082", "address to listen on, as host:port or :port"),
 		DatabaseURL:     s.URL("DATABASE_URL", "sqlite:data/payment-provider.db", database.Schemes, "`sqlite:` and a file's path, or the `postgres://` URL of a database").String(),
 		DatabaseConns:   s.Int("DATABASE_CONNS", 10, 1, 1000, "most connections to PostgreSQL at once"),
+		Callers:         identity.ReadConfig(s),
 		ShutdownTimeout: s.Duration("SHUTDOWN_TIMEOUT", 20*time.Second, time.Second, 10*time.Minute, "longest time from SIGTERM to the end"),
 		Log:             s.Logger(os.Stderr),
 	}

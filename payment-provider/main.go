@@ -9,6 +9,7 @@ import (
 	"log/slog"
 
 	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/program"
 	"example.com/invoices/payment-provider/api"
 	"example.com/invoices/payment-provider/store"
@@ -50,6 +51,12 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 		return err
 	}
 	defer payments.Close()
-	server := api.New(cfg.Log, payments, payments.Ping)
+	var callers *identity.Verifier
+	if cfg.Callers == (identity.Config{}) {
+		cfg.Log.Warn("callers are not verified: whoever reaches this address may have payments taken; CALLER_KEYS_FILE is not set")
+	} else {
+		callers = identity.NewVerifier(cfg.Callers, cfg.Log)
+	}
+	server := api.New(cfg.Log, payments, payments.Ping, callers)
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, func() {})
 }

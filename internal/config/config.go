@@ -70,7 +70,11 @@ func (s *Set) Help(w io.Writer) {
 func (s *Set) Markdown() string {
 	var b strings.Builder
 	for _, v := range s.vars {
-		fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", v.name, v.fallback, v.usage)
+		fallback := "none"
+		if v.fallback != "" {
+			fallback = "`" + v.fallback + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.name, fallback, v.usage)
 	}
 	return b.String()
 }
@@ -143,6 +147,11 @@ func (s *Set) OneOf(name string, allowed []string, usage string) string {
 		}
 		return "", fmt.Errorf("allowed is %s", strings.Join(allowed, ", "))
 	})
+}
+
+// Text reads any text, "" by default.
+func (s *Set) Text(name, usage string) string {
+	return read(s, name, "", usage, func(text string) (string, error) { return text, nil })
 }
 
 // Address reads a TCP address to listen on.

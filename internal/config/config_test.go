@@ -17,6 +17,7 @@ func readAll(s *Set) {
 	s.Duration("WAIT", time.Second, time.Millisecond, time.Minute, "")
 	s.Bool("FLAG", false, "")
 	s.OneOf("WORD", []string{"one", "two"}, "")
+	s.Text("TEXT", "")
 	s.URL("URL", "http://x", []string{"http"}, "")
 	s.Logger(os.Stderr)
 }
@@ -94,7 +95,7 @@ func TestHelpListsEveryVariable(t *testing.T) {
 	readAll(s)
 	var help bytes.Buffer
 	s.Help(&help)
-	for _, name := range []string{"ADDRESS", "COUNT", "WAIT", "FLAG", "WORD", "URL", "LOG_LEVEL", "LOG_FORMAT"} {
+	for _, name := range []string{"ADDRESS", "COUNT", "WAIT", "FLAG", "WORD", "TEXT", "URL", "LOG_LEVEL", "LOG_FORMAT"} {
 		assert.Contains(t, help.String(), "  "+name+" ")
 		assert.Contains(t, s.Markdown(), "| `"+name+"` | ")
 	}

@@ -25,6 +25,8 @@ import (
 
 // Contract checks every call that is made through it.
 type Contract struct {
+	Authorization string // the header of every call from now on
+
 	t       testing.TB
 	handler http.Handler
 	doc     *openapi3.T
@@ -66,6 +68,9 @@ func (c *Contract) Do(t testing.TB, method, target, body string) *httptest.Respo
 	t.Helper()
 	request := httptest.NewRequest(method, target, strings.NewReader(body))
 	request.Header.Set("Content-Type", "application/json")
+	if c.Authorization != "" {
+		request.Header.Set("Authorization", c.Authorization)
+	}
 	answer := httptest.NewRecorder()
 	c.handler.ServeHTTP(answer, request)
 
@@ -83,6 +88,20 @@ func (c *Contract) Do(t testing.TB, method, target, body string) *httptest.Respo
 		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
 	}), "%s %s answered %d %s", method, target, answer.Code, answer.Body)
 	return answer
+}
+
+// RequireSecurity fails unless the operations that refuse a call without a
+// token are those that the document has a security requirement for.
+func (c *Contract) RequireSecurity(t testing.TB) {
+	t.Helper()
+	anonymous := *c
+	anonymous.Authorization = ""
+	for path, item := range c.doc.Paths.Map() {
+		for method, operation := range item.Operations() {
+			answer := anonymous.Do(t, method, path, "")
+			assert.Equal(t, operation.Security != nil, answer.Code == http.StatusUnauthorized, "%s %s answers %d", method, path, answer.Code)
+		}
+	}
 }
 
 // RequireAllSeen fails if the document promises an answer that no call got,

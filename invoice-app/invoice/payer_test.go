@@ -4,18 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"example.com/invoices/internal/money"
 	"example.com/invoices/invoice-app/invoice"
+	paymentprovider "example.com/invoices/invoice-app/provider"
 	"example.com/invoices/invoice-app/store"
 )
 
@@ -128,6 +134,39 @@ func TestOneRejectionDoesNotBlockTheOthers(t *testing.T) {
 	i, err := s.Get(t.Context(), "I3")
 	require.NoError(t, err)
 	assert.Equal(t, "no such account", i.Rejected)
+}
+
+// The provider does not know us, for a while: no invoice is to blame for that.
+func TestARefusalOfTheCallerNeverParks(t *testing.T) {
+	for status, text := range map[int]string{
+		http.StatusUnauthorized: `{"error":"a valid token is required"}`,
+		http.StatusForbidden:    `{"error":"this account may not call"}`,
+	} {
+		s := open(t, 3)
+		var known atomic.Bool
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !known.Load() {
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, text)
+				return
+			}
+			_, _ = io.Copy(w, r.Body) // an answer with the invoice's id
+		}))
+		defer server.Close()
+		base, err := url.Parse(server.URL)
+		require.NoError(t, err)
+		client := paymentprovider.New(base, "", 1, prometheus.NewRegistry())
+
+		requireRemaining(t, newImpatientPayer(s, client.Pay).PayAll(t.Context()), 3, invoice.ErrProvider)
+		_, rejected, unpaid := list(t, s)
+		assert.Zero(t, rejected)
+		assert.Equal(t, 3, unpaid)
+
+		known.Store(true)
+		require.NoError(t, newPayer(s, client.Pay).PayAll(t.Context()))
+		paid, _, _ := list(t, s)
+		assert.Equal(t, 3, paid)
+	}
 }
 
 func TestAProviderThatNeverAnswers(t *testing.T) {

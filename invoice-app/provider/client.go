@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
 )
@@ -27,17 +28,23 @@ const maxAnswer = 64 << 10
 // Client asks payment-provider over HTTP. It is an invoice.Provider.
 type Client struct {
 	payURL string
+	token  *identity.TokenFile // nil: none is sent
 	http   *http.Client
 	calls  *prometheus.HistogramVec
 }
 
 // New returns a client of the provider at base, that keeps up to connections
-// of them open.
-func New(base *url.URL, connections int, metrics prometheus.Registerer) *Client {
+// of them open. It shows the token in tokenFile, if that is not "".
+func New(base *url.URL, tokenFile string, connections int, metrics prometheus.Registerer) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = connections
 	transport.IdleConnTimeout = 30 * time.Second // less than the server's 60 s, so that it is we who close
+	var token *identity.TokenFile
+	if tokenFile != "" {
+		token = identity.NewTokenFile(tokenFile)
+	}
 	return &Client{
+		token:  token,
 		payURL: base.JoinPath("payments", "pay").String(),
 		http: &http.Client{
 			Transport:     transport,
@@ -73,6 +80,11 @@ func (c *Client) pay(ctx context.Context, i invoice.Invoice) (outcome string, er
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set(server.RequestIDHeader, server.RequestID(ctx))
+	if c.token != nil {
+		if err := c.token.Authorize(request); err != nil {
+			return "failed", err
+		}
+	}
 	response, err := c.http.Do(request)
 	if err != nil {
 		return "failed", err

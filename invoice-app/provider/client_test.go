@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,11 +25,16 @@ var i1 = invoice.Invoice{ID: "I1", Amount: money.Amount{Minor: 13107201, Currenc
 
 func newClient(t *testing.T, handler http.HandlerFunc) *Client {
 	t.Helper()
+	return newClientWithToken(t, "", handler)
+}
+
+func newClientWithToken(t *testing.T, tokenFile string, handler http.HandlerFunc) *Client {
+	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	base, err := url.Parse(server.URL + "/base")
 	require.NoError(t, err)
-	return New(base, 2, prometheus.NewRegistry())
+	return New(base, tokenFile, 2, prometheus.NewRegistry())
 }
 
 func TestWhatIsSent(t *testing.T) {
@@ -36,9 +43,32 @@ func TestWhatIsSent(t *testing.T) {
 		assert.NoError(t, err)
 		assert.Equal(t, `{"id":"I1","value":131072.01,"currency":"EUR"}`, string(body))
 		assert.Equal(t, "/base/payments/pay", r.URL.Path)
+		assert.NotContains(t, r.Header, "Authorization", "there is no token")
 		_, _ = io.WriteString(w, `{"id":"I1"}`)
 	})
 	assert.NoError(t, client.Pay(t.Context(), i1))
+}
+
+func TestTheTokenIsSentAndRenewed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	var sent string
+	client := newClientWithToken(t, file, func(w http.ResponseWriter, r *http.Request) {
+		sent = r.Header.Get("Authorization")
+		_, _ = io.WriteString(w, `{"id":"I1"}`)
+	})
+	for _, token := range []string{"first", "second one"} {
+		require.NoError(t, os.WriteFile(file, []byte(token+"\n"), 0o600))
+		require.NoError(t, client.Pay(t.Context(), i1))
+		assert.Equal(t, "Bearer "+token, sent)
+	}
+
+	sent = "nothing"
+	require.NoError(t, os.Remove(file))
+	err := client.Pay(t.Context(), i1)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	var rejection *invoice.Rejection
+	assert.False(t, errors.As(err, &rejection), "it will be tried again")
+	assert.Equal(t, "nothing", sent)
 }
 
 func TestWhatCountsAsAnAnswer(t *testing.T) {
@@ -119,9 +149,11 @@ func TestASlowAnswer(t *testing.T) {
 }
 
 func TestARedirectIsNotFollowed(t *testing.T) {
-	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+	file := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(file, []byte("token"), 0o600))
+	client := newClientWithToken(t, file, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/elsewhere" {
-			t.Error("money went elsewhere")
+			t.Error("money and token went elsewhere")
 		}
 		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 	})

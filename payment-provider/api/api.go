@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/server"
 	"example.com/invoices/payment-provider/payment"
 )
@@ -25,15 +26,29 @@ type api struct {
 	taken *prometheus.CounterVec
 }
 
-// New returns a server with every call of openapi.yaml. ready is what /readyz asks.
-func New(log *slog.Logger, store payment.Store, ready func(context.Context) error) *server.Server {
-	s := server.New(log, openapi, ready)
+// New returns a server with every call of openapi.yaml. ready is what /readyz
+// asks. callers says who may call what is under /payments; nil stands for
+// anybody.
+func New(log *slog.Logger, store payment.Store, ready func(context.Context) error, callers *identity.Verifier) *server.Server {
+	s := server.New(log, openapi, func(ctx context.Context) error {
+		if callers != nil {
+			if err := callers.Ready(); err != nil {
+				return err
+			}
+		}
+		return ready(ctx)
+	})
 	a := &api{store: store, log: log, taken: promauto.With(s.Registry).NewCounterVec(prometheus.CounterOpts{
 		Name: "payments_total",
 		Help: "Payments asked for, by outcome: taken, repeated (taken before), mismatch.",
 	}, []string{"outcome"})}
-	s.Router.POST("/payments/pay", a.pay)
-	s.Router.GET("/payments/:id", a.get)
+	payments := s.Router.Group("/payments")
+	if callers != nil {
+		s.Registry.MustRegister(callers.Metrics())
+		payments.Use(callers.Require)
+	}
+	payments.POST("/pay", a.pay)
+	payments.GET("/:id", a.get)
 	return s
 }
 

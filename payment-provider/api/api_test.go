@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,17 +16,25 @@ import (
 
 	"example.com/invoices/internal/contracttest"
 	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/identity"
+	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/money"
 	"example.com/invoices/payment-provider/payment"
 	"example.com/invoices/payment-provider/store"
 )
 
-func newContract(t *testing.T) (*contracttest.Contract, payment.Store) {
+var silent = slog.New(slog.DiscardHandler)
+
+// newContract returns a contract of a service that lets the contract's calls in.
+func newContract(t *testing.T) (*contracttest.Contract, payment.Store, *identitytest.Cluster) {
 	t.Helper()
+	cluster := identitytest.New(t)
 	payments, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "payments.db"), 1)
 	require.NoError(t, err)
 	t.Cleanup(payments.Close)
-	return contracttest.New(t, New(slog.New(slog.DiscardHandler), payments, payments.Ping).Router), payments
+	c := contracttest.New(t, New(silent, payments, payments.Ping, identity.NewVerifier(cluster.Config(), silent)).Router)
+	c.Authorization = "Bearer " + cluster.Token()
+	return c, payments, cluster
 }
 
 // gone is a database that cannot be reached.
@@ -39,7 +48,7 @@ func (gone) Insert(context.Context, payment.Payment) (payment.Payment, bool, err
 func (gone) Get(context.Context, string) (payment.Payment, error) { return payment.Payment{}, errGone }
 
 func TestContract(t *testing.T) {
-	c, _ := newContract(t)
+	c, _, cluster := newContract(t)
 	pay := func(body string) (int, string) {
 		answer := c.Do(t, http.MethodPost, "/payments/pay", body)
 		return answer.Code, answer.Body.String()
@@ -79,8 +88,17 @@ func TestContract(t *testing.T) {
 		assert.Equal(t, 200, c.Do(t, http.MethodGet, path, "").Code)
 	}
 
+	c.RequireSecurity(t)
+	known := c.Authorization
+	c.Authorization = "Bearer " + cluster.Token(func(claims *identitytest.Claims) { claims.Subject = "another" })
+	assert.Equal(t, 403, c.Do(t, http.MethodGet, "/payments/I1", "").Code)
+	code, _ = pay(`{"id":"I3","value":1,"currency":"EUR"}`)
+	assert.Equal(t, 403, code)
+	c.Authorization = known
+	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I3", "").Code, "not taken")
+
 	// The same contract where the database is gone: 503, and nothing of what is inside.
-	broken := contracttest.New(t, New(slog.New(slog.DiscardHandler), gone{}, func(context.Context) error { return errors.New("gone") }).Router)
+	broken := contracttest.New(t, New(silent, gone{}, func(context.Context) error { return errors.New("gone") }, nil).Router)
 	for _, answer := range []struct{ method, path, body string }{
 		{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
 		{http.MethodGet, "/payments/I1", ""},
@@ -93,8 +111,19 @@ func TestContract(t *testing.T) {
 	c.RequireAllSeen(broken)
 }
 
+// What is under /payments is for the one account, a call added later included.
+func TestWhatIsUnderPaymentsNeedsAToken(t *testing.T) {
+	cluster := identitytest.New(t)
+	s := New(silent, gone{}, func(context.Context) error { return nil }, identity.NewVerifier(cluster.Config(), silent))
+	for _, route := range s.Router.Routes() {
+		answer := httptest.NewRecorder()
+		s.Router.ServeHTTP(answer, httptest.NewRequest(route.Method, strings.ReplaceAll(route.Path, ":", ""), nil))
+		assert.Equal(t, strings.HasPrefix(route.Path, "/payments"), answer.Code == http.StatusUnauthorized, "%s %s answers %d", route.Method, route.Path, answer.Code)
+	}
+}
+
 func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
-	c, payments := newContract(t)
+	c, payments, _ := newContract(t)
 	for name, bad := range map[string]struct{ body, code string }{
 		"empty body":        {``, "malformed"},
 		"not JSON":          {`hello`, "malformed"},

@@ -29,6 +29,7 @@ const (
 	honest200     rule = "a pay-all that said 200 had settled its snapshot"
 	honest5xx     rule = "a pay-all that failed says what remains"
 	sumsAgree     rule = "what is marked paid is what was taken"
+	knownCaller   rule = "a payment is taken for invoice-app, and for nobody else"
 	soundProcess  rule = "no process ends or panics by itself"
 	clearAnswers  rule = "the API answers as it is documented"
 )

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/postgrestest"
 )
 
@@ -34,6 +35,7 @@ type cluster struct {
 	apps      []*replica
 	providers []*replica
 	proxy     *proxy
+	tokens    *identitytest.Cluster // issues what invoice-app shows to payment-provider
 }
 
 // settings are how a cluster differs from another.
@@ -61,16 +63,21 @@ var clusters atomic.Int32
 func newCluster(t *testing.T, server *postgrestest.Server, s settings) *cluster {
 	t.Helper()
 	n := clusters.Add(1)
-	c := &cluster{server: server, invoicing: fmt.Sprintf("invoicing_%d", n), paying: fmt.Sprintf("paying_%d", n)}
+	c := &cluster{server: server, invoicing: fmt.Sprintf("invoicing_%d", n), paying: fmt.Sprintf("paying_%d", n), tokens: identitytest.New(t)}
 	c.migrate(t, c.invoicing, s.programs.invoiceApp)
 	c.migrate(t, c.paying, s.programs.paymentProvider)
 
+	callers := c.tokens.Config()
 	for n := range s.providers {
-		c.providers = append(c.providers, c.newReplica(t, fmt.Sprintf("payment-provider-%d", n), s.programs.paymentProvider, c.paying))
+		c.providers = append(c.providers, c.newReplica(t, fmt.Sprintf("payment-provider-%d", n), s.programs.paymentProvider, c.paying,
+			"CALLER_KEYS_FILE="+callers.KeysFile, "CALLER_ISSUER="+callers.Issuer, "CALLER_AUDIENCE="+callers.Audience, "CALLER_ACCOUNT="+callers.Account))
 	}
 	c.proxy = newProxy(c.providers)
 	t.Cleanup(c.proxy.server.Close)
-	env := append([]string{"PAYMENT_PROVIDER_URL=" + c.proxy.server.URL}, s.env...)
+	env := append([]string{
+		"PAYMENT_PROVIDER_URL=" + c.proxy.server.URL,
+		"PAYMENT_PROVIDER_TOKEN_FILE=" + c.tokens.TokenFile(c.tokens.Token()),
+	}, s.env...)
 	for n := range s.apps {
 		c.apps = append(c.apps, c.newReplica(t, fmt.Sprintf("invoice-app-%d", n), s.programs.invoiceApp, c.invoicing, env...))
 	}
@@ -149,11 +156,19 @@ func anyOf[T any](list []T) T { return list[rand.IntN(len(list))] }
 // call makes a request, within ctx and what is enough. Status 0 means that no
 // whole answer came.
 func call(ctx context.Context, method, url, body string) (status int, text []byte) {
+	return callAs(ctx, "", method, url, body)
+}
+
+// callAs is call with a token, if that is not "".
+func callAs(ctx context.Context, token, method, url, body string) (status int, text []byte) {
 	ctx, cancel := context.WithTimeout(ctx, enough)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return 0, nil
+	}
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	response, err := client.Do(request)
 	if err != nil {

@@ -59,6 +59,14 @@ func TestMutants(t *testing.T) {
 			},
 			caught: onlyVerdicts,
 		},
+		"anybody's token will do": {
+			mutation: mutation{
+				"payment-provider", "internal/identity/verifier.go",
+				`refused := v.check(c.Request)`,
+				`refused := v.check(c.Request); refused = nil`,
+			},
+			caught: knownCaller,
+		},
 		"a claim does not end with its lease": {
 			mutation: mutation{
 				"invoice-app", "invoice-app/store/postgres.go",

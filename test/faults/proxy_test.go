@@ -24,6 +24,7 @@ type proxy struct {
 	providers []*replica
 	behaviour atomic.Pointer[behaviour]
 	inFlight  atomic.Int64 // requests that may still reach a provider
+	refused   atomic.Int64 // requests whose caller a provider did not know
 
 	mu        sync.Mutex
 	confirmed map[string]bool // ids that a provider has said 200 for
@@ -78,8 +79,11 @@ func (p *proxy) forward(r *http.Request, body []byte) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if response.StatusCode == http.StatusOK {
+	switch response.StatusCode {
+	case http.StatusOK:
 		p.confirm(text)
+	case http.StatusUnauthorized:
+		p.refused.Add(1)
 	}
 	return answer{response.StatusCode, text}, nil
 }

@@ -11,11 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/postgrestest"
 )
 
@@ -27,10 +29,11 @@ func TestScenarios(t *testing.T) {
 		"pay-all waits for what another replica has claimed": waitsForOthers,
 		"SIGTERM finishes the invoice in hand":               stopsGently,
 		"a provider that is of no use":                       uselessProvider,
-		"no database":                                        noDatabase,
-		"rejected and retried":                               rejectedAndRetried,
-		"the services may do no more than they need":         narrowRole,
-		"a late payment overrules a rejection":               lateOverrulesRejection,
+		"a provider that does not know the caller":           unknownCaller,
+		"no database":          noDatabase,
+		"rejected and retried": rejectedAndRetried,
+		"the services may do no more than they need": narrowRole,
+		"a late payment overrules a rejection":       lateOverrulesRejection,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -216,6 +219,34 @@ func uselessProvider(t *testing.T, server *postgrestest.Server) {
 	c.requireInOrder(t, b)
 }
 
+func unknownCaller(t *testing.T, server *postgrestest.Server) {
+	c := newCluster(t, server, settings{unbroken, 2, 1, []string{"PAY_PATIENCE=100ms"}})
+	b := c.add(t, "C1", "C2")
+	now := time.Now()
+	for name, token := range map[string]string{
+		"no token":    "",
+		"not a token": "hello",
+		"forged":      c.tokens.Forgeries()["another's key of the same name"],
+		"expired": c.tokens.Token(func(claims *identitytest.Claims) {
+			claims.IssuedAt, claims.Expiry = jwt.NewNumericDate(now.Add(-10*time.Minute)), jwt.NewNumericDate(now.Add(-time.Minute))
+		}),
+		"of another account": c.tokens.Token(func(claims *identitytest.Claims) { claims.Subject = "another" }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.tokens.TokenFile(token)
+			status, text := payAll(t.Context(), c.apps[0])
+			assert.Equal(t, http.StatusBadGateway, status)
+			assert.JSONEq(t, `{"error":"2 invoices remain unpaid: payment-provider gives no usable answer; it is safe to try again","unpaid":2}`, string(text))
+			for _, id := range []string{"C1", "C2"} {
+				assert.False(t, c.get(t, id).settled(), "no invoice is to blame for that")
+			}
+		})
+	}
+	c.tokens.AddKey()
+	c.tokens.TokenFile(c.tokens.Token())
+	c.requireInOrder(t, b) // the same processes
+}
+
 func noDatabase(t *testing.T, _ *postgrestest.Server) {
 	server := startServer(t) // of its own, since it stops it
 	c := newCluster(t, server, settings{unbroken, 1, 1, patientEnv})
@@ -241,7 +272,7 @@ func noDatabase(t *testing.T, _ *postgrestest.Server) {
 		{http.MethodPost, provider + "/payments/pay", `{"id":"D3","value":1,"currency":"EUR"}`},
 		{http.MethodGet, provider + "/payments/D1", ""},
 	} {
-		status, text := call(t.Context(), request.method, request.url, request.body)
+		status, text := callAs(t.Context(), c.tokens.Token(), request.method, request.url, request.body)
 		assert.Equal(t, http.StatusServiceUnavailable, status, "%s %s: %s", request.method, request.url, text)
 	}
 	for _, base := range []string{app, provider} {
@@ -261,7 +292,7 @@ func noDatabase(t *testing.T, _ *postgrestest.Server) {
 
 func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
 	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
-	status, text := call(t.Context(), http.MethodPost, c.providers[0].url()+"/payments/pay", `{"id":"R1","value":2,"currency":"EUR"}`)
+	status, text := callAs(t.Context(), c.tokens.Token(), http.MethodPost, c.providers[0].url()+"/payments/pay", `{"id":"R1","value":2,"currency":"EUR"}`)
 	require.Equal(t, http.StatusOK, status, "%s", text)
 	b := c.add(t, "R1", "R2")
 	b.send([]sent{{id: "R1", amount: amount{100, "EUR", "1"}, mismatched: true}})

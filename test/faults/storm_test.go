@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/postgrestest"
 )
 
@@ -48,6 +49,7 @@ func TestStorm(t *testing.T) {
 	assert.GreaterOrEqual(t, s.injector.injected(), faults)
 	assert.Positive(t, s.kills)
 	assert.Positive(t, s.stops)
+	assert.Positive(t, s.proxy.refused.Load(), "no token was refused")
 	assert.Positive(t, s.payAlls[http.StatusOK], "no pay-all came to an end")
 }
 
@@ -103,6 +105,7 @@ func (s *storm) run(t *testing.T) []violation {
 	defer cancel()
 	var traffic sync.WaitGroup
 	traffic.Go(func() { s.addInvoices(ctx) })
+	traffic.Go(func() { s.intrude(ctx, s.draws(3)) })
 	for n := range 4 {
 		traffic.Go(func() { s.callPayAll(ctx, s.draws(uint64(10+n))) })
 	}
@@ -119,8 +122,9 @@ func (s *storm) run(t *testing.T) []violation {
 	return s.violations
 }
 
-// disturb kills and starts replicas, and stops and starts the database, until
-// enough faults have been injected. Their number is its clock, so that a slow
+// disturb kills and starts replicas, stops and starts the database, spoils
+// invoice-app's token and rotates the keys, until enough faults have been
+// injected. Their number is its clock, so that a slow
 // machine gets as far between two kills as a fast one.
 func (s *storm) disturb(t *testing.T) {
 	t.Helper()
@@ -142,6 +146,9 @@ func (s *storm) disturb(t *testing.T) {
 			victim.kill()
 			s.kills++
 		}
+		if draw.IntN(2) == 0 {
+			s.tokens.TokenFile("spoiled")
+		}
 		pause(500 * time.Millisecond)
 		if s.databaseStops && s.injector.injected() >= nextStop {
 			nextStop += faultsPerStop
@@ -150,6 +157,10 @@ func (s *storm) disturb(t *testing.T) {
 			pause(2 * time.Second)
 			s.server.Run()
 		}
+		// Tokens of the oldest key may be on their way: they are refused, and replaced.
+		s.tokens.AddKey()
+		s.tokens.TokenFile(s.tokens.Token())
+		s.tokens.RemoveKey()
 		for _, victim := range victims {
 			victim.start(t)
 		}
@@ -188,6 +199,26 @@ func (s *storm) payTheRest(t *testing.T) {
 		})
 	}
 	callers.Wait()
+}
+
+// intrude asks for payments without being invoice-app, until ctx is done.
+func (s *storm) intrude(ctx context.Context, draw *rand.Rand) {
+	for number := 0; ctx.Err() == nil; number++ {
+		time.Sleep(time.Duration(draw.Int64N(int64(300 * time.Millisecond))))
+		for name, token := range map[string]string{
+			"nobody":          "",
+			"a forger":        s.tokens.Forgeries()["another's key of the same name"],
+			"another account": s.tokens.Token(func(claims *identitytest.Claims) { claims.Subject = "another" }),
+		} {
+			body := fmt.Sprintf(`{"id":"intruder-%d","value":1,"currency":"EUR"}`, number)
+			status, text := callAs(ctx, token, http.MethodPost, anyOf(s.providers).url()+"/payments/pay", body)
+			switch status {
+			case 0, http.StatusUnauthorized, http.StatusForbidden: // 0: it does not serve
+			default:
+				s.violate(knownCaller, "%s is answered %d %s", name, status, text)
+			}
+		}
+	}
 }
 
 // callPayAll calls pay-all at random replicas, until ctx is done. Some callers
@@ -231,23 +262,26 @@ func (s *storm) addInvoices(ctx context.Context) {
 		}
 		s.book.send(list)
 		body := encode(list, draw)
-		s.insist(s.apps, "/invoices", body)
+		s.insist("invoice-app", func() (int, []byte) {
+			return call(context.Background(), http.MethodPost, anyOf(s.apps).url()+"/invoices", body)
+		})
 		s.accept(list)
 	}
 }
 
-// insist posts body to some of replicas, again and again until one has taken it.
-func (s *storm) insist(replicas []*replica, path, body string) {
-	for deadline := time.Now().Add(enough); ; time.Sleep(50 * time.Millisecond) {
-		status, text := call(context.Background(), http.MethodPost, anyOf(replicas).url()+path, body)
-		switch {
-		case status == http.StatusOK || status == http.StatusCreated:
+// insist makes a call of a service again and again until a replica has taken it.
+func (s *storm) insist(service string, call func() (status int, text []byte)) {
+	for deadline := time.Now().Add(enough); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		switch status, text := call(); status {
+		case http.StatusOK, http.StatusCreated:
 			return
-		case status != 0 && status != http.StatusServiceUnavailable, time.Now().After(deadline):
-			s.violate(clearAnswers, "%s: %d %s", path, status, text)
+		case 0, http.StatusServiceUnavailable, http.StatusUnauthorized: // the last for a key just removed
+		default:
+			s.violate(clearAnswers, "%s: %d %s", service, status, text)
 			return
 		}
 	}
+	s.violate(clearAnswers, "%s takes nothing any more", service)
 }
 
 // decimals is how many each currency has.
@@ -271,7 +305,9 @@ func (s *storm) newInvoice(draw *rand.Rand, number int) sent {
 		return i
 	}
 	body, _ := json.Marshal(map[string]any{"id": i.id, "value": json.Number(before.number), "currency": before.currency})
-	s.insist(s.providers, "/payments/pay", string(body))
+	s.insist("payment-provider", func() (int, []byte) {
+		return callAs(context.Background(), s.tokens.Token(), http.MethodPost, anyOf(s.providers).url()+"/payments/pay", string(body))
+	})
 	return i
 }
 
@@ -321,6 +357,7 @@ func (s *storm) report() string {
 		fmt.Fprintf(&b, "  %5d %s\n", s.injector.counts[kind], kind)
 	}
 	fmt.Fprintf(&b, "%d replicas killed and started again, database stopped hard %d times\n", s.kills, s.stops)
+	fmt.Fprintf(&b, "%d calls of invoice-app refused for their token\n", s.proxy.refused.Load())
 	fmt.Fprintf(&b, "pay-alls by status (0: cut): %v", s.payAlls)
 	return b.String()
 }

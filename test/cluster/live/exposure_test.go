@@ -128,28 +128,7 @@ func probe(t *testing.T, namespace, application string, doors map[string]string,
 	}
 	script.WriteString("echo done\n")
 
-	// The database's image has a shell; the services' have nothing but the service.
-	pod := podLike(pods(t, "invoicing", "postgres")[0])
-	container := pod.Spec.Containers[0]
-	pod.Namespace = namespace
-	pod.GenerateName = "probe-"
-	pod.Labels = map[string]string{"app.kubernetes.io/name": application}
-	pod.Spec.ServiceAccountName = "default"
-	pod.Spec.Volumes = nil
-	pod.Spec.InitContainers = nil
-	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
-	pod.Spec.Containers = []corev1.Container{{
-		Name:            "probe",
-		Image:           container.Image,
-		ImagePullPolicy: container.ImagePullPolicy,
-		Command:         []string{"bash", "-c", script.String()},
-		SecurityContext: container.SecurityContext,
-		Resources:       container.Resources,
-		// Never Ready: a Service whose labels it copies sends nothing here.
-		ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
-			Exec: &corev1.ExecAction{Command: []string{"false"}}}},
-	}}
-	created := runPod(t, pod)
+	created := runPod(t, shellPod(t, namespace, application, script.String()))
 
 	require.Eventually(t, func() bool {
 		pod, err := client.CoreV1().Pods(namespace).Get(context.Background(), created.Name, metav1.GetOptions{})
@@ -164,6 +143,33 @@ func probe(t *testing.T, namespace, application string, doors map[string]string,
 	lines := strings.Split(strings.TrimSpace(string(output)), "\n")
 	require.Equal(t, "done", lines[len(lines)-1], "%s", output)
 	return lines[:len(lines)-1]
+}
+
+// shellPod is a pod that runs a script once, labelled as an application of its namespace.
+func shellPod(t *testing.T, namespace, application, script string) *corev1.Pod {
+	t.Helper()
+	// The database's image has a shell; the services' have nothing but the service.
+	pod := podLike(pods(t, "invoicing", "postgres")[0])
+	container := pod.Spec.Containers[0]
+	pod.Namespace = namespace
+	pod.GenerateName = "probe-"
+	pod.Labels = map[string]string{"app.kubernetes.io/name": application}
+	pod.Spec.ServiceAccountName = "default"
+	pod.Spec.Volumes = nil
+	pod.Spec.InitContainers = nil
+	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	pod.Spec.Containers = []corev1.Container{{
+		Name:            "probe",
+		Image:           container.Image,
+		ImagePullPolicy: container.ImagePullPolicy,
+		Command:         []string{"bash", "-c", script},
+		SecurityContext: container.SecurityContext,
+		Resources:       container.Resources,
+		// Never Ready: a Service whose labels it copies sends nothing here.
+		ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
+			Exec: &corev1.ExecAction{Command: []string{"false"}}}},
+	}}
+	return pod
 }
 
 // podLike is a pod with the same specification and no labels, so that no controller takes it for

@@ -39,6 +39,7 @@ func TestEveryOverlay(t *testing.T) {
 			t.Run("namespaces enforce Pod Security restricted", func(t *testing.T) { namespaces(t, objects) })
 			t.Run("services are reached as they should be", func(t *testing.T) { services(t, overlay, objects) })
 			t.Run("credentials stay where they belong", func(t *testing.T) { credentials(t, objects) })
+			t.Run("payment-provider knows invoice-app by its token", func(t *testing.T) { identity(t, objects) })
 			t.Run("only tilt up's pods run what is built outside", func(t *testing.T) {
 				assert.Equal(t, overlay == "live", bytes.Contains(bytes.Join(documents, nil), []byte("supervisor")))
 			})
@@ -199,6 +200,35 @@ func credentials(t *testing.T, objects []runtime.Object) {
 			}
 		}
 	}
+}
+
+// identity compares what invoice-app's pods ask the kubelet for with what payment-provider expects:
+// two teams' files that have to agree.
+func identity(t *testing.T, objects []runtime.Object) {
+	configuration := map[string]string{}
+	for _, object := range objects {
+		if object, ok := object.(*corev1.ConfigMap); ok && strings.HasPrefix(object.Name, "payment-provider-") {
+			configuration = object.Data
+		}
+	}
+	assert.Regexp(t, "^https://", configuration["CALLER_ISSUER"])
+
+	tokens := map[string]*corev1.ServiceAccountTokenProjection{}
+	for _, workload := range workloads(objects) {
+		for _, volume := range workload.template.Spec.Volumes {
+			if volume.Projected == nil {
+				continue
+			}
+			for _, source := range volume.Projected.Sources {
+				account := "system:serviceaccount:" + workload.GetNamespace() + ":" + workload.template.Spec.ServiceAccountName
+				tokens[account] = source.ServiceAccountToken
+			}
+		}
+	}
+	expiration := int64(600)
+	assert.Equal(t, map[string]*corev1.ServiceAccountTokenProjection{configuration["CALLER_ACCOUNT"]: {
+		Audience: configuration["CALLER_AUDIENCE"], ExpirationSeconds: &expiration, Path: "token",
+	}}, tokens, "one account's token, and for nobody else")
 }
 
 func exceptions(t *testing.T, objects []runtime.Object) {

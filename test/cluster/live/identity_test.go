@@ -1,0 +1,361 @@
+package live
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	issuer           = "https://kubernetes.default.svc.cluster.local"
+	providerAudience = "payment-provider"
+	tokenLifetime    = 10 * time.Minute
+)
+
+// tokenOf is a token that the cluster issues to an account of invoicing.
+func tokenOf(t *testing.T, account, audience string, lifetime time.Duration) string {
+	t.Helper()
+	seconds := int64(lifetime.Seconds())
+	issued, err := client.CoreV1().ServiceAccounts("invoicing").CreateToken(t.Context(), account,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+			Audiences: []string{audience}, ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	return issued.Status.Token
+}
+
+func claimsOf(t *testing.T, token string) (claims jwt.Claims) {
+	t.Helper()
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256, jose.ES256})
+	require.NoError(t, err)
+	require.NoError(t, parsed.UnsafeClaimsWithoutVerification(&claims))
+	return claims
+}
+
+// newKey is a key of the test's own.
+func newKey(t *testing.T, kid string) jose.JSONWebKey {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	return jose.JSONWebKey{Key: private, KeyID: kid, Algorithm: string(jose.ES256), Use: "sig"}
+}
+
+func sign(t *testing.T, key jose.JSONWebKey, claims jwt.Claims) string {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, nil)
+	require.NoError(t, err)
+	token, err := jwt.Signed(signer).Claims(claims).Serialize()
+	require.NoError(t, err)
+	return token
+}
+
+// caller is a pod beside invoice-app's, with their labels and so with their way through the
+// network, and with another account.
+type caller struct {
+	pod       *corev1.Pod
+	providers []string // the addresses of all replicas
+}
+
+func newCaller(t *testing.T) *caller {
+	t.Helper()
+	c := &caller{pod: runPod(t, shellPod(t, "invoicing", "invoice-app", "sleep infinity"))}
+	for _, provider := range pods(t, "payments", "payment-provider") {
+		c.providers = append(c.providers, provider.Status.PodIP)
+	}
+	require.Eventually(t, func() bool {
+		for _, provider := range c.providers {
+			if status, _, err := c.call(provider, http.MethodGet, "/livez", "", ""); err != nil || status != http.StatusOK {
+				return false
+			}
+		}
+		return true
+	}, 2*time.Minute, time.Second, "the network lets it through")
+	return c
+}
+
+// call sends a request from inside the pod. Its answer is the provider's own.
+func (c *caller) call(provider, method, path, token, body string) (status int, answer string, err error) {
+	request, err := http.NewRequest(method, "http://"+provider+":8082"+path, strings.NewReader(body))
+	if err != nil {
+		return 0, "", err
+	}
+	request.Close = true
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	var sent bytes.Buffer
+	if err := request.Write(&sent); err != nil {
+		return 0, "", err
+	}
+	shell := exec.Command("kubectl", "--context="+kubeContext, "--namespace="+c.pod.Namespace, "exec", "--stdin", c.pod.Name, "--",
+		"timeout", "10", "bash", "-c", "exec 3<>/dev/tcp/"+provider+"/8082 && cat >&3 && cat <&3")
+	shell.Stdin = &sent
+	received, err := shell.Output()
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(received)), request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(text), err
+}
+
+func (c *caller) mustCall(t *testing.T, provider, method, path, token, body string) (status int, answer string) {
+	t.Helper()
+	status, answer, err := c.call(provider, method, path, token, body)
+	require.NoError(t, err)
+	return status, answer
+}
+
+// metric adds up a counter over all replicas of a service, by one of its labels.
+func metric(t *testing.T, service, name, label string) map[string]int {
+	t.Helper()
+	line := regexp.MustCompile(`(?m)^` + name + `\{` + label + `="([^"]*)"\} (\d+)$`)
+	sums := map[string]int{}
+	for _, pod := range pods(t, teamOf[service], service) {
+		if !ready(pod) { // a caller, that only has the labels
+			continue
+		}
+		for _, found := range line.FindAllStringSubmatch(string(throughAPIServer(t, pod, "/metrics")), -1) {
+			value, err := strconv.Atoi(found[2])
+			require.NoError(t, err)
+			sums[found[1]] += value
+		}
+	}
+	return sums
+}
+
+// Expired tokens, and those of another issuer, are in TestKeysRotateWhilePaymentsGoOn: this cluster
+// issues none, so the test has to sign them.
+func TestWhoMayCallPaymentProvider(t *testing.T) {
+	awaitEverything(t)
+	invoice := addUnpaid(t)
+	inside := newCaller(t)
+	before := metric(t, "payment-provider", "callers_refused_total", "reason")
+
+	good := tokenOf(t, "invoice-app", providerAudience, tokenLifetime)
+	parts := strings.Split(good, ".")
+	parsed, err := jwt.ParseSigned(good, []jose.SignatureAlgorithm{jose.RS256, jose.ES256})
+	require.NoError(t, err)
+	kid := parsed.Headers[0].KeyID
+	cases := map[string]struct {
+		token  string
+		status int
+		reason string
+	}{
+		"no token":         {"", 401, "no_token"},
+		"another audience": {tokenOf(t, "invoice-app", issuer, tokenLifetime), 401, "audience"},
+		"a long life":      {tokenOf(t, "invoice-app", providerAudience, time.Hour), 401, "long_lived"},
+		"another account":  {tokenOf(t, "default", providerAudience, tokenLifetime), 403, "account"},
+		"forged":           {sign(t, newKey(t, kid), claimsOf(t, good)), 401, "signature"},
+		"another's key":    {sign(t, newKey(t, "another"), claimsOf(t, good)), 401, "unknown_key"},
+		"alg none":         {base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + ".", 401, "algorithm"},
+		"not a token":      {"hello", 401, "malformed"},
+	}
+	body := fmt.Sprintf(`{"id":%q,"value":%s,"currency":%q}`, invoice.InvoiceId, invoice.Value, invoice.Currency)
+	generic := map[int]string{401: `{"error":"a valid token is required"}`, 403: `{"error":"this account may not call"}`}
+	t.Run("refused", func(t *testing.T) {
+		for name, refused := range cases {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				status, answer := inside.mustCall(t, inside.providers[0], http.MethodPost, "/payments/pay", refused.token, body)
+				assert.Equal(t, refused.status, status)
+				assert.JSONEq(t, generic[refused.status], answer)
+				status, _ = inside.mustCall(t, inside.providers[0], http.MethodGet, "/payments/"+invoice.InvoiceId, refused.token, "")
+				assert.Equal(t, refused.status, status)
+			})
+		}
+	})
+	after := metric(t, "payment-provider", "callers_refused_total", "reason")
+	for name, refused := range cases {
+		assert.Equal(t, before[refused.reason]+2, after[refused.reason], name)
+	}
+
+	for path, open := range map[string]bool{"/readyz": true, "/metrics": true, "/openapi.yaml": true, "/payments/" + invoice.InvoiceId: false} {
+		status, _ := inside.mustCall(t, inside.providers[0], http.MethodGet, path, "", "")
+		assert.Equal(t, open, status == http.StatusOK, "%s: %d", path, status)
+	}
+
+	// The same pod, the same way, the right token: so it was the token.
+	path := "/payments/" + invoice.InvoiceId
+	status, answer := inside.mustCall(t, inside.providers[0], http.MethodGet, path, good, "")
+	assert.Equal(t, http.StatusNotFound, status, "nothing was taken: %s", answer)
+	call(t, http.MethodPost, "/invoices/pay", nil) // by the real invoice-app
+	status, answer = inside.mustCall(t, inside.providers[0], http.MethodGet, path, good, "")
+	assert.Equal(t, http.StatusOK, status, answer)
+	status, answer = inside.mustCall(t, inside.providers[0], http.MethodPost, "/payments/pay", good, body)
+	assert.Equal(t, http.StatusOK, status, answer)
+}
+
+// The bound that the README gives for a deleted pod's token is that of a real pod's real one.
+func TestATokenOfAPodLivesForTenMinutes(t *testing.T) {
+	awaitEverything(t)
+	for _, pod := range pods(t, "invoicing", "invoice-app") {
+		token := mustRun(t, command(t, "docker", "exec", node(), "cat",
+			"/var/lib/kubelet/pods/"+string(pod.UID)+"/volumes/kubernetes.io~projected/payment-provider/..data/token"))
+		claims := claimsOf(t, token)
+		assert.Equal(t, issuer, claims.Issuer)
+		assert.Equal(t, jwt.Audience{providerAudience}, claims.Audience)
+		assert.Equal(t, "system:serviceaccount:invoicing:invoice-app", claims.Subject)
+		assert.Equal(t, tokenLifetime, claims.Expiry.Time().Sub(claims.IssuedAt.Time()))
+		assert.Positive(t, time.Until(claims.Expiry.Time()), "the kubelet renews it in time")
+	}
+}
+
+// A second key, the test's own, is published and withdrawn, while invoices are paid without a pause.
+func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
+	awaitEverything(t)
+	calls := metric(t, "invoice-app", "provider_call_duration_seconds_count", "outcome")
+	stop := payWithoutPause(t)
+	inside := newCaller(t)
+	publish := func() string { return mustRun(t, command(t, "dev/publish-keys.sh", kubeContext)) }
+	t.Cleanup(func() { _ = exec.Command(repository+"/dev/publish-keys.sh", kubeContext).Run() }) // after t.Context is done
+
+	key := newKey(t, "test")
+	issued := jwt.NewNumericDate(time.Now())
+	with := func(change func(*jwt.Claims)) string {
+		claims := jwt.Claims{Issuer: issuer, Audience: jwt.Audience{providerAudience}, Subject: "system:serviceaccount:invoicing:invoice-app",
+			IssuedAt: issued, Expiry: jwt.NewNumericDate(issued.Time().Add(tokenLifetime))}
+		change(&claims)
+		return sign(t, key, claims)
+	}
+	token := with(func(*jwt.Claims) {})
+	everywhere := func(token string, want int) bool {
+		for _, provider := range inside.providers {
+			if status, _, err := inside.call(provider, http.MethodGet, "/payments/none", token, ""); err != nil || status != want {
+				return false
+			}
+		}
+		return true
+	}
+	require.True(t, everywhere(token, http.StatusUnauthorized), "a key that is not published")
+
+	configMaps := client.CoreV1().ConfigMaps("payments")
+	published, err := configMaps.Get(t.Context(), "caller-keys", metav1.GetOptions{})
+	require.NoError(t, err)
+	var keys jose.JSONWebKeySet
+	require.NoError(t, json.Unmarshal([]byte(published.Data["jwks.json"]), &keys))
+	keys.Keys = append(keys.Keys, key.Public())
+	both, err := json.Marshal(keys)
+	require.NoError(t, err)
+	published.Data["jwks.json"] = string(both)
+	_, err = configMaps.Update(t.Context(), published, metav1.UpdateOptions{})
+	require.NoError(t, err)
+	touch(t)
+	require.Eventually(t, func() bool { return everywhere(token, http.StatusNotFound) }, 2*time.Minute, time.Second, "let in")
+
+	before := metric(t, "payment-provider", "callers_refused_total", "reason")
+	for reason, token := range map[string]string{
+		"expired": with(func(c *jwt.Claims) { c.Expiry = jwt.NewNumericDate(issued.Time().Add(-time.Minute)) }),
+		"issuer":  with(func(c *jwt.Claims) { c.Issuer = "https://kubernetes.example.com" }),
+	} {
+		status, _ := inside.mustCall(t, inside.providers[0], http.MethodGet, "/payments/none", token, "")
+		assert.Equal(t, http.StatusUnauthorized, status)
+		assert.Equal(t, before[reason]+1, metric(t, "payment-provider", "callers_refused_total", "reason")[reason], reason)
+	}
+
+	publish()
+	touch(t)
+	require.Eventually(t, func() bool { return everywhere(token, http.StatusUnauthorized) }, 2*time.Minute, time.Second, "refused again")
+	publish() // again, with nothing to change
+	require.True(t, everywhere(tokenOf(t, "invoice-app", providerAudience, tokenLifetime), http.StatusNotFound), "the cluster's own key stays")
+
+	paid := stop()
+	assert.Positive(t, paid)
+	now := metric(t, "invoice-app", "provider_call_duration_seconds_count", "outcome")
+	assert.GreaterOrEqual(t, now["paid"], calls["paid"]+paid)
+	assert.Equal(t, calls["failed"], now["failed"], "a call was tried again")
+}
+
+// touch has the kubelet look at payment-provider's pods, and so at their volumes, now: it does so
+// at any change, or once in a minute or two.
+func touch(t *testing.T) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"metadata":{"annotations":{"example.com/touched":"%d"}}}`, time.Now().UnixNano())
+	for _, pod := range pods(t, "payments", "payment-provider") {
+		_, err := client.CoreV1().Pods(pod.Namespace).Patch(t.Context(), pod.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		require.NoError(t, err)
+	}
+}
+
+// payWithoutPause adds and pays invoices until it is stopped, and tells how many. None may fail.
+func payWithoutPause(t *testing.T) (stop func() (paid int)) {
+	t.Helper()
+	var paying sync.WaitGroup
+	done, paid := make(chan struct{}), 0
+	paying.Go(func() {
+		for ; ; paid++ {
+			select {
+			case <-done:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			body := fmt.Sprintf(`{"InvoiceId":"rotation-%d","Value":1,"Currency":"EUR"}`, time.Now().UnixNano())
+			for _, request := range []struct{ path, body string }{{"/invoices", body}, {"/invoices/pay", ""}} {
+				status, answer, err := ask(http.MethodPost, request.path, []byte(request.body))
+				if !assert.NoError(t, err) || !assert.Less(t, status, 300, "%s: %s", request.path, answer) {
+					return
+				}
+			}
+		}
+	})
+	stop = sync.OnceValue(func() int { close(done); paying.Wait(); return paid })
+	t.Cleanup(func() { stop() })
+	return stop
+}
+
+// node is the container of the cluster's node.
+func node() string { return strings.TrimPrefix(kubeContext, "kind-") + "-control-plane" }
+
+// Tokens are verified offline: an API server that answers nobody stops no payment.
+func TestPayingWhileTheAPIServerIsDown(t *testing.T) {
+	awaitEverything(t)
+	signal := func(name string) error {
+		return exec.Command("docker", "exec", node(), "pkill", "--signal="+name, "--exact", "kube-apiserver").Run()
+	}
+	answers := func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		return client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error() == nil
+	}
+	require.True(t, answers())
+	t.Cleanup(func() { _ = signal("CONT") })
+	require.NoError(t, signal("STOP"))
+	// Its threads stop one by one. All of this takes less than the 10 s after which the controllers
+	// would give up their leases.
+	require.Eventually(t, func() bool { return !answers() }, time.Minute, 10*time.Millisecond, "it goes down")
+	added := addUnpaid(t)
+	call(t, http.MethodPost, "/invoices/pay", nil)
+	added.IsPaid = true
+	assert.Contains(t, decodeInvoices(t, call(t, http.MethodGet, "/invoices", nil)), added)
+	require.False(t, answers(), "it was down all the time")
+	require.NoError(t, signal("CONT"))
+	require.Eventually(t, answers, time.Minute, time.Second)
+	awaitEverything(t)
+}
