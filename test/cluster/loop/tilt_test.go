@@ -92,6 +92,12 @@ func tiltUp(t *testing.T, arguments ...string) *session {
 			t.Logf("tilt up said:\n%s", s.log.since(0))
 		}
 	})
+
+	// Pods of an earlier session take what is built as well, and are on their way out.
+	for _, v := range []service{invoiceApp, paymentProvider} {
+		s.awaitLog(0, "→ "+v.name+":deployment", 1)
+		s.kubectl("--namespace", v.namespace, "rollout", "status", "deployment/"+v.name, "--timeout="+enough.String())
+	}
 	return s
 }
 
