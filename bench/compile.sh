@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Compiles invoice-app for a peer, as dev/build-live.sh does for our loop.
+set -o errexit -o nounset -o pipefail
+
+if [[ $# != 1 || $1 == -* ]]; then
+	echo "usage: bench/compile.sh FOLDER     invoice-app is put there" >&2
+	exit 2
+fi
+cd "$(dirname "$0")/.."
+mkdir -p "$1"
+: >"$1.begun" # its time is when the compiler was started
+CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -tags=nosqlite -ldflags='-s -w' -o "$1/invoice-app.new" ./invoice-app
+mv "$1/invoice-app.new" "$1/invoice-app"

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Measures how long a save takes to be live: see --help.
+set -o errexit -o nounset -o pipefail
+
+usage() {
+	cat <<'USAGE'
+usage: bench/loop.sh     (make bench-loop)
+
+Edits invoice-app again and again, and measures the time until all three
+replicas on a throwaway cluster give the new answer: with this project's
+tilt up, and with those that it is compared with. The results go to
+bench/results/. Run it on a machine that does nothing else; it takes about
+half an hour, an hour the first time, when skaffold is compiled.
+
+  EDITS (15)            of each
+  CLUSTER_NAME (invoices-bench), INVOICE_APP_PORT (28081), REGISTRY_PORT (25005)
+USAGE
+}
+
+case "${1-}" in
+"") ;;
+-h | --help)
+	usage
+	exit
+	;;
+*)
+	usage >&2
+	exit 2
+	;;
+esac
+
+cd "$(dirname "$0")/.."
+export CLUSTER_NAME=${CLUSTER_NAME:-invoices-bench} INVOICE_APP_PORT=${INVOICE_APP_PORT:-28081} REGISTRY_PORT=${REGISTRY_PORT:-25005}
+trap './deploy.sh --destroy' EXIT
+./deploy.sh
+PATH=$(cluster/tools):$PATH
+echo "compiling skaffold, once ..."
+mkdir -p .build/bench
+go -C bench/skaffold/tool build -trimpath -ldflags='-s -w' -o ../../../.build/bench/skaffold github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold
+CGO_ENABLED=0 GOOS=linux go -C bench build -trimpath -o ../.build/bench/watcher ./watcher
+PATH=$PWD/.build/bench:$PATH
+go -C bench run ./loop -edits "${EDITS:-15}"

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// supervisorCost is in bytes.
+type supervisorCost struct {
+	Image    int64   `json:"image"`
+	Resident []int64 `json:"resident"`
+}
+
+type pod struct {
+	Metadata struct{ Name, DeletionTimestamp string }
+	Status   struct {
+		PodIP      string
+		Conditions []struct{ Type, Status string }
+	}
+}
+
+func output(name string, arguments ...string) (string, error) {
+	text, err := exec.Command(name, arguments...).Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = fmt.Errorf("%s: %w\n%s", strings.Join(append([]string{name}, arguments...), " "), err, exit.Stderr)
+	}
+	return strings.TrimSpace(string(text)), err
+}
+
+func (b *bench) kubectl(input string, arguments ...string) error {
+	command := exec.Command("kubectl", append([]string{"--context=kind-" + b.cluster}, arguments...)...)
+	command.Stdin = strings.NewReader(input)
+	if text, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(command.Args, " "), err, text)
+	}
+	return nil
+}
+
+// startWatcher puts the watcher on the node, from where every pod can be reached.
+func (b *bench) startWatcher() error {
+	node, program := b.cluster+"-control-plane", "/usr/local/bin/bench-watcher"
+	if _, err := output("docker", "cp", filepath.Join(b.root, ".build/bench/watcher"), node+":"+program); err != nil {
+		return err
+	}
+	watcher := exec.CommandContext(b.ctx, "docker", "exec", "--interactive", node, program)
+	watcher.Stderr = os.Stderr
+	var err error
+	if b.ask, err = watcher.StdinPipe(); err != nil {
+		return err
+	}
+	said, err := watcher.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	go func() {
+		for lines := bufio.NewScanner(said); lines.Scan(); {
+			b.answers <- lines.Text()
+		}
+	}()
+	return watcher.Start()
+}
+
+func (b *bench) startProxy() error {
+	proxy := exec.CommandContext(b.ctx, "kubectl", "--context=kind-"+b.cluster, "proxy", "--port=0")
+	said, err := proxy.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := proxy.Start(); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(said).ReadString('\n') // Starting to serve on 127.0.0.1:40123
+	if err != nil {
+		return fmt.Errorf("kubectl proxy: %w", err)
+	}
+	b.api = "http://" + strings.TrimSpace(line[strings.LastIndex(line, " "):])
+	return nil
+}
+
+// watchPods keeps b.pods up to date.
+func (b *bench) watchPods(namespace string) {
+	for b.ctx.Err() == nil {
+		b.mu.Lock()
+		b.pods[namespace] = map[string]pod{}
+		b.mu.Unlock()
+		response, err := http.Get(b.api + "/api/v1/namespaces/" + namespace + "/pods?watch=1&labelSelector=app.kubernetes.io/name=invoice-app")
+		if err != nil {
+			time.Sleep(time.Second)
+			continue
+		}
+		for events := json.NewDecoder(response.Body); ; {
+			var event struct {
+				Type   string
+				Object pod
+			}
+			if err := events.Decode(&event); err != nil {
+				break
+			}
+			b.mu.Lock()
+			if event.Type == "DELETED" {
+				delete(b.pods[namespace], event.Object.Metadata.Name)
+			} else {
+				b.pods[namespace][event.Object.Metadata.Name] = event.Object
+			}
+			b.mu.Unlock()
+		}
+		response.Body.Close()
+	}
+}
+
+// replicas are the addresses of the pods that stay, if they are as many as there should be, and
+// Ready; and how many pods there are in all.
+func (b *bench) replicas(namespace string) (addresses []string, all int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.pods[namespace] {
+		if p.Metadata.DeletionTimestamp != "" {
+			continue
+		}
+		for _, condition := range p.Status.Conditions {
+			if condition.Type == "Ready" && condition.Status == "True" {
+				addresses = append(addresses, p.Status.PodIP)
+			}
+		}
+	}
+	slices.Sort(addresses)
+	all = len(b.pods[namespace])
+	if len(addresses) != replica {
+		return nil, all
+	}
+	return addresses, all
+}
+
+// await returns when every replica has given the version's answer.
+func (b *bench) await(namespace, version string) (time.Time, error) {
+	var asked string
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(enough)
+	for {
+		select {
+		case <-tick.C:
+			addresses, _ := b.replicas(namespace)
+			question := strings.Join(append([]string{version, "8081"}, addresses...), " ")
+			if question != asked {
+				asked = question
+				if _, err := fmt.Fprintln(b.ask, question); err != nil {
+					return time.Time{}, fmt.Errorf("watcher: %w", err)
+				}
+			}
+		case answer := <-b.answers:
+			var said string
+			var at int64
+			if _, err := fmt.Sscan(answer, &said, &at); err != nil {
+				return time.Time{}, fmt.Errorf("watcher said %q", answer)
+			}
+			if said == version {
+				return time.Unix(0, at), nil
+			}
+		case <-timeout:
+			return time.Time{}, fmt.Errorf("%s is not live after %s: see .build/bench/*.log", version, enough)
+		case <-b.ctx.Done():
+			return time.Time{}, b.ctx.Err()
+		}
+	}
+}
+
+// loopSplits is what the supervisors of our own loop say of each update, in every replica.
+func (b *bench) loopSplits() (map[string][]float64, error) {
+	text, err := output("kubectl", "--context=kind-"+b.cluster, "--namespace=invoicing", "logs", "--tail=-1",
+		"--selector=app.kubernetes.io/name=invoice-app", "--container=invoice-app")
+	if err != nil {
+		return nil, err
+	}
+	splits := map[string][]float64{}
+	for line := range strings.Lines(text) {
+		_, said, found := strings.Cut(line, "updated: ")
+		if !found {
+			continue
+		}
+		said, _, _ = strings.Cut(said, " (")
+		for part := range strings.SplitSeq(said, ", ") {
+			space := strings.LastIndex(part, " ")
+			took, err := time.ParseDuration(part[space+1:])
+			if err != nil {
+				return nil, fmt.Errorf("%q: %w", line, err)
+			}
+			splits[part[:space]] = append(splits[part[:space]], took.Seconds())
+		}
+	}
+	return splits, nil
+}
+
+// supervisorCost is what PID 1 of our loop adds to an image and to a pod: bytes, compressed, of the
+// image that holds nothing else, and the resident bytes of each process.
+func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
+	for _, w := range ways {
+		if w.name != "loop" {
+			continue
+		}
+		ref, err := os.ReadFile(filepath.Join(w.checkout, ".build/images/supervisor.ref"))
+		if err != nil {
+			return cost, err
+		}
+		text, err := output("crane", "manifest", strings.TrimSpace(string(ref)))
+		if err != nil {
+			return cost, err
+		}
+		var manifest struct{ Layers []struct{ Size int64 } }
+		if err := json.Unmarshal([]byte(text), &manifest); err != nil {
+			return cost, err
+		}
+		for _, layer := range manifest.Layers {
+			cost.Image += layer.Size
+		}
+	}
+	text, err := output("docker", "exec", b.cluster+"-control-plane", "sh", "-c", "grep -hE '^(Name|VmRSS):' /proc/[0-9]*/status")
+	if err != nil && text == "" { // a process that has ended meanwhile is no failure
+		return cost, err
+	}
+	var name string
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if fields[0] == "Name:" {
+			name = fields[1]
+		} else if name == "supervisor" {
+			var kilobytes int64
+			if _, err := fmt.Sscan(fields[1], &kilobytes); err != nil {
+				return cost, err
+			}
+			cost.Resident = append(cost.Resident, kilobytes<<10)
+		}
+	}
+	return cost, nil
+}

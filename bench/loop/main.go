@@ -1,0 +1,318 @@
+// loop measures how long a save of invoice-app takes until all three replicas on a cluster give the
+// new answer: see ../loop.sh, which prepares the cluster and the programs that this one calls.
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	edited  = "invoice-app/api/api.go"
+	anchor  = "/:id\", a.get)\n" // the line after which the edits add theirs
+	replica = 3
+	enough  = 5 * time.Minute // for one edit; only ends a run that hangs
+)
+
+// way is one of those that bring an edit to the pods.
+type way struct {
+	name      string
+	namespace string
+	command   []string // runs as long as the measurement
+	folder    string   // of that command, in the checkout
+	built     string   // the program; beside it is a file whose time is when its compiler was started
+	begun     string
+
+	checkout string // a copy of its own
+	original string // what is edited
+}
+
+// sample is what one edit took, in seconds. Notice, Compile and Rest add up to Total.
+type sample struct {
+	Way     string  `json:"way"`
+	Edit    int     `json:"edit"`
+	Total   float64 `json:"total"`
+	Notice  float64 `json:"notice"`  // until the compiler is started
+	Compile float64 `json:"compile"` // until the program is written
+	Rest    float64 `json:"rest"`    // until every replica answers
+}
+
+type bench struct {
+	ctx     context.Context
+	cluster string
+	api     string // the URL of kubectl proxy
+	work    string // a folder that goes away
+	root    string // of the repository
+
+	ask     io.WriteCloser // to the watcher
+	answers chan string
+
+	mu   sync.Mutex
+	pods map[string]map[string]pod // by namespace and name
+}
+
+func main() {
+	log.SetFlags(log.Ltime)
+	edits := flag.Int("edits", 15, "edits of each way")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *edits); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(ctx context.Context, edits int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var started sync.WaitGroup
+	defer started.Wait()
+	defer cancel()
+
+	b := &bench{ctx: ctx, cluster: os.Getenv("CLUSTER_NAME"), answers: make(chan string), pods: map[string]map[string]pod{}}
+	var err error
+	if b.root, err = filepath.Abs(".."); err != nil {
+		return err
+	}
+	if b.work, err = os.MkdirTemp("", "bench-loop-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.work)
+
+	live, err := output("docker", "container", "inspect", b.cluster+"-control-plane", "--format",
+		`{{range .Mounts}}{{if eq .Destination "/live"}}{{.Source}}{{end}}{{end}}`)
+	if err != nil {
+		return err
+	}
+	onCluster := "--context=kind-" + b.cluster
+	ways := []*way{
+		{name: "go-build"},
+		{name: "loop", namespace: "invoicing", command: []string{"tilt", "up", "--stream", "--port=0", onCluster, "invoice-app"},
+			built: live + "/invoice-app/invoice-app", begun: live + "/invoice-app/invoice-app.begun"},
+		{name: "docker-build", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
+		{name: "live-update", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
+		{name: "skaffold", command: []string{"skaffold", "dev", "--kube-context=kind-" + b.cluster, "--default-repo=localhost:" + os.Getenv("REGISTRY_PORT"),
+			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false"}},
+	}
+
+	if err := b.startWatcher(); err != nil {
+		return err
+	}
+	if err := b.startProxy(); err != nil {
+		return err
+	}
+	for _, w := range ways {
+		if err := b.prepare(w, &started); err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+	}
+	for _, w := range ways {
+		if _, err := b.measure(w, 0); err != nil {
+			return fmt.Errorf("%s, first edit: %w", w.name, err)
+		}
+	}
+
+	var samples []sample
+	for edit := 1; edit <= edits; edit++ {
+		for _, w := range ways {
+			s, err := b.measure(w, edit)
+			if err != nil {
+				return fmt.Errorf("%s, edit %d: %w", w.name, edit, err)
+			}
+			log.Printf("edit %2d of %d  %-12s %6.2f s  (notice %.2f, compile %.2f, rest %.2f)", edit, edits, w.name, s.Total, s.Notice, s.Compile, s.Rest)
+			samples = append(samples, s)
+		}
+	}
+	splits, err := b.loopSplits()
+	if err != nil {
+		return err
+	}
+	cost, err := b.supervisorCost(ways)
+	if err != nil {
+		return err
+	}
+	b.ask.Close()
+	cpu := strings.TrimPrefix(<-b.answers, "cpu ")
+	return report(filepath.Join(b.root, "bench/results"), ways, samples, splits, cpu, cost)
+}
+
+// prepare gives a way its own copy of the checkout and, on the cluster, its own namespace and
+// database; and starts its command.
+func (b *bench) prepare(w *way, started *sync.WaitGroup) error {
+	w.checkout = filepath.Join(b.work, w.name)
+	if err := os.Mkdir(w.checkout, 0o755); err != nil {
+		return err
+	}
+	copying := exec.Command("bash", "-c", `git ls-files -z --cached --others --exclude-standard | tar --null --create --files-from=- | tar --extract --directory="$1"`, "-", w.checkout)
+	copying.Dir = b.root
+	if text, err := copying.CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the checkout: %w\n%s", err, text)
+	}
+	code, err := os.ReadFile(filepath.Join(w.checkout, edited))
+	if err != nil {
+		return err
+	}
+	w.original = string(code)
+	if !strings.Contains(w.original, anchor) {
+		return fmt.Errorf("%s has no %q", edited, anchor)
+	}
+	if w.command == nil {
+		return nil
+	}
+
+	folder := w.checkout
+	if w.namespace == "" {
+		w.namespace = "bench-" + w.name
+		folder = filepath.Join(w.checkout, "bench", w.name)
+		w.built, w.begun = filepath.Join(folder, "bin/invoice-app"), filepath.Join(folder, "bin.begun")
+		if err := b.prepareNamespace(w); err != nil {
+			return err
+		}
+	}
+	go b.watchPods(w.namespace)
+
+	logs, err := os.Create(filepath.Join(b.root, ".build/bench", w.name+".log"))
+	if err != nil {
+		return err
+	}
+	command := exec.CommandContext(b.ctx, w.command[0], w.command[1:]...)
+	command.Dir = folder
+	command.Stdout, command.Stderr = logs, logs
+	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
+	command.WaitDelay = 20 * time.Second
+	if err := command.Start(); err != nil {
+		return err
+	}
+	started.Go(func() {
+		defer logs.Close()
+		if err := command.Wait(); b.ctx.Err() == nil {
+			log.Fatalf("%s has ended (%v): see %s", w.name, err, logs.Name())
+		}
+	})
+	return nil
+}
+
+// prepareNamespace makes what is in invoice-app's own namespace as well: Pod Security, passwords and
+// the database.
+func (b *bench) prepareNamespace(w *way) error {
+	if err := b.kubectl(fmt.Sprintf(`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": %q,
+		"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}`, w.namespace), "apply", "--filename=-"); err != nil {
+		return err
+	}
+	if _, err := output(filepath.Join(w.checkout, "dev/make-passwords.sh"), "kind-"+b.cluster, w.namespace); err != nil {
+		return err
+	}
+	ref, err := os.ReadFile(filepath.Join(b.root, ".build/images/postgres.ref"))
+	if err != nil {
+		return err
+	}
+	image := strings.TrimSpace(string(ref))
+	colon := strings.LastIndex(image, ":")
+	database := filepath.Join(w.checkout, "bench/database")
+	if err := os.Mkdir(database, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(database, "kustomization.yaml"), fmt.Appendf(nil, `
+namespace: %s
+resources: [../../k8s/postgres]
+images: [{name: postgres, newName: %q, newTag: %q}]
+patches:
+  - target: {kind: StatefulSet}
+    patch: |
+      - {op: replace, path: /spec/template/spec/containers/0/resources/requests/cpu, value: 5m}
+      - {op: replace, path: /spec/template/spec/initContainers/0/resources/requests/cpu, value: 5m}
+`, w.namespace, image[:colon], image[colon+1:]), 0o644); err != nil {
+		return err
+	}
+	if err := b.kubectl("", "apply", "--kustomize="+database); err != nil {
+		return err
+	}
+	in := "--namespace=" + w.namespace
+	if err := b.kubectl("", in, "rollout", "status", "statefulset/postgres", "--timeout=5m"); err != nil {
+		return err
+	}
+	// It has one named after its own namespace; the service asks for that of its usual one.
+	if err := b.kubectl("", in, "exec", "postgres-0", "--container=postgres", "--",
+		"psql", "--quiet", "--command=CREATE DATABASE invoicing OWNER owner", "postgres"); err != nil {
+		return err
+	}
+	rendered, err := output("kubectl", "kustomize", filepath.Join(w.checkout, "bench", w.name))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(w.checkout, "bench", w.name, "rendered.yaml"), []byte(rendered), 0o644)
+}
+
+// measure edits the code, and waits until that is live and nothing moves any more.
+func (b *bench) measure(w *way, edit int) (sample, error) {
+	version := fmt.Sprintf("%s-%d", w.name, edit)
+	code := strings.Replace(w.original, anchor, anchor+fmt.Sprintf(
+		"\ts.Router.GET(\"/version\", func(c *gin.Context) { c.String(http.StatusOK, %q) })\n", version), 1)
+	saved := time.Now()
+	if err := os.WriteFile(filepath.Join(w.checkout, edited), []byte(code), 0o644); err != nil {
+		return sample{}, err
+	}
+	s := sample{Way: w.name, Edit: edit}
+	if w.command == nil {
+		build := exec.Command("go", "build", "-o", filepath.Join(b.work, "program"), "./invoice-app")
+		build.Dir = w.checkout
+		if text, err := build.CombinedOutput(); err != nil {
+			return s, fmt.Errorf("%w\n%s", err, text)
+		}
+		s.Total = time.Since(saved).Seconds()
+		s.Compile = s.Total
+		time.Sleep(time.Second)
+		return s, nil
+	}
+
+	live, err := b.await(w.namespace, version)
+	if err != nil {
+		return s, err
+	}
+	begun, err := os.Stat(w.begun)
+	if err != nil {
+		return s, err
+	}
+	built, err := os.Stat(w.built)
+	if err != nil {
+		return s, err
+	}
+	s.Total = live.Sub(saved).Seconds()
+	s.Notice = begun.ModTime().Sub(saved).Seconds()
+	s.Compile = built.ModTime().Sub(begun.ModTime()).Seconds()
+	s.Rest = live.Sub(built.ModTime()).Seconds()
+
+	// The pods that were replaced take their time to go.
+	for deadline := time.Now().Add(enough); ; time.Sleep(100 * time.Millisecond) {
+		if _, all := b.replicas(w.namespace); all == replica || time.Now().After(deadline) {
+			break
+		}
+	}
+	time.Sleep(2 * time.Second)
+	return s, nil
+}
+
+// machine describes where this was measured.
+func machine() string {
+	model := runtime.GOARCH
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range bytes.Lines(text) {
+			if name, value, _ := strings.Cut(string(line), ":"); strings.TrimSpace(name) == "model name" {
+				model = strings.TrimSpace(value)
+			}
+		}
+	}
+	return fmt.Sprintf("%d cores (%s), %s", runtime.NumCPU(), model, runtime.Version())
+}
