@@ -27,6 +27,8 @@ CONTEXT=kind-$CLUSTER_NAME
 NODE=$CLUSTER_NAME-control-plane
 REGISTRY=$CLUSTER_NAME-registry
 EVIDENCE=.evidence/$CLUSTER_NAME
+# A file for each team, with its rights and no more. The Tiltfile has them made.
+KUBECONFIGS=.build/kubeconfig/$CLUSTER_NAME
 # What tilt up builds. Outside the clone, which may be moved or cleaned while
 # the cluster runs.
 LIVE=$CACHE_DIR/live/$CLUSTER_NAME
@@ -96,7 +98,7 @@ remove_cluster() {
     docker ps --all --quiet --filter "label=io.x-k8s.kind.cluster=$CLUSTER_NAME" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
     docker ps --all --quiet --filter "name=^/$REGISTRY\$" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
     docker network ls --quiet --filter "name=^$KIND_EXPERIMENTAL_DOCKER_NETWORK\$" | xargs --no-run-if-empty docker network rm >/dev/null
-    rm -rf "$UNFINISHED" "$LIVE"
+    rm -rf "$UNFINISHED" "$LIVE" "$KUBECONFIGS"
 }
 
 if [ -n "$destroy$force" ]; then
@@ -242,5 +244,6 @@ say "
 invoice-app answers at http://localhost:$INVOICE_APP_PORT, payment-provider inside the cluster only. Next:
   export PATH=\"\$(cluster/tools):\$PATH\"
   kubectl --context $CONTEXT get pods --all-namespaces
+  kubectl --kubeconfig $KUBECONFIGS/team-payments get pods       as that team, with its rights only
   ${settings}tilt up --context $CONTEXT       the same, live
   ${settings}$0 --destroy"

@@ -7,8 +7,8 @@ usage() {
 usage: test/cluster/run.sh     (make test-cluster)
 
 Sets up a cluster of its own name and ports with ./deploy.sh, beside any other,
-runs test/cluster/live on it, removes it and checks that nothing is left:
-containers, volumes, networks, image tags.
+runs test/cluster/live on it, and a few of test/cluster/mutants, removes it and
+checks that nothing is left: containers, volumes, networks, image tags.
 
   CLUSTER_NAME (invoices-test), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
 USAGE
@@ -42,5 +42,6 @@ trap './deploy.sh --destroy' EXIT
 ./deploy.sh
 PATH=$(cluster/tools):$PATH
 go -C test/cluster test -count=1 -timeout=30m -v ./live
+go -C test/cluster test -count=1 -timeout=30m -v ./mutants
 go -C test/cluster test -count=1 -v ./teardown
 trap - EXIT

@@ -101,10 +101,7 @@ func TestOverlaysPassTheAPIServer(t *testing.T) {
 
 // The same source gives the same image, from another folder and at another time.
 func TestImagesAreReproducible(t *testing.T) {
-	copied := t.TempDir()
-	files := strings.Fields(mustRun(t, command(t, "git", "ls-files", "--cached", "--others", "--exclude-standard",
-		"invoice-app", "payment-provider", "internal", "dev", "cluster/go.mod", "cluster/go.sum", "go.mod", "go.sum")))
-	mustRun(t, command(t, "cp", append([]string{"--parents", "--target-directory=" + copied}, files...)...))
+	copied := copyOf(t)
 
 	for service, namespace := range teamOf {
 		t.Run(service, func(t *testing.T) {
@@ -125,6 +122,16 @@ func TestImagesAreReproducible(t *testing.T) {
 			assert.Equal(t, want, got)
 		})
 	}
+}
+
+// copyOf is another folder with all that images are built from, and with more, if named.
+func copyOf(t *testing.T, more ...string) string {
+	t.Helper()
+	folder := t.TempDir()
+	files := strings.Fields(mustRun(t, command(t, "git", append([]string{"ls-files", "--cached", "--others", "--exclude-standard",
+		"invoice-app", "payment-provider", "internal", "dev", "cluster/go.mod", "cluster/go.sum", "go.mod", "go.sum"}, more...)...)))
+	mustRun(t, command(t, "cp", append([]string{"--parents", "--target-directory=" + folder}, files...)...))
+	return folder
 }
 
 func TestImagesHoldOneProgram(t *testing.T) {

@@ -31,6 +31,7 @@ var (
 	kubeContext  string
 	invoiceApp   string // its URL outside the cluster
 	repository   string // the root of the checkout
+	scratch      string // a folder that goes with the tests
 	teamOf       = map[string]string{"invoice-app": "invoicing", "payment-provider": "payments"}
 	namespacesOf = []string{"invoicing", "payments"}
 )
@@ -40,7 +41,9 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "these tests need a cluster on which ./deploy.sh has run: %v\n", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(scratch)
+	os.Exit(code)
 }
 
 func connect() error {
@@ -69,7 +72,10 @@ func connect() error {
 	if client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
-	_, err = client.Discovery().ServerVersion()
+	if _, err = client.Discovery().ServerVersion(); err != nil {
+		return err
+	}
+	scratch, err = os.MkdirTemp("", "live-")
 	return err
 }
 
