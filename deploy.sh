@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up a real Kubernetes cluster on this machine's Docker and deploys both
-# services and their databases to it, through the Tiltfile.
+# services and their databases to it, through the Tiltfile. Each team gets a
+# kubeconfig of its own rights, in .build/kubeconfig/$CLUSTER_NAME.
 #
 #   ./deploy.sh                      what is missing; run again, what has changed
 #   ./deploy.sh --force    (-f)      from scratch: destroys the cluster first
@@ -27,7 +28,6 @@ CONTEXT=kind-$CLUSTER_NAME
 NODE=$CLUSTER_NAME-control-plane
 REGISTRY=$CLUSTER_NAME-registry
 EVIDENCE=.evidence/$CLUSTER_NAME
-# A file for each team, with its rights and no more. The Tiltfile has them made.
 KUBECONFIGS=.build/kubeconfig/$CLUSTER_NAME
 # What tilt up builds. Outside the clone, which may be moved or cleaned while
 # the cluster runs.

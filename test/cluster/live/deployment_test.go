@@ -65,7 +65,7 @@ func (s *somebodyElses) assertUntouched(t *testing.T) {
 
 func TestDeployingAgainChangesNothing(t *testing.T) {
 	awaitEverything(t)
-	before := uids(t)
+	before, keys := uids(t), kubeconfigs(t)
 	server, kubeconfig := newSomebodyElses(t)
 
 	deploy := command(t, "./deploy.sh")
@@ -74,7 +74,19 @@ func TestDeployingAgainChangesNothing(t *testing.T) {
 
 	awaitEverything(t)
 	assert.Equal(t, before, uids(t))
+	assert.Equal(t, keys, kubeconfigs(t))
 	server.assertUntouched(t)
+}
+
+// kubeconfigs are the teams', as they are.
+func kubeconfigs(t *testing.T) (contents []string) {
+	t.Helper()
+	for _, team := range teams {
+		content, err := os.ReadFile(kubeconfig(t, team.user))
+		require.NoError(t, err)
+		contents = append(contents, string(content))
+	}
+	return contents
 }
 
 func TestTiltfileRefusesAnotherCluster(t *testing.T) {

@@ -33,13 +33,17 @@ func TestPaymentProviderCannotBePublished(t *testing.T) {
 					Ports:    []corev1.ServicePort{{Port: 8082, TargetPort: intstr.FromString("http")}},
 				},
 			}
+			if kind == corev1.ServiceTypeLoadBalancer {
+				no := false // or its node port would be what is refused
+				service.Spec.AllocateLoadBalancerNodePorts = &no
+			}
 			_, err := client.CoreV1().Services("payments").Create(t.Context(), service, dryRunCreate)
 			require.True(t, apierrors.IsForbidden(err), "%v", err)
 			assert.ErrorContains(t, err, "exceeded quota")
 
 			_, err = client.CoreV1().Services(elsewhere).Create(t.Context(), service, dryRunCreate)
 			assert.NoError(t, err)
-			service.Spec.Type = corev1.ServiceTypeClusterIP
+			service.Spec.Type, service.Spec.AllocateLoadBalancerNodePorts = corev1.ServiceTypeClusterIP, nil
 			_, err = client.CoreV1().Services("payments").Create(t.Context(), service, dryRunCreate)
 			assert.NoError(t, err)
 		})
