@@ -41,7 +41,7 @@ export BEFORE
 trap './deploy.sh --destroy' EXIT
 ./deploy.sh
 PATH=$(cluster/tools):$PATH
-go -C test/cluster test -count=1 -timeout=30m -v ./live
+go -C test/cluster test -count=1 -timeout=30m -parallel=8 -v ./live # its parallel tests only wait
 go -C test/cluster test -count=1 -timeout=30m -v ./mutants
 go -C test/cluster test -count=1 -v ./teardown
 trap - EXIT

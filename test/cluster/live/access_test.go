@@ -65,7 +65,7 @@ func as(t *testing.T, who string) kubernetes.Interface {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig(t, who))
 	require.NoError(t, err)
-	config.QPS = -1 // thousands of questions
+	config.QPS = -1
 	config.WarningHandler = rest.NoWarnings{}
 	client, err := kubernetes.NewForConfig(config)
 	require.NoError(t, err)
