@@ -12,8 +12,9 @@ import (
 //go:embed access.csv
 var source string
 
-// Namespaces are those that the cells are tried in: the teams', the platform's, and one of nobody.
-var Namespaces = []string{"invoicing", "payments", "platform", "default"}
+// Namespaces are those that the cells are tried in: the teams', the platform's, the cluster's own, and
+// one of nobody.
+var Namespaces = []string{"invoicing", "payments", "platform", "kube-system", "default"}
 
 var verbs = []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
 

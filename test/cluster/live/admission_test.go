@@ -55,6 +55,11 @@ func TestAdmission(t *testing.T) {
 					func(pod *corev1.Pod) { pod.Spec.Containers[0].Image = foreign }},
 				"init image from elsewhere": {"image of migrate (" + foreign + "): " + foreignImage,
 					func(pod *corev1.Pod) { pod.Spec.InitContainers[0].Image = foreign }},
+				"volume of an image from elsewhere": {"image of extra (" + foreign + "): " + foreignImage,
+					func(pod *corev1.Pod) {
+						pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: "extra", VolumeSource: corev1.VolumeSource{
+							Image: &corev1.ImageVolumeSource{Reference: foreign}}})
+					}},
 				// This is docker.io/library/localhost, version 5005.
 				"image that looks local": {"image of " + team.service + " (localhost:5005): " + foreignImage,
 					func(pod *corev1.Pod) { pod.Spec.Containers[0].Image = "localhost:5005" }},

@@ -96,6 +96,7 @@ func TestNetworkEdges(t *testing.T) {
 		doors[service+" by service"] = serviceAddress(t, namespace, service)
 		doors[service+" by name"] = fmt.Sprintf("%s.%s.svc.cluster.local. %d", service, namespace, port)
 		doors[namespace+" database"] = pods(t, namespace, "postgres")[0].Status.PodIP + " 5432"
+		doors[namespace+" database by name"] = fmt.Sprintf("postgres.%s.svc.cluster.local. 5432", namespace)
 	}
 	anybodys := []string{"DNS", "API server", "invoice-app", "invoice-app by service", "invoice-app by name"}
 
@@ -108,8 +109,9 @@ func TestNetworkEdges(t *testing.T) {
 		"stranger in invoicing":       {"invoicing", "stranger", nil},
 		"stranger in payments":        {"payments", "stranger", nil},
 		"invoice-app": {"invoicing", "invoice-app", []string{"DNS", "payment-provider", "payment-provider by service",
-			"payment-provider by name", "invoicing database"}},
-		"payment-provider":      {"payments", "payment-provider", []string{"DNS", "payments database"}},
+			"payment-provider by name", "invoicing database", "invoicing database by name"}},
+		"payment-provider": {"payments", "payment-provider", []string{"DNS",
+			"payments database", "payments database by name"}},
 		"postgres of invoicing": {"invoicing", "postgres", nil},
 		"postgres of payments":  {"payments", "postgres", nil},
 	} {
@@ -144,7 +146,7 @@ func probe(t *testing.T, namespace, application string, doors map[string]string,
 	}
 	script.WriteString("sleep 5\n")
 	for _, name := range expected {
-		fmt.Fprintf(&script, "(until %s || ((SECONDS > 30)); do sleep 1; done) &\n", try(name))
+		fmt.Fprintf(&script, "(until %s || ((SECONDS > 20)); do sleep 1; done) &\n", try(name))
 	}
 	script.WriteString("wait\n")
 	for _, name := range append(slices.Collect(maps.Keys(doors)), "DNS") {

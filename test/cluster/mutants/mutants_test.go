@@ -98,6 +98,10 @@ var mutants = map[string]mutant{
 	"init containers are not looked at": {"validatingadmissionpolicy/team-pods",
 		`[{"op": "replace", "path": "/spec/variables/1/expression", "value": "variables.pod.containers"}]`,
 		"TestAdmission$/payments/init_image"},
+	"volumes are not looked at": {"validatingadmissionpolicy/team-pods",
+		`[{"op": "replace", "path": "/spec/variables/2/expression", "value":
+			"variables.containers.filter(c, !c.image.matches(params.data.images)).map(c, c.name + ' (' + c.image + ')')"}]`,
+		"TestAdmission$/payments/volume_of_an_image"},
 	"ephemeral containers are not looked at": {"validatingadmissionpolicybinding/team-pods",
 		`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/resources", "value": ["pods"]}]`,
 		"TestAdmission$/payments/ephemeral_container"},
