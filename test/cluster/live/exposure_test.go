@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -164,6 +165,7 @@ func probe(t *testing.T, namespace, application string, doors map[string]string,
 	pod.Spec.Volumes = nil
 	pod.Spec.InitContainers = nil
 	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	container.Resources.Requests["cpu"] = resource.MustParse("10m") // so that a small node takes them all at once
 	pod.Spec.Containers = []corev1.Container{{
 		Name:            "probe",
 		Image:           container.Image,
