@@ -48,6 +48,16 @@ test-loop:
 bench-loop:
 	bench/loop.sh
 
+## test-mutants: remove each policy, right and bound from the cluster that CLUSTER_NAME names, and see a test fail
+.PHONY: test-mutants
+test-mutants:
+	tools=$$(cluster/tools) && PATH=$$tools:$$PATH MUTANTS=all go -C test/cluster test -count=1 -timeout=60m -v ./mutants
+
+## release: push both services and their SBOMs to REGISTRY, and their digests into k8s/production
+.PHONY: release
+release:
+	tools=$$(cluster/tools) && PATH=$$tools:$$PATH dev/release.sh "$(REGISTRY)"
+
 ## check: formatting, vet, staticcheck, shell scripts, manifests, known vulnerabilities
 .PHONY: check
 check:
@@ -58,7 +68,7 @@ check:
 	go run $(STATICCHECK) ./...
 	go -C test/cluster vet ./...
 	go -C bench vet ./...
-	go -C test/cluster test -count=1 ./manifests # uncached: Go does not see that k8s/ has changed
+	go -C test/cluster test -count=1 ./manifests ./access # uncached: Go does not see that other files have changed
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
 	@if timeout 5 bash -c 'exec 3<>/dev/tcp/vuln.go.dev/443' 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck was not run: its database (vuln.go.dev) is out of reach"; fi

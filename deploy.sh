@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up a real Kubernetes cluster on this machine's Docker and deploys both
-# services and their databases to it, through the Tiltfile.
+# services and their databases to it, through the Tiltfile. Each team gets a
+# kubeconfig of its own rights, in .build/kubeconfig/$CLUSTER_NAME.
 #
 #   ./deploy.sh                      what is missing; run again, what has changed
 #   ./deploy.sh --force    (-f)      from scratch: destroys the cluster first
@@ -27,6 +28,7 @@ CONTEXT=kind-$CLUSTER_NAME
 NODE=$CLUSTER_NAME-control-plane
 REGISTRY=$CLUSTER_NAME-registry
 EVIDENCE=.evidence/$CLUSTER_NAME
+KUBECONFIGS=.build/kubeconfig/$CLUSTER_NAME
 # What tilt up builds. Outside the clone, which may be moved or cleaned while
 # the cluster runs.
 LIVE=$CACHE_DIR/live/$CLUSTER_NAME
@@ -96,7 +98,7 @@ remove_cluster() {
     docker ps --all --quiet --filter "label=io.x-k8s.kind.cluster=$CLUSTER_NAME" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
     docker ps --all --quiet --filter "name=^/$REGISTRY\$" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
     docker network ls --quiet --filter "name=^$KIND_EXPERIMENTAL_DOCKER_NETWORK\$" | xargs --no-run-if-empty docker network rm >/dev/null
-    rm -rf "$UNFINISHED" "$LIVE"
+    rm -rf "$UNFINISHED" "$LIVE" "$KUBECONFIGS"
 }
 
 if [ -n "$destroy$force" ]; then
@@ -242,5 +244,6 @@ say "
 invoice-app answers at http://localhost:$INVOICE_APP_PORT, payment-provider inside the cluster only. Next:
   export PATH=\"\$(cluster/tools):\$PATH\"
   kubectl --context $CONTEXT get pods --all-namespaces
+  kubectl --kubeconfig $KUBECONFIGS/team-payments get pods       as that team, with its rights only
   ${settings}tilt up --context $CONTEXT       the same, live
   ${settings}$0 --destroy"

@@ -7,8 +7,9 @@ usage() {
 usage: test/cluster/run.sh     (make test-cluster)
 
 Sets up a cluster of its own name and ports with ./deploy.sh, beside any other,
-runs test/cluster/live and test/cluster/loop on it, removes it and checks that
-nothing is left: containers, volumes, networks, image tags.
+runs test/cluster/live, a few of test/cluster/mutants and test/cluster/loop on
+it, removes it and checks that nothing is left: containers, volumes, networks,
+image tags.
 
   CLUSTER_NAME (invoices-test), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
 USAGE
@@ -41,7 +42,8 @@ export BEFORE
 trap './deploy.sh --destroy' EXIT
 ./deploy.sh
 PATH=$(cluster/tools):$PATH
-go -C test/cluster test -count=1 -timeout=30m -v ./live
+go -C test/cluster test -count=1 -timeout=30m -parallel=8 -v ./live # its parallel tests only wait
+go -C test/cluster test -count=1 -timeout=30m -v ./mutants
 dev/need.sh chromium chromium
 go -C test/cluster test -count=1 -timeout=40m -v ./loop
 go -C test/cluster test -count=1 -v ./teardown

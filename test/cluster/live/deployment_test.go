@@ -65,7 +65,7 @@ func (s *somebodyElses) assertUntouched(t *testing.T) {
 
 func TestDeployingAgainChangesNothing(t *testing.T) {
 	awaitEverything(t)
-	before := uids(t)
+	before, keys := uids(t), kubeconfigs(t)
 	server, kubeconfig := newSomebodyElses(t)
 
 	deploy := command(t, "./deploy.sh")
@@ -74,7 +74,19 @@ func TestDeployingAgainChangesNothing(t *testing.T) {
 
 	awaitEverything(t)
 	assert.Equal(t, before, uids(t))
+	assert.Equal(t, keys, kubeconfigs(t))
 	server.assertUntouched(t)
+}
+
+// kubeconfigs are the teams', as they are.
+func kubeconfigs(t *testing.T) (contents []string) {
+	t.Helper()
+	for _, team := range teams {
+		content, err := os.ReadFile(kubeconfig(t, team.user))
+		require.NoError(t, err)
+		contents = append(contents, string(content))
+	}
+	return contents
 }
 
 func TestTiltfileRefusesAnotherCluster(t *testing.T) {
@@ -101,10 +113,7 @@ func TestOverlaysPassTheAPIServer(t *testing.T) {
 
 // The same source gives the same image, from another folder and at another time.
 func TestImagesAreReproducible(t *testing.T) {
-	copied := t.TempDir()
-	files := strings.Fields(mustRun(t, command(t, "git", "ls-files", "--cached", "--others", "--exclude-standard",
-		"invoice-app", "payment-provider", "internal", "dev", "cluster/go.mod", "cluster/go.sum", "go.mod", "go.sum")))
-	mustRun(t, command(t, "cp", append([]string{"--parents", "--target-directory=" + copied}, files...)...))
+	copied := copyOf(t)
 
 	for service, namespace := range teamOf {
 		t.Run(service, func(t *testing.T) {
@@ -125,6 +134,16 @@ func TestImagesAreReproducible(t *testing.T) {
 			assert.Equal(t, want, got)
 		})
 	}
+}
+
+// copyOf is another folder with all that images are built from, and with more, if named.
+func copyOf(t *testing.T, more ...string) string {
+	t.Helper()
+	folder := t.TempDir()
+	files := strings.Fields(mustRun(t, command(t, "git", append([]string{"ls-files", "--cached", "--others", "--exclude-standard",
+		"invoice-app", "payment-provider", "internal", "dev", "cluster/go.mod", "cluster/go.sum", "go.mod", "go.sum"}, more...)...)))
+	mustRun(t, command(t, "cp", append([]string{"--parents", "--target-directory=" + folder}, files...)...))
+	return folder
 }
 
 func TestImagesHoldOneProgram(t *testing.T) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -20,7 +23,6 @@ import (
 // Each way to publish payment-provider is tried, is refused, and is the way that works elsewhere.
 func TestPaymentProviderCannotBePublished(t *testing.T) {
 	elsewhere := newNamespace(t)
-	dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 
 	for _, kind := range []corev1.ServiceType{corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer} {
 		t.Run(string(kind), func(t *testing.T) {
@@ -32,14 +34,18 @@ func TestPaymentProviderCannotBePublished(t *testing.T) {
 					Ports:    []corev1.ServicePort{{Port: 8082, TargetPort: intstr.FromString("http")}},
 				},
 			}
-			_, err := client.CoreV1().Services("payments").Create(t.Context(), service, dryRun)
+			if kind == corev1.ServiceTypeLoadBalancer {
+				no := false // or its node port would be what is refused
+				service.Spec.AllocateLoadBalancerNodePorts = &no
+			}
+			_, err := client.CoreV1().Services("payments").Create(t.Context(), service, dryRunCreate)
 			require.True(t, apierrors.IsForbidden(err), "%v", err)
 			assert.ErrorContains(t, err, "exceeded quota")
 
-			_, err = client.CoreV1().Services(elsewhere).Create(t.Context(), service, dryRun)
+			_, err = client.CoreV1().Services(elsewhere).Create(t.Context(), service, dryRunCreate)
 			assert.NoError(t, err)
-			service.Spec.Type = corev1.ServiceTypeClusterIP
-			_, err = client.CoreV1().Services("payments").Create(t.Context(), service, dryRun)
+			service.Spec.Type, service.Spec.AllocateLoadBalancerNodePorts = corev1.ServiceTypeClusterIP, nil
+			_, err = client.CoreV1().Services("payments").Create(t.Context(), service, dryRunCreate)
 			assert.NoError(t, err)
 		})
 	}
@@ -47,12 +53,12 @@ func TestPaymentProviderCannotBePublished(t *testing.T) {
 	t.Run("hostPort", func(t *testing.T) {
 		pod := podLike(pods(t, "payments", "payment-provider")[0])
 		pod.Spec.Containers[0].Ports[0].HostPort = 8082
-		_, err := client.CoreV1().Pods("payments").Create(t.Context(), pod, dryRun)
+		_, err := client.CoreV1().Pods("payments").Create(t.Context(), pod, dryRunCreate)
 		require.True(t, apierrors.IsForbidden(err), "%v", err)
 		assert.ErrorContains(t, err, `violates PodSecurity "restricted:latest": hostPort`)
 
 		pod.Spec.Containers[0].Ports[0].HostPort = 0
-		_, err = client.CoreV1().Pods("payments").Create(t.Context(), pod, dryRun)
+		_, err = client.CoreV1().Pods("payments").Create(t.Context(), pod, dryRunCreate)
 		assert.NoError(t, err)
 	})
 }
@@ -77,35 +83,38 @@ func TestOnlyInvoiceAppAnswersOutside(t *testing.T) {
 	}
 }
 
-// Who reaches whom, by address, so that a name that does not resolve cannot pass for a refusal.
-// Every door opens to somebody, or its being shut to the others would prove nothing.
+// Who reaches whom, by the pod's address, by the service's and by its name. Whoever may ask the DNS
+// has the name resolved, so that its being unknown cannot pass for a refusal. Every door opens to
+// somebody, or its being shut to the others would prove nothing.
 func TestNetworkEdges(t *testing.T) {
-	awaitEverything(t)
 	stranger := newNamespace(t)
 
-	doors := map[string]string{}
+	doors := map[string]string{"API server": serviceAddress(t, "default", "kubernetes")}
 	for service, namespace := range teamOf {
 		pod := pods(t, namespace, service)[0]
 		port := pod.Spec.Containers[0].Ports[0].ContainerPort
 		doors[service] = fmt.Sprintf("%s %d", pod.Status.PodIP, port)
-		published, err := client.CoreV1().Services(namespace).Get(t.Context(), service, metav1.GetOptions{})
-		require.NoError(t, err)
-		doors[service+" by service"] = fmt.Sprintf("%s %d", published.Spec.ClusterIP, port)
+		doors[service+" by service"] = serviceAddress(t, namespace, service)
+		doors[service+" by name"] = fmt.Sprintf("%s.%s.svc.cluster.local. %d", service, namespace, port)
 		doors[namespace+" database"] = pods(t, namespace, "postgres")[0].Status.PodIP + " 5432"
+		doors[namespace+" database by name"] = fmt.Sprintf("postgres.%s.svc.cluster.local. 5432", namespace)
 	}
+	anybodys := []string{"DNS", "API server", "invoice-app", "invoice-app by service", "invoice-app by name"}
 
 	for name, prober := range map[string]struct {
 		namespace, application string
 		reaches                []string
 	}{
-		"stranger":                    {stranger, "stranger", []string{"invoice-app", "invoice-app by service"}},
-		"stranger with copied labels": {stranger, "invoice-app", []string{"invoice-app", "invoice-app by service"}},
+		"stranger":                    {stranger, "stranger", anybodys},
+		"stranger with copied labels": {stranger, "invoice-app", anybodys},
 		"stranger in invoicing":       {"invoicing", "stranger", nil},
 		"stranger in payments":        {"payments", "stranger", nil},
-		"invoice-app":                 {"invoicing", "invoice-app", []string{"payment-provider", "payment-provider by service", "invoicing database"}},
-		"payment-provider":            {"payments", "payment-provider", []string{"payments database"}},
-		"postgres of invoicing":       {"invoicing", "postgres", nil},
-		"postgres of payments":        {"payments", "postgres", nil},
+		"invoice-app": {"invoicing", "invoice-app", []string{"DNS", "payment-provider", "payment-provider by service",
+			"payment-provider by name", "invoicing database", "invoicing database by name"}},
+		"payment-provider": {"payments", "payment-provider", []string{"DNS",
+			"payments database", "payments database by name"}},
+		"postgres of invoicing": {"invoicing", "postgres", nil},
+		"postgres of payments":  {"payments", "postgres", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -114,19 +123,37 @@ func TestNetworkEdges(t *testing.T) {
 	}
 }
 
-// probe runs a pod that tries each door, and returns the names of those that opened. It does so
-// once the expected ones open: a new pod's rules take a moment to reach the node.
+// serviceAddress is a service's address and port, with a space between.
+func serviceAddress(t *testing.T, namespace, name string) string {
+	t.Helper()
+	service, err := client.CoreV1().Services(namespace).Get(t.Context(), name, metav1.GetOptions{})
+	require.NoError(t, err)
+	return fmt.Sprintf("%s %d", service.Spec.ClusterIP, service.Spec.Ports[0].Port)
+}
+
+// probe runs a pod that tries each door, and returns the names of those that opened; "DNS" is that
+// names are resolved. It does so once the expected ones have opened, or too long have not: a new
+// pod's rules take a moment to reach the node.
 func probe(t *testing.T, namespace, application string, doors map[string]string, expected []string) []string {
 	t.Helper()
 	var script strings.Builder
-	script.WriteString("sleep 5\nopens() { timeout 2 bash -c \": 2>/dev/null >/dev/tcp/$1/$2\"; }\n")
+	script.WriteString("opens() { timeout 2 bash -c \": 2>/dev/null >/dev/tcp/$1/$2\"; }\n")
+	script.WriteString("resolves() { timeout 2 getent hosts kubernetes.default.svc.cluster.local. >/dev/null; }\n")
+	try := func(name string) string {
+		if name == "DNS" {
+			return "resolves"
+		}
+		return "opens " + doors[name]
+	}
+	script.WriteString("sleep 5\n")
 	for _, name := range expected {
-		fmt.Fprintf(&script, "for try in {1..30}; do opens %s && break; sleep 1; done\n", doors[name])
+		fmt.Fprintf(&script, "(until %s || ((SECONDS > 20)); do sleep 1; done) &\n", try(name))
 	}
-	for name, door := range doors {
-		fmt.Fprintf(&script, "opens %s && echo '%s'\n", door, name)
+	script.WriteString("wait\n")
+	for _, name := range append(slices.Collect(maps.Keys(doors)), "DNS") {
+		fmt.Fprintf(&script, "(%s && echo '%s') &\n", try(name), name)
 	}
-	script.WriteString("echo done\n")
+	script.WriteString("wait\necho done\n")
 
 	created := runPod(t, shellPod(t, namespace, application, script.String()))
 
@@ -158,6 +185,7 @@ func shellPod(t *testing.T, namespace, application, script string) *corev1.Pod {
 	pod.Spec.Volumes = nil
 	pod.Spec.InitContainers = nil
 	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	container.Resources.Requests["cpu"] = resource.MustParse("10m") // so that a small node takes them all at once
 	pod.Spec.Containers = []corev1.Container{{
 		Name:            "probe",
 		Image:           container.Image,

@@ -31,6 +31,7 @@ var (
 	kubeContext  string
 	invoiceApp   string // its URL outside the cluster
 	repository   string // the root of the checkout
+	scratch      string // a folder that goes with the tests
 	teamOf       = map[string]string{"invoice-app": "invoicing", "payment-provider": "payments"}
 	namespacesOf = []string{"invoicing", "payments"}
 )
@@ -40,7 +41,9 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "these tests need a cluster on which ./deploy.sh has run: %v\n", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(scratch)
+	os.Exit(code)
 }
 
 func connect() error {
@@ -65,11 +68,15 @@ func connect() error {
 	if err != nil {
 		return err
 	}
+	config.QPS = -1 // as fast as it answers: the cluster is ours
 	config.WarningHandler = rest.NoWarnings{}
 	if client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
-	_, err = client.Discovery().ServerVersion()
+	if _, err = client.Discovery().ServerVersion(); err != nil {
+		return err
+	}
+	scratch, err = os.MkdirTemp("", "live-")
 	return err
 }
 

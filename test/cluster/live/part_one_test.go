@@ -14,25 +14,38 @@ import (
 )
 
 // The bug of the challenge: runAsNonRoot, an image that names no user, and no runAsUser. The
-// kubelet will not start it; a numeric user, and nothing else, cures it.
+// kubelet will not start it; a numeric user, and nothing else, cures it. A team's namespace does
+// not even let it in any more, so the two are seen in another one, where the program can only
+// print its help.
 func TestPartOne(t *testing.T) {
 	awaitEverything(t)
 	deployed := pods(t, "invoicing", "invoice-app")[0]
 	image := withoutUser(t, deployed.Spec.Containers[0].Image)
+	elsewhere := newNamespace(t)
 
-	newPod := func() *corev1.Pod {
+	newPod := func(user *int64) *corev1.Pod {
 		pod := podLike(deployed)
 		pod.Labels = map[string]string{"app.kubernetes.io/name": "invoice-app"} // or it may not reach its database
 		pod.Spec.InitContainers = nil
 		pod.Spec.Containers[0].Image = image
 		pod.Spec.SecurityContext.RunAsUser = nil
 		pod.Spec.SecurityContext.RunAsGroup = nil
-		pod.Spec.Containers[0].SecurityContext.RunAsUser = nil
+		pod.Spec.Containers[0].SecurityContext.RunAsUser = user
 		pod.Spec.Containers[0].SecurityContext.RunAsGroup = nil
 		return pod
 	}
+	helping := func(user *int64) *corev1.Pod {
+		pod := newPod(user)
+		pod.Namespace = elsewhere
+		pod.Spec.ServiceAccountName = "default"
+		pod.Spec.Volumes, pod.Spec.Containers[0].VolumeMounts, pod.Spec.Containers[0].EnvFrom = nil, nil, nil
+		pod.Spec.Containers[0].Args = []string{"--help"}
+		pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+		return pod
+	}
+	numeric := int64(10001)
 
-	original := runPod(t, newPod())
+	original := runPod(t, helping(nil))
 	var waiting *corev1.ContainerStateWaiting
 	require.Eventually(t, func() bool {
 		waiting = state(original).Waiting
@@ -40,10 +53,15 @@ func TestPartOne(t *testing.T) {
 	}, time.Minute, 200*time.Millisecond, "the original does not start")
 	assert.Contains(t, waiting.Message, "container has runAsNonRoot and image will run as root")
 
-	pod := newPod()
-	user := int64(10001)
-	pod.Spec.Containers[0].SecurityContext.RunAsUser = &user
-	fixed := runPod(t, pod)
+	mended := runPod(t, helping(&numeric))
+	require.Eventually(t, func() bool {
+		ended := state(mended).Terminated
+		return ended != nil && ended.ExitCode == 0
+	}, time.Minute, 200*time.Millisecond, "the mended one has run")
+
+	_, err := client.CoreV1().Pods("invoicing").Create(t.Context(), newPod(nil), dryRunCreate)
+	assert.ErrorContains(t, err, "set securityContext.runAsUser to 10000 or more")
+	fixed := runPod(t, newPod(&numeric))
 	require.Eventually(t, func() bool {
 		now, err := client.CoreV1().Pods(fixed.Namespace).Get(context.Background(), fixed.Name, metav1.GetOptions{})
 		return err == nil && ready(*now)

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,6 +39,7 @@ func TestEveryOverlay(t *testing.T) {
 			t.Run("pods pass Pod Security restricted", func(t *testing.T) { podSecurity(t, objects) })
 			t.Run("kube-score has no complaint", func(t *testing.T) { kubeScore(t, documents) })
 			t.Run("namespaces enforce Pod Security restricted", func(t *testing.T) { namespaces(t, objects) })
+			t.Run("teams' namespaces are bound by the admission policies", func(t *testing.T) { admission(t, overlay, objects) })
 			t.Run("services are reached as they should be", func(t *testing.T) { services(t, overlay, objects) })
 			t.Run("credentials stay where they belong", func(t *testing.T) { credentials(t, objects) })
 			t.Run("payment-provider knows invoice-app by its token", func(t *testing.T) { identity(t, objects) })
@@ -154,7 +157,61 @@ func namespaces(t *testing.T, objects []runtime.Object) {
 			assert.Equal(t, "latest", namespace.Labels["pod-security.kubernetes.io/enforce-version"])
 		}
 	}
-	assert.ElementsMatch(t, []string{"invoicing", "payments"}, names)
+	assert.ElementsMatch(t, []string{"invoicing", "payments", "platform"}, names)
+}
+
+// admission holds the overlay's images against its own parameter of the policies.
+func admission(t *testing.T, overlay string, objects []runtime.Object) {
+	var parameter *corev1.ConfigMap
+	bound := map[string]string{}
+	for _, object := range objects {
+		switch object := object.(type) {
+		case *corev1.Namespace:
+			bound[object.Name] = object.Labels["team"]
+		case *corev1.ConfigMap:
+			if object.Namespace == "platform" && object.Name == "admission" {
+				parameter = object
+			}
+		}
+	}
+	assert.Equal(t, map[string]string{"invoicing": "invoicing", "payments": "payments", "platform": ""}, bound)
+	require.NotNil(t, parameter, "the ConfigMap admission of the namespace platform")
+	assert.NotEmpty(t, parameter.Data["advice"])
+	allowed, err := regexp.Compile(parameter.Data["images"])
+	require.NoError(t, err)
+
+	for _, image := range images(objects) {
+		if overlay != "production" {
+			image = "localhost:5005/" + image // where Tilt pushes it
+		}
+		assert.Regexp(t, allowed, image)
+		assert.NotRegexp(t, allowed, "elsewhere.example.com/"+image)
+	}
+}
+
+// What production runs is named by digest, and the database is the one in cluster/images.txt.
+func TestProductionNamesDigests(t *testing.T) {
+	list, err := os.ReadFile("../../../cluster/images.txt")
+	require.NoError(t, err)
+	found := images(decodeStrictly(t, build(t, filepath.Join(folder, "production"))))
+	require.Len(t, found, 8, "four workloads, each with an init container")
+	for _, image := range found {
+		assert.Regexp(t, `^[^@:]+@sha256:[0-9a-f]{64}$`, image)
+		if name, digest, _ := strings.Cut(image, "@"); strings.HasSuffix(name, "/postgres") {
+			assert.Regexp(t, regexp.QuoteMeta(name)+`:\S+@`+digest, string(list))
+		}
+	}
+}
+
+func images(objects []runtime.Object) []string {
+	var found []string
+	for _, workload := range workloads(objects) {
+		pod := workload.template.Spec
+		for _, container := range append(slices.Clone(pod.InitContainers), pod.Containers...) {
+			found = append(found, container.Image)
+		}
+	}
+	return found
 }
 
 func services(t *testing.T, overlay string, objects []runtime.Object) {

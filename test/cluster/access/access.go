@@ -1,0 +1,111 @@
+// Package access is the table of who may do what in the cluster: access.csv. README.md shows it,
+// and the live tests try every cell of it with real certificates.
+package access
+
+import (
+	_ "embed"
+	"encoding/csv"
+	"slices"
+	"strings"
+)
+
+//go:embed access.csv
+var source string
+
+// Namespaces are those that the cells are tried in: the teams', the platform's, the cluster's own, and
+// one of nobody.
+var Namespaces = []string{"invoicing", "payments", "platform", "kube-system", "default"}
+
+var verbs = []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
+
+var abbreviations = map[string][]string{
+	"read":  {"get", "list", "watch"},
+	"write": {"create", "update", "patch", "delete"},
+	"all":   verbs,
+}
+
+// A Cell is one question, and its answer.
+type Cell struct {
+	Who                          string // the user, who is in the group of the same name; a stranger is in none
+	Namespace                    string
+	Group, Resource, Subresource string
+	Verb                         string
+	Allowed                      bool
+}
+
+// Cells are all of the table, each verb in each namespace apart, allowed or not.
+func Cells() []Cell {
+	rows := read()
+	var cells []Cell
+	for _, row := range rows[1:] {
+		for i, text := range row[1:] {
+			var allowed []string
+			for _, word := range strings.Fields(text) {
+				if verbs, ok := abbreviations[word]; ok {
+					allowed = append(allowed, verbs...)
+				} else {
+					allowed = append(allowed, word)
+				}
+			}
+			who, namespaces := column(rows[0][i+1])
+			for _, resource := range strings.Fields(row[0]) {
+				resource, subresource, _ := strings.Cut(resource, "/")
+				resource, group, _ := strings.Cut(resource, ".")
+				for _, namespace := range namespaces {
+					for _, verb := range verbs {
+						cells = append(cells, Cell{who, namespace, group, resource, subresource, verb, slices.Contains(allowed, verb)})
+					}
+				}
+			}
+		}
+	}
+	return cells
+}
+
+// Markdown is the table for a reader.
+func Markdown() string {
+	rows := read()
+	var text strings.Builder
+	line := func(cells []string) { text.WriteString("| " + strings.Join(cells, " | ") + " |\n") }
+	line(rows[0])
+	text.WriteString(strings.Repeat("|---", len(rows[0])) + "|\n")
+	for _, row := range rows[1:] {
+		var names []string
+		for _, resource := range strings.Fields(row[0]) {
+			resource, subresource, isSubresource := strings.Cut(resource, "/")
+			resource, _, _ = strings.Cut(resource, ".")
+			if isSubresource {
+				resource += "/" + subresource
+			}
+			names = append(names, resource)
+		}
+		row[0] = strings.Join(slices.Compact(names), ", ")
+		for i, cell := range row {
+			if cell == "" {
+				row[i] = "–"
+			}
+		}
+		line(row)
+	}
+	return text.String()
+}
+
+func read() [][]string {
+	rows, err := csv.NewReader(strings.NewReader(source)).ReadAll()
+	if err != nil {
+		panic(err) // it is part of the program
+	}
+	return rows
+}
+
+// column is what a title says: "team-x in x", "team-x elsewhere" or "team-x anywhere".
+func column(title string) (who string, namespaces []string) {
+	who, where, _ := strings.Cut(title, " ")
+	for _, namespace := range Namespaces {
+		own := who == "team-"+namespace
+		if where == "anywhere" || where == "elsewhere" && !own || where == "in "+namespace {
+			namespaces = append(namespaces, namespace)
+		}
+	}
+	return who, namespaces
+}

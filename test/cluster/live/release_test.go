@@ -1,0 +1,98 @@
+package live
+
+import (
+	"archive/tar"
+	"bytes"
+	"debug/buildinfo"
+	"encoding/json"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A release is made from a copy of the checkout, into the cluster's registry: the production overlay
+// then names what is there, with its SBOM beside it.
+func TestRelease(t *testing.T) {
+	registry, _, _ := strings.Cut(pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image, "/")
+	registry += "/release"
+	copied := copyOf(t, "k8s")
+	release := command(t, "dev/release.sh", registry)
+	release.Dir = copied
+	mustRun(t, release)
+	overlay := mustRun(t, command(t, "kubectl", "kustomize", copied+"/k8s/production"))
+
+	for service, namespace := range teamOf {
+		t.Run(service, func(t *testing.T) {
+			// The same source gives the same image, so that what was tested is what is released.
+			digest, err := crane.Digest(pods(t, namespace, service)[0].Spec.Containers[0].Image)
+			require.NoError(t, err)
+			released := registry + "/" + service + "@" + digest
+			assert.Equal(t, 2, strings.Count(overlay, "image: "+released+"\n"), "its migration and itself")
+			assert.Equal(t, 2, strings.Count(overlay, "/"+service+"@sha256:"))
+			image, err := crane.Pull(released)
+			require.NoError(t, err)
+
+			assert.ElementsMatch(t, modules(t, image), sbomModules(t, released))
+		})
+	}
+}
+
+// modules are what the program in an image says that it is made of, as module@version.
+func modules(t *testing.T, image v1.Image) []string {
+	t.Helper()
+	reader, writer := io.Pipe()
+	go func() { writer.CloseWithError(crane.Export(image, writer)) }()
+	files := tar.NewReader(reader)
+	_, err := files.Next() // the only one
+	require.NoError(t, err)
+	program, err := io.ReadAll(files)
+	require.NoError(t, err)
+	info, err := buildinfo.Read(bytes.NewReader(program))
+	require.NoError(t, err)
+	found := []string{"std@" + info.GoVersion}
+	for _, module := range info.Deps {
+		found = append(found, module.Path+"@"+module.Version)
+	}
+	require.Greater(t, len(found), 10)
+	return found
+}
+
+// sbomModules are what the CycloneDX document beside an image lists.
+func sbomModules(t *testing.T, image string) []string {
+	t.Helper()
+	const sbomType = "application/vnd.cyclonedx+json"
+	subject, err := name.NewDigest(image)
+	require.NoError(t, err)
+	index, err := remote.Referrers(subject, remote.WithFilter("artifactType", sbomType))
+	require.NoError(t, err)
+	manifest, err := index.IndexManifest()
+	require.NoError(t, err)
+	require.Len(t, manifest.Manifests, 1, "one SBOM, however often it is released")
+
+	artifact, err := remote.Image(subject.Digest(manifest.Manifests[0].Digest.String()))
+	require.NoError(t, err)
+	layers, err := artifact.Layers()
+	require.NoError(t, err)
+	require.Len(t, layers, 1)
+	content, err := layers[0].Compressed() // as it is in the registry: nothing compresses it
+	require.NoError(t, err)
+	defer content.Close()
+	var sbom struct {
+		BOMFormat  string
+		Components []struct{ Name, Version string }
+	}
+	require.NoError(t, json.NewDecoder(content).Decode(&sbom))
+	assert.Equal(t, "CycloneDX", sbom.BOMFormat)
+	var found []string
+	for _, component := range sbom.Components {
+		found = append(found, component.Name+"@"+component.Version)
+	}
+	return found
+}

@@ -1,0 +1,239 @@
+// Package mutants takes what protects the cluster away, one piece at a time, on a real cluster, and
+// sees the one live test that is aimed at it fail.
+package mutants
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// A mutant is one object without which, or with which changed, something is let through that must
+// not be, or is refused that must not be.
+type mutant struct {
+	object  string // as kubectl names it: [namespace/]kind/name
+	patch   string // a JSON patch; none: the object is deleted
+	catcher string // a test of the package live, as -run takes it
+}
+
+var mutants = map[string]mutant{
+	// Who talks to whom.
+	"invoicing denies nothing by default": {"invoicing/networkpolicy/default-deny", "", "TestNetworkEdges/stranger_in_invoicing"},
+	"payments denies nothing by default":  {"payments/networkpolicy/default-deny", "", "TestNetworkEdges/stranger_in_payments"},
+	"invoice-app lets nobody in":          {"invoicing/networkpolicy/invoice-app-from-anyone", "", "TestNetworkEdges/stranger$"},
+	"invoice-app reaches nobody":          {"invoicing/networkpolicy/invoice-app", "", "TestNetworkEdges/^invoice-app"},
+	"invoice-app reaches anybody": {"invoicing/networkpolicy/invoice-app",
+		`[{"op": "add", "path": "/spec/egress/-", "value": {}}]`, "TestNetworkEdges/^invoice-app"},
+	"payment-provider lets nobody in": {"payments/networkpolicy/payment-provider",
+		`[{"op": "remove", "path": "/spec/ingress"}]`, "TestNetworkEdges/^invoice-app"},
+	"payment-provider lets anybody in": {"payments/networkpolicy/payment-provider",
+		`[{"op": "remove", "path": "/spec/ingress/0/from"}]`, "TestNetworkEdges/stranger$"},
+	"payment-provider lets invoice-app's labels in": {"payments/networkpolicy/payment-provider",
+		`[{"op": "replace", "path": "/spec/ingress/0/from/0/namespaceSelector", "value": {}}]`, "TestNetworkEdges/stranger_with_copied_labels"},
+	"payment-provider reaches anybody": {"payments/networkpolicy/payment-provider",
+		`[{"op": "add", "path": "/spec/egress/-", "value": {}}]`, "TestNetworkEdges/^payment-provider"},
+	"the invoices' database lets nobody in": {"invoicing/networkpolicy/postgres", "", "TestNetworkEdges/^invoice-app"},
+	"the payments' database lets nobody in": {"payments/networkpolicy/postgres", "", "TestNetworkEdges/^payment-provider"},
+	"the invoices' database lets anybody in": {"invoicing/networkpolicy/postgres",
+		`[{"op": "remove", "path": "/spec/ingress/0/from"}]`, "TestNetworkEdges/stranger$"},
+	"the payments' database lets anybody in": {"payments/networkpolicy/postgres",
+		`[{"op": "remove", "path": "/spec/ingress/0/from"}]`, "TestNetworkEdges/stranger$"},
+	"the database reaches anybody": {"payments/networkpolicy/postgres",
+		`[{"op": "add", "path": "/spec/egress", "value": [{}]}]`, "TestNetworkEdges/postgres_of_payments"},
+
+	// Who may do what.
+	"team invoicing has no rights": {"invoicing/rolebinding/team", "", "TestAccess$/team-invoicing"},
+	"team payments has no rights":  {"payments/rolebinding/team", "", "TestAccess$/team-payments"},
+	"the platform has no rights":   {"clusterrolebinding/platform", "", "TestAccess$/platform"},
+	"everybody is team payments": {"payments/rolebinding/team",
+		`[{"op": "replace", "path": "/subjects/0/name", "value": "system:authenticated"}]`, "TestAccess$/stranger"},
+	"team payments is team invoicing, too": {"invoicing/rolebinding/team",
+		`[{"op": "add", "path": "/subjects/-", "value": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "team-payments"}}]`,
+		"TestEscalation/team-payments/container_in_the_other"},
+	"team invoicing reads passwords":        mayAlso("", "secrets", "get", "TestEscalation/team-invoicing/passwords"),
+	"team invoicing makes tokens":           mayAlso("", "serviceaccounts/token", "create", "TestEscalation/team-invoicing/token_of_invoice-app"),
+	"team invoicing deletes policies":       mayAlso("networking.k8s.io", "networkpolicies", "delete", "TestEscalation/team-invoicing/default-deny"),
+	"team invoicing raises its quota":       mayAlso("", "resourcequotas", "patch", "TestEscalation/team-invoicing/quota"),
+	"team invoicing changes its namespace":  mayAlso("", "namespaces", "patch", "TestEscalation/team-invoicing/Pod_Security_label"),
+	"team invoicing does what nobody lists": mayAlso("coordination.k8s.io", "leases", "get", "TestAccessEndsWithTheTable/team-invoicing"),
+
+	// How much they may use, and publish.
+	"payments may have a NodePort": {"payments/resourcequota/team",
+		`[{"op": "remove", "path": "/spec/hard/services.nodeports"}]`, "TestPaymentProviderCannotBePublished/NodePort"},
+	"payments may have a load balancer": {"payments/resourcequota/team",
+		`[{"op": "remove", "path": "/spec/hard/services.loadbalancers"}]`, "TestPaymentProviderCannotBePublished/LoadBalancer"},
+	"containers of invoicing have no bounds": {"invoicing/limitrange/team", "", "TestContainersHaveBounds/invoicing"},
+	"containers of payments have no bounds":  {"payments/limitrange/team", "", "TestContainersHaveBounds/payments"},
+
+	// What may run.
+	"invoicing has no Pod Security": {"namespace/invoicing",
+		`[{"op": "remove", "path": "/metadata/labels/pod-security.kubernetes.io~1enforce"}]`, "TestEscalation/team-invoicing/hostPath"},
+	"payments has no Pod Security": {"namespace/payments",
+		`[{"op": "remove", "path": "/metadata/labels/pod-security.kubernetes.io~1enforce"}]`, "TestPaymentProviderCannotBePublished/hostPort"},
+	"the policies do not know invoicing": {"namespace/invoicing",
+		`[{"op": "remove", "path": "/metadata/labels/team"}]`, "TestAdmission$/invoicing/low_user$"},
+	"the policies do not know payments": {"namespace/payments",
+		`[{"op": "remove", "path": "/metadata/labels/team"}]`, "TestAdmission$/payments/low_user$"},
+	"any image":            withoutRule("team-pods", 0, "TestAdmission$/payments/^image_from_elsewhere"),
+	"a writable root":      withoutRule("team-pods", 1, "TestAdmission$/payments/writable_root"),
+	"any user":             withoutRule("team-pods", 2, "TestAdmission$/payments/no_user"),
+	"any external IP":      {"validatingadmissionpolicybinding/team-services", "", "TestAdmission$/payments/external_IP"},
+	"pods are not bound":   {"validatingadmissionpolicybinding/team-pods", "", "TestAdmission$/payments/low_user$"},
+	"nobody is warned":     {"validatingadmissionpolicybinding/team-workloads", "", "TestAdmissionWarnsOfDeployments/payments"},
+	"no image is named":    {"platform/configmap/admission", "", "TestAdmission$/payments/let_in"},
+	"every image is named": {"platform/configmap/admission", `[{"op": "replace", "path": "/data/images", "value": "."}]`, "TestAdmission$/payments/image_that_looks_local"},
+	"init containers are not looked at": {"validatingadmissionpolicy/team-pods",
+		`[{"op": "replace", "path": "/spec/variables/1/expression", "value": "variables.pod.containers"}]`,
+		"TestAdmission$/payments/init_image"},
+	"volumes are not looked at": {"validatingadmissionpolicy/team-pods",
+		`[{"op": "replace", "path": "/spec/variables/2/expression", "value":
+			"variables.containers.filter(c, !c.image.matches(params.data.images)).map(c, c.name + ' (' + c.image + ')')"}]`,
+		"TestAdmission$/payments/volume_of_an_image"},
+	"ephemeral containers are not looked at": {"validatingadmissionpolicybinding/team-pods",
+		`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/resources", "value": ["pods"]}]`,
+		"TestAdmission$/payments/ephemeral_container"},
+	"changes are not looked at": {"validatingadmissionpolicybinding/team-pods",
+		`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/operations", "value": ["CREATE"]}]`,
+		"TestAdmission$/payments/another_image_later"},
+}
+
+// mayAlso gives team invoicing a right.
+func mayAlso(group, resource, verb, catcher string) mutant {
+	return mutant{"invoicing/role/team", fmt.Sprintf(
+		`[{"op": "add", "path": "/rules/-", "value": {"apiGroups": [%q], "resources": [%q], "verbs": [%q]}}]`, group, resource, verb), catcher}
+}
+
+// withoutRule drops one validation of a policy.
+func withoutRule(policy string, index int, catcher string) mutant {
+	return mutant{"validatingadmissionpolicy/" + policy,
+		fmt.Sprintf(`[{"op": "remove", "path": "/spec/validations/%d"}]`, index), catcher}
+}
+
+// A change takes a moment to be heard of: of a network policy, by the node.
+const patience = time.Minute
+
+// TestMutants takes MUTANTS of them (3; or all), chosen by MUTANTS_SEED, which it prints. Should it be
+// interrupted, ./deploy.sh puts back what it has changed.
+func TestMutants(t *testing.T) {
+	cluster := os.Getenv("CLUSTER_NAME")
+	require.NotEmpty(t, cluster, "these tests need a cluster on which ./deploy.sh has run: CLUSTER_NAME says which")
+	live := compile(t)
+	kubectl := func(t *testing.T, stdin []byte, arguments ...string) []byte {
+		t.Helper()
+		command := exec.Command("kubectl", append([]string{"--context=kind-" + cluster}, arguments...)...)
+		command.Stdin = bytes.NewReader(stdin)
+		output, err := command.CombinedOutput()
+		require.NoError(t, err, "%v:\n%s", command.Args, output)
+		return output
+	}
+
+	var table []string
+	for _, name := range choose(t) {
+		m, caught := mutants[name], "nobody"
+		t.Run(name, func(t *testing.T) {
+			namespace, object := "", m.object
+			if strings.Count(object, "/") == 2 {
+				namespace, object, _ = strings.Cut(object, "/")
+			}
+			where := []string{"--namespace=" + namespace, object}
+			original := strip(t, kubectl(t, nil, append([]string{"get", "--output=json"}, where...)...))
+			change, putBack := []string{"patch", "--type=json", "--patch=" + m.patch}, "replace"
+			if m.patch == "" {
+				change, putBack = []string{"delete"}, "create"
+			}
+			restore := sync.OnceFunc(func() { kubectl(t, original, putBack, "--filename=-") })
+			t.Cleanup(restore) // whatever happens
+
+			kubectl(t, nil, append(change, where...)...)
+			output, red := live.await(t, m.catcher, false)
+			require.True(t, red, "%s has not noticed:\n%s", m.catcher, output)
+			restore()
+			output, green := live.await(t, m.catcher, true)
+			require.True(t, green, "it is put back, and %s still fails:\n%s", m.catcher, output)
+			caught = m.catcher
+		})
+		table = append(table, fmt.Sprintf("| %-45s | %-65s |", name, caught))
+	}
+	t.Logf("each mutant, and the test that fails with it and passes again without:\n%s", strings.Join(table, "\n"))
+}
+
+// choose names the mutants of this run.
+func choose(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for name := range mutants {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if os.Getenv("MUTANTS") == "all" {
+		return names
+	}
+	number := func(variable string, otherwise uint64) uint64 {
+		if os.Getenv(variable) == "" {
+			return otherwise
+		}
+		n, err := strconv.ParseUint(os.Getenv(variable), 10, 64)
+		require.NoError(t, err, variable)
+		return n
+	}
+	count, seed := number("MUTANTS", 3), number("MUTANTS_SEED", rand.Uint64())
+	t.Logf("%d of %d mutants, MUTANTS_SEED=%d", count, len(names), seed)
+	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	return names[:min(int(count), len(names))]
+}
+
+// strip leaves of an object what makes the same one again.
+func strip(t *testing.T, encoded []byte) []byte {
+	t.Helper()
+	var object unstructured.Unstructured
+	require.NoError(t, json.Unmarshal(encoded, &object.Object))
+	for _, field := range []string{"resourceVersion", "uid", "creationTimestamp", "generation", "managedFields"} {
+		unstructured.RemoveNestedField(object.Object, "metadata", field)
+	}
+	unstructured.RemoveNestedField(object.Object, "status")
+	encoded, err := json.Marshal(object.Object)
+	require.NoError(t, err)
+	return encoded
+}
+
+// binary is the compiled package live.
+type binary string
+
+func compile(t *testing.T) binary {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "live.test")
+	command := exec.Command("go", "test", "-c", "-o", file, "../live")
+	output, err := command.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	return binary(file)
+}
+
+// await runs a test until it passes, or until it does not. A test that is not there is neither.
+func (b binary) await(t *testing.T, test string, pass bool) (output []byte, ok bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
+		command := exec.Command(string(b), "-test.v", "-test.timeout=5m", "-test.run="+test)
+		command.Dir = "../live" // from where it finds the checkout
+		output, err := command.CombinedOutput()
+		require.Contains(t, string(output), "--- ", "there is no test %s", test)
+		if (err == nil) == pass {
+			return output, true
+		}
+		if time.Now().After(deadline) {
+			return output, false
+		}
+	}
+}
