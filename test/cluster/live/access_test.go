@@ -36,16 +36,16 @@ var teams = []struct{ user, namespace, service, other, othersService string }{
 // stranger, the same script makes one that goes with the tests.
 func kubeconfig(t *testing.T, who string) string {
 	t.Helper()
-	make, ok := others[who]
+	madeHere, ok := made[who]
 	if !ok {
 		return filepath.Join(repository, ".build/kubeconfig", os.Getenv("CLUSTER_NAME"), who)
 	}
-	file, err := make()
+	file, err := madeHere()
 	require.NoError(t, err)
 	return file
 }
 
-var others = map[string]func() (string, error){
+var made = map[string]func() (string, error){
 	"platform": sync.OnceValues(func() (string, error) { return makeKubeconfig("platform", "platform") }),
 	"stranger": sync.OnceValues(func() (string, error) { return makeKubeconfig("stranger", "") }),
 }
@@ -321,9 +321,12 @@ func TestTeamsKubeconfig(t *testing.T) {
 				return string(output), err
 			}
 			for name, arguments := range map[string]func(service string) []string{
-				"pods":  func(string) []string { return []string{"get", "pods"} },
-				"logs":  func(service string) []string { return []string{"logs", "deployment/" + service, "--tail=1"} },
-				"exec":  func(string) []string { return []string{"exec", "postgres-0", "--container=postgres", "--", "true"} },
+				"pods": func(string) []string { return []string{"get", "pods"} },
+				"logs": func(service string) []string { return []string{"logs", "deployment/" + service, "--tail=1"} },
+				"exec": func(string) []string { return []string{"exec", "postgres-0", "--container=postgres", "--", "true"} },
+				"manifests": func(service string) []string { // of the team's own folder
+					return []string{"apply", "--kustomize=k8s/" + service, "--server-side", "--force-conflicts", "--dry-run=server"}
+				},
 				"scale": func(service string) []string { return []string{"scale", "deployment/" + service, "--replicas=3"} },
 			} {
 				t.Run(name, func(t *testing.T) {
@@ -342,9 +345,9 @@ func TestKubeconfigIsRenewedInTime(t *testing.T) {
 	const user = "renewed"
 	file := filepath.Join(t.TempDir(), user)
 	run := func(environment ...string) (content string) {
-		make := command(t, "dev/make-kubeconfig.sh", kubeContext, file, user)
-		make.Env = append(os.Environ(), environment...)
-		output := mustRun(t, make)
+		script := command(t, "dev/make-kubeconfig.sh", kubeContext, file, user)
+		script.Env = append(os.Environ(), environment...)
+		output := mustRun(t, script)
 		bytes, err := os.ReadFile(file)
 		require.NoError(t, err)
 		assert.NotContains(t, output, "PRIVATE KEY")
