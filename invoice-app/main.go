@@ -41,7 +41,7 @@ func main() {
 			"migrate": {
 				Flags: func(f *flag.FlagSet) { f.StringVar(&grantTo, "grant-to", "", "") },
 				Run: func(ctx context.Context, cfg Config, _ []string) error {
-					if err := store.Migrate(ctx, cfg.DatabaseURL, grantTo); err != nil {
+					if err := store.Schema.Migrate(ctx, cfg.DatabaseURL, grantTo); err != nil {
 						return err
 					}
 					invoices, err := openStore(ctx, cfg) // seeds it, where that is asked for

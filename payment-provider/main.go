@@ -35,7 +35,7 @@ func main() {
 			"migrate": {
 				Flags: func(f *flag.FlagSet) { f.StringVar(&grantTo, "grant-to", "", "") },
 				Run: func(ctx context.Context, cfg Config, _ []string) error {
-					return store.Migrate(ctx, cfg.DatabaseURL, grantTo)
+					return store.Schema.Migrate(ctx, cfg.DatabaseURL, grantTo)
 				},
 			},
 		},

@@ -23,6 +23,43 @@ var Schemes = []string{"postgres", "postgresql", "sqlite"}
 // IsSQLite says which engine a DATABASE_URL means.
 func IsSQLite(url string) bool { return strings.HasPrefix(url, "sqlite:") }
 
+// Schema is what a service's database looks like, and what the service may do.
+type Schema struct {
+	Files  fs.FS    // has the folders migrations/postgres and migrations/sqlite, of SQL files
+	Grants []string // what the service's role gets in PostgreSQL; its quoted name goes in place of %s
+}
+
+func (s Schema) migrations(engine string) fs.FS {
+	sub, err := fs.Sub(s.Files, "migrations/"+engine)
+	if err != nil {
+		panic(err) // only for a path that is no path
+	}
+	return sub
+}
+
+// Migrate brings the schema at url up to date and, in PostgreSQL, grants role
+// (unless it is "") what the service needs and no more.
+func (s Schema) Migrate(ctx context.Context, url, role string) error {
+	if !IsSQLite(url) {
+		return s.migratePostgres(ctx, url, role)
+	}
+	if role != "" {
+		return errors.New("an SQLite file has no roles to grant to")
+	}
+	db, err := s.OpenSQLite(ctx, url)
+	if err == nil {
+		db.Close()
+	}
+	return err
+}
+
+// Connection is what a program needs around the store that it uses.
+type Connection interface {
+	// Ping returns an error unless the database can be asked.
+	Ping(ctx context.Context) error
+	Close()
+}
+
 // ErrUnavailable is wrapped by every error that means: the database cannot be
 // reached or cannot work now, and the same call may succeed later.
 var ErrUnavailable = errors.New("database is unavailable")

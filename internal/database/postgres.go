@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,9 +23,9 @@ import (
 const undefinedTable = "42P01"
 
 // OpenPostgres returns a pool of at most maxConns connections to the database
-// at url, whose schema must be as new as migrations: ErrNotMigrated if it is
-// not, ErrUnavailable if the server cannot be asked.
-func OpenPostgres(ctx context.Context, url string, maxConns int, migrations fs.FS) (*pgxpool.Pool, error) {
+// at url, whose schema must be as new as s: ErrNotMigrated if it is not,
+// ErrUnavailable if the server cannot be asked.
+func (s Schema) OpenPostgres(ctx context.Context, url string, maxConns int) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
@@ -38,7 +39,7 @@ func OpenPostgres(ctx context.Context, url string, maxConns int, migrations fs.F
 	if err != nil {
 		return nil, fmt.Errorf("open PostgreSQL: %w", err)
 	}
-	if err := await(ctx, servePatience, func() error { return checkPostgres(ctx, pool, migrations) }); err != nil {
+	if err := await(ctx, servePatience, func() error { return checkPostgres(ctx, pool, s.migrations("postgres")) }); err != nil {
 		pool.Close()
 		return nil, err
 	}
@@ -65,11 +66,9 @@ func checkPostgres(ctx context.Context, pool *pgxpool.Pool, migrations fs.FS) er
 	return nil
 }
 
-// MigratePostgres brings the schema at url up to date and then, unless role is
-// "", runs each of grants with the role's quoted name in place of %s. It is
-// safe to run several times at once: an advisory lock lets one work while
-// others wait, and a grant can be repeated.
-func MigratePostgres(ctx context.Context, url string, migrations fs.FS, role string, grants ...string) error {
+// migratePostgres is safe to run several times at once: an advisory lock lets
+// one work while others wait, and a grant can be repeated.
+func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 	db, err := sql.Open("pgx", url)
 	if err != nil {
 		return fmt.Errorf("open PostgreSQL: %w", err)
@@ -82,13 +81,13 @@ func MigratePostgres(ctx context.Context, url string, migrations fs.FS, role str
 	if err := await(ctx, migratePatience, func() error { return Postgres(db.PingContext(ctx)) }); err != nil {
 		return err
 	}
-	if err := migrate(ctx, db, goose.DialectPostgres, migrations, goose.WithSessionLocker(locker)); err != nil {
+	if err := migrate(ctx, db, goose.DialectPostgres, s.migrations("postgres"), goose.WithSessionLocker(locker)); err != nil {
 		return Postgres(err)
 	}
 	if role == "" {
 		return nil
 	}
-	if err := grant(ctx, db, role, append(grants, `GRANT SELECT ON goose_db_version TO %s`)); err != nil {
+	if err := grant(ctx, db, role, append(slices.Clip(s.Grants), `GRANT SELECT ON goose_db_version TO %s`)); err != nil {
 		return fmt.Errorf("grant to %s: %w", role, Postgres(err))
 	}
 	return nil

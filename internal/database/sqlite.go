@@ -22,7 +22,7 @@ import (
 // OpenSQLite opens, and where needed creates and migrates, the database file
 // that address ("sqlite:" and a path) names. A file that is damaged or no database
 // is refused, and left as it is.
-func OpenSQLite(ctx context.Context, address string, migrations fs.FS) (*sql.DB, error) {
+func (s Schema) OpenSQLite(ctx context.Context, address string) (*sql.DB, error) {
 	path := strings.TrimPrefix(address, "sqlite:")
 	if u, err := url.Parse(address); err == nil && u.Opaque == "" { // an absolute path, which a URL escapes
 		if u.Host != "" {
@@ -37,7 +37,7 @@ func OpenSQLite(ctx context.Context, address string, migrations fs.FS) (*sql.DB,
 	if err != nil {
 		return nil, fmt.Errorf("open SQLite file %s: %w", path, err)
 	}
-	if err := prepareSQLite(ctx, db, path, migrations); err != nil {
+	if err := prepareSQLite(ctx, db, path, s.migrations("sqlite")); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("SQLite file %s: %w", path, err)
 	}

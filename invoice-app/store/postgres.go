@@ -17,19 +17,11 @@ import (
 type postgres struct{ pool *pgxpool.Pool }
 
 func openPostgres(ctx context.Context, url string, maxConns int) (Store, error) {
-	pool, err := database.OpenPostgres(ctx, url, maxConns, migrations("postgres"))
+	pool, err := Schema.OpenPostgres(ctx, url, maxConns)
 	if err != nil {
 		return nil, err
 	}
 	return postgres{pool}, nil
-}
-
-// migratePostgres grants the update of bookkeeping only: whatever the program
-// does, an invoice's id, amount and currency stay what they were.
-func migratePostgres(ctx context.Context, url, role string) error {
-	return database.MigratePostgres(ctx, url, migrations("postgres"), role,
-		`GRANT SELECT, INSERT (id, amount_minor, currency) ON invoices TO %s`,
-		`GRANT UPDATE (paid_at, rejected_reason, claimed_until, attempts) ON invoices TO %s`)
 }
 
 func (s postgres) Ping(ctx context.Context) error { return database.Postgres(s.pool.Ping(ctx)) }

@@ -34,7 +34,7 @@ func TestConformance(t *testing.T) {
 		conformance(t, func(t *testing.T) Store {
 			name := filepath.Base(t.Name())
 			server.CreateDatabase(name)
-			require.NoError(t, Migrate(t.Context(), server.URL(postgrestest.Superuser, name), "app"))
+			require.NoError(t, Schema.Migrate(t.Context(), server.URL(postgrestest.Superuser, name), "app"))
 			s, err := Open(t.Context(), server.URL("app", name), 10)
 			require.NoError(t, err)
 			t.Cleanup(s.Close)
@@ -338,7 +338,7 @@ func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {
 	url := server.URL(postgrestest.Superuser, "postgres")
 	_, err := Open(t.Context(), url, 1)
 	require.ErrorIs(t, err, database.ErrNotMigrated)
-	require.NoError(t, Migrate(t.Context(), url, "app"))
+	require.NoError(t, Schema.Migrate(t.Context(), url, "app"))
 
 	s, err := Open(t.Context(), server.URL("app", "postgres"), 2)
 	require.NoError(t, err)

@@ -15,17 +15,11 @@ import (
 type postgres struct{ pool *pgxpool.Pool }
 
 func openPostgres(ctx context.Context, url string, maxConns int) (Store, error) {
-	pool, err := database.OpenPostgres(ctx, url, maxConns, migrations("postgres"))
+	pool, err := Schema.OpenPostgres(ctx, url, maxConns)
 	if err != nil {
 		return nil, err
 	}
 	return postgres{pool}, nil
-}
-
-// migratePostgres grants no UPDATE and no DELETE: what was taken stays taken.
-func migratePostgres(ctx context.Context, url, role string) error {
-	return database.MigratePostgres(ctx, url, migrations("postgres"), role,
-		`GRANT SELECT, INSERT ON payments TO %s`)
 }
 
 func (s postgres) Ping(ctx context.Context) error { return database.Postgres(s.pool.Ping(ctx)) }

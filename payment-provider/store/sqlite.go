@@ -1,5 +1,3 @@
-//go:build !nosqlite
-
 package store
 
 import (
@@ -16,7 +14,7 @@ import (
 type sqlite struct{ db *sql.DB }
 
 func openSQLite(ctx context.Context, url string) (Store, error) {
-	db, err := database.OpenSQLite(ctx, url, migrations("sqlite"))
+	db, err := Schema.OpenSQLite(ctx, url)
 	if err != nil {
 		return nil, err
 	}

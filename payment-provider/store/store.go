@@ -4,8 +4,6 @@ package store
 import (
 	"context"
 	"embed"
-	"errors"
-	"io/fs"
 
 	"example.com/invoices/internal/database"
 	"example.com/invoices/payment-provider/payment"
@@ -14,20 +12,17 @@ import (
 //go:embed migrations
 var files embed.FS
 
-func migrations(engine string) fs.FS {
-	sub, err := fs.Sub(files, "migrations/"+engine)
-	if err != nil {
-		panic(err) // only for a path that is no path
-	}
-	return sub
+// Schema is this service's.
+var Schema = database.Schema{
+	Files: files,
+	// No UPDATE and no DELETE: what was taken stays taken.
+	Grants: []string{`GRANT SELECT, INSERT ON payments TO %s`},
 }
 
 // Store is payment.Store with what a program needs around it.
 type Store interface {
 	payment.Store
-	// Ping returns an error unless the database can be asked.
-	Ping(ctx context.Context) error
-	Close()
+	database.Connection
 }
 
 // Open opens the database at url. An SQLite file is created and migrated where
@@ -37,20 +32,4 @@ func Open(ctx context.Context, url string, maxConns int) (Store, error) {
 		return openSQLite(ctx, url)
 	}
 	return openPostgres(ctx, url, maxConns)
-}
-
-// Migrate brings the schema at url up to date and, in PostgreSQL, grants role
-// (unless it is "") what the program needs and no more.
-func Migrate(ctx context.Context, url, role string) error {
-	if !database.IsSQLite(url) {
-		return migratePostgres(ctx, url, role)
-	}
-	if role != "" {
-		return errors.New("an SQLite file has no roles to grant to")
-	}
-	db, err := openSQLite(ctx, url)
-	if err == nil {
-		db.Close()
-	}
-	return err
 }

@@ -37,7 +37,7 @@ func TestConformance(t *testing.T) {
 		conformance(t, func(t *testing.T) Store {
 			name := filepath.Base(t.Name())
 			server.CreateDatabase(name)
-			require.NoError(t, Migrate(t.Context(), server.URL(postgrestest.Superuser, name), "provider"))
+			require.NoError(t, Schema.Migrate(t.Context(), server.URL(postgrestest.Superuser, name), "provider"))
 			s, err := Open(t.Context(), server.URL("provider", name), 10)
 			require.NoError(t, err)
 			t.Cleanup(s.Close)
@@ -118,7 +118,7 @@ func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
 
 	var all sync.WaitGroup
 	for range 5 {
-		all.Go(func() { assert.NoError(t, Migrate(context.Background(), url, "provider"), "several at once") })
+		all.Go(func() { assert.NoError(t, Schema.Migrate(context.Background(), url, "provider"), "several at once") })
 	}
 	all.Wait()
 
@@ -151,7 +151,7 @@ func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
 func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
 	server := postgrestest.Start(t)
 	url := server.URL(postgrestest.Superuser, "postgres")
-	require.NoError(t, Migrate(t.Context(), url, ""))
+	require.NoError(t, Schema.Migrate(t.Context(), url, ""))
 	s, err := Open(t.Context(), url, 4)
 	require.NoError(t, err)
 	defer s.Close()
