@@ -30,7 +30,7 @@ if [[ $# != 4 ]]; then
 	usage >&2
 	exit 2
 fi
-service=$1 new=$2/$1.new binary=$2/$1/$1 context=$3 namespace=$4
+service=$1 new=$2/$1.new source=$2/$1.source binary=$2/$1/$1 context=$3 namespace=$4
 cd "$(dirname "$0")/.."
 
 mkdir -p "${binary%/*}"
@@ -42,7 +42,13 @@ if [[ $debug ]]; then
 	flags=(-gcflags='example.com/invoices/...=-N -l') # our own code as it is written
 	CGO_ENABLED=0 GOOS=linux go -C dev/debugger build -trimpath -ldflags='-s -w' -o "${binary%/*}/dlv" github.com/go-delve/delve/cmd/dlv
 fi
-CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -tags=nosqlite "${flags[@]}" -o "$new" "./$service"
+# From a copy, in which nothing is saved meanwhile: Go looks up what it has compiled by what a file held
+# when the build began. A save before the file is compiled would be kept under the old content's name,
+# and come back with an undo.
+rm -rf "$source"
+mkdir "$source"
+cp -r go.mod go.sum internal "$service" "$source"
+CGO_ENABLED=0 GOOS=linux go -C "$source" build -trimpath -buildvcs=false -tags=nosqlite "${flags[@]}" -o "$new" "./$service"
 
 restart=''
 if cmp -s "$new" "$binary"; then

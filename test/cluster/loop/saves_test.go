@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -51,6 +52,18 @@ func TestSaves(t *testing.T) {
 		}
 	})
 
+	step("an undo in the middle of a build brings the old code back", func(s *session) {
+		for round := range 5 {
+			undone, done := fmt.Sprint("undone ", round), fmt.Sprint("done ", round)
+			s.saveVersion(invoiceApp, undone)
+			time.Sleep(300 * time.Millisecond) // Tilt has noticed, and the compiler is about to read
+			s.saveVersion(invoiceApp, done)
+			s.awaitVersion(invoiceApp, 3, done)
+			s.saveVersion(invoiceApp, undone)
+			s.awaitVersion(invoiceApp, 3, undone)
+		}
+	})
+
 	step("a save that changes nothing restarts nothing", func(s *session) {
 		before, n := s.processes(invoiceApp), s.log.len()
 		s.save(invoiceApp.routes(), s.read(invoiceApp.routes())+"\n// Not a word of this is in the program.\n")
@@ -76,7 +89,7 @@ func TestSaves(t *testing.T) {
 		before, n, good := s.processes(invoiceApp), s.log.len(), s.read(invoiceApp.routes())
 		s.save(invoiceApp.routes(), good+"\nthis is not Go\n")
 		s.awaitLog(n, "syntax error", 1)
-		assert.True(s, s.everywhere(invoiceApp, 3, "19"))
+		assert.True(s, s.everywhere(invoiceApp, 3, "undone 4"))
 		assert.Equal(s, before, s.processes(invoiceApp))
 		s.save(invoiceApp.routes(), good)
 		s.saveVersion(invoiceApp, "mended")
