@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Compiles invoice-app for a peer, as dev/build-live.sh does for our loop.
+#
+# usage: bench/compile.sh FOLDER     invoice-app is put there
 set -o errexit -o nounset -o pipefail
-
-if [[ $# != 1 || $1 == -* ]]; then
-	echo "usage: bench/compile.sh FOLDER     invoice-app is put there" >&2
-	exit 2
-fi
+. "$(dirname "$0")/../dev/usage.sh"
+arguments 1 1 "$@"
 cd "$(dirname "$0")/.."
 mkdir -p "$1"
 : >"$1.begun" # its time is when the compiler was started

@@ -1,33 +1,20 @@
 #!/usr/bin/env bash
-# Measures how long a save takes to be live: see --help.
+# Measures how long a save takes to be live.
+#
+# usage: bench/loop.sh     (make bench-loop)
+#
+# Edits invoice-app again and again, and measures the time until all three
+# replicas on a throwaway cluster give the new answer: with this project's
+# tilt up, and with those that it is compared with. The results go to
+# bench/results/. Run it on a machine that does nothing else; it takes about
+# half an hour, an hour the first time, when skaffold is compiled.
+#
+#   EDITS (15)            of each
+#   CLUSTER_NAME (invoices-bench), INVOICE_APP_PORT (28081), REGISTRY_PORT (25005)
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: bench/loop.sh     (make bench-loop)
-
-Edits invoice-app again and again, and measures the time until all three
-replicas on a throwaway cluster give the new answer: with this project's
-tilt up, and with those that it is compared with. The results go to
-bench/results/. Run it on a machine that does nothing else; it takes about
-half an hour, an hour the first time, when skaffold is compiled.
-
-  EDITS (15)            of each
-  CLUSTER_NAME (invoices-bench), INVOICE_APP_PORT (28081), REGISTRY_PORT (25005)
-USAGE
-}
-
-case "${1-}" in
-"") ;;
--h | --help)
-	usage
-	exit
-	;;
-*)
-	usage >&2
-	exit 2
-	;;
-esac
+. "$(dirname "$0")/../dev/usage.sh"
+arguments 0 0 "$@"
 
 cd "$(dirname "$0")/.."
 export CLUSTER_NAME=${CLUSTER_NAME:-invoices-bench} INVOICE_APP_PORT=${INVOICE_APP_PORT:-28081} REGISTRY_PORT=${REGISTRY_PORT:-25005}

@@ -10,8 +10,7 @@ mkdir -p "$LOG_DIR"
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "$(basename "$0"): $*"; exit 1; }
 
-# usage prints the comment at the head of the calling script.
-usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+. "$CLUSTER_DIR/../dev/usage.sh"
 
 minutes() { printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); }
 

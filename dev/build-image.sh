@@ -1,23 +1,18 @@
 #!/usr/bin/env bash
 # Builds the image of one service, FROM scratch with a static binary in it and nothing else, and
 # pushes it to the cluster's registry. The same source gives the same digest.
+#
+# usage: dev/build-image.sh SERVICE
+#
+# SERVICE is invoice-app, payment-provider or, for tilt up, supervisor. EXPECTED_REGISTRY is where to
+# push to, such as localhost:5005; Tilt sets it to the registry of its cluster. The image's full name,
+# tagged with a hash of its content, is written to .build/images/SERVICE.ref and printed.
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/build-image.sh SERVICE
+. "$(dirname "$0")/usage.sh"
+arguments 1 1 "$@"
 
-SERVICE is invoice-app, payment-provider or, for tilt up, supervisor. EXPECTED_REGISTRY is where to
-push to, such as localhost:5005; Tilt sets it to the registry of its cluster. The image's full name,
-tagged with a hash of its content, is written to .build/images/SERVICE.ref and printed.
-USAGE
-}
-
-case "${1-}" in
--h | --help)
-	usage
-	exit
-	;;
+case $1 in
 invoice-app)
 	description="Invoices: keeps invoices and pays them through payment-provider"
 	user=10001

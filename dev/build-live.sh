@@ -1,35 +1,23 @@
 #!/usr/bin/env bash
-# Builds a service into the pods that tilt up runs: see dev/build-live.sh --help.
+# Builds a service into the pods that tilt up runs.
+#
+# usage: dev/build-live.sh [--debug] SERVICE FOLDER CONTEXT NAMESPACE
+#
+# Builds SERVICE as FOLDER/SERVICE/SERVICE, where every pod of it sees that it is new. What has not
+# changed is not replaced, and what does not compile replaces nothing. After a change of migrations
+# the pods of NAMESPACE, in the cluster that kubectl knows as CONTEXT, are restarted one by one: their
+# init container alone may change the schema.
+#
+# With --debug it is built for a debugger, which is put beside it, and every change restarts the pod.
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/build-live.sh [--debug] SERVICE FOLDER CONTEXT NAMESPACE
-
-Builds SERVICE as FOLDER/SERVICE/SERVICE, where every pod of it sees that it is new. What has not
-changed is not replaced, and what does not compile replaces nothing. After a change of migrations
-the pods of NAMESPACE, in the cluster that kubectl knows as CONTEXT, are restarted one by one: their
-init container alone may change the schema.
-
-With --debug it is built for a debugger, which is put beside it, and every change restarts the pod.
-USAGE
-}
-
-case "${1-}" in
--h | --help)
-	usage
-	exit
-	;;
-esac
+. "$(dirname "$0")/usage.sh"
 debug=''
 if [[ ${1-} == --debug ]]; then
 	debug=yes
 	shift
 fi
-if [[ $# != 4 ]]; then
-	usage >&2
-	exit 2
-fi
+arguments 4 4 "$@"
 service=$1 new=$2/$1.new source=$2/$1.source binary=$2/$1/$1 context=$3 namespace=$4
 cd "$(dirname "$0")/.."
 

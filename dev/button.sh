@@ -1,30 +1,18 @@
 #!/usr/bin/env bash
-# What the buttons of tilt up do: see dev/button.sh --help.
+# What the buttons of tilt up do.
+#
+# usage: dev/button.sh ACTION CONTEXT URL
+#
+# Does one of these to the cluster that kubectl knows as CONTEXT, whose invoice-app answers at URL:
+#
+#   pay-all       pay every unpaid invoice
+#   add-invoices  add 1,000 unpaid invoices
+#   reset-data    forget every invoice and every payment
+#   kill-pod      delete a pod of invoice-app
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/button.sh ACTION CONTEXT URL
-
-Does one of these to the cluster that kubectl knows as CONTEXT, whose invoice-app answers at URL:
-
-  pay-all       pay every unpaid invoice
-  add-invoices  add 1,000 unpaid invoices
-  reset-data    forget every invoice and every payment
-  kill-pod      delete a pod of invoice-app
-USAGE
-}
-
-case "${1-}" in
--h | --help)
-	usage
-	exit
-	;;
-esac
-if [[ $# != 3 ]]; then
-	usage >&2
-	exit 2
-fi
+. "$(dirname "$0")/usage.sh"
+arguments 3 3 "$@"
 action=$1 context=$2 url=$3
 
 k() { kubectl --context="$context" "$@"; }

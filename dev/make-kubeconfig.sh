@@ -1,32 +1,20 @@
 #!/usr/bin/env bash
-# Gives somebody a kubeconfig with a client certificate: see dev/make-kubeconfig.sh --help.
+# Gives somebody a kubeconfig with a client certificate.
+#
+# usage: dev/make-kubeconfig.sh CONTEXT FILE USER [GROUP [NAMESPACE]]
+#
+# Writes FILE, with which kubectl is USER of GROUP in the cluster that kubectl knows as CONTEXT, and
+# works in NAMESPACE unless told otherwise. What USER may do, the roles in k8s/platform say. One that
+# is still good for a day stays as it is; one that is older, or of another cluster or user, is replaced.
+#
+#   LIFETIME (604800)   seconds that the certificate is good for; a cluster cannot take one back, so
+#                       this is how long a stolen one can be used
+#
+# The key is made here, is in no other file, and is never printed.
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/make-kubeconfig.sh CONTEXT FILE USER [GROUP [NAMESPACE]]
-
-Writes FILE, with which kubectl is USER of GROUP in the cluster that kubectl knows as CONTEXT, and
-works in NAMESPACE unless told otherwise. What USER may do, the roles in k8s/platform say. One that
-is still good for a day stays as it is; one that is older, or of another cluster or user, is replaced.
-
-  LIFETIME (604800)   seconds that the certificate is good for; a cluster cannot take one back, so
-                      this is how long a stolen one can be used
-
-The key is made here, is in no other file, and is never printed.
-USAGE
-}
-
-case "${1-}" in
--h | --help)
-	usage
-	exit
-	;;
-esac
-if [[ $# -lt 3 || $# -gt 5 ]]; then
-	usage >&2
-	exit 2
-fi
+. "$(dirname "$0")/usage.sh"
+arguments 3 5 "$@"
 context=$1 file=$2 user=$3 group=${4-} namespace=${5-default}
 "$(dirname "$0")/need.sh" openssl openssl
 umask 077

@@ -1,27 +1,15 @@
 #!/usr/bin/env bash
 # Gives each database's two roles a random password, once: what is there already stays as it is.
+#
+# usage: dev/make-passwords.sh CONTEXT NAMESPACE...
+#
+# Makes the Secrets postgres-owner and postgres-application in each NAMESPACE of the cluster that
+# kubectl knows as CONTEXT. Each holds a PostgreSQL passfile. A password is never printed, never on a
+# command line and never in a file of this machine.
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/make-passwords.sh CONTEXT NAMESPACE...
-
-Makes the Secrets postgres-owner and postgres-application in each NAMESPACE of the cluster that
-kubectl knows as CONTEXT. Each holds a PostgreSQL passfile. A password is never printed, never on a
-command line and never in a file of this machine.
-USAGE
-}
-
-case "${1-}" in
--h | --help)
-	usage
-	exit
-	;;
-esac
-if [[ $# -lt 2 ]]; then
-	usage >&2
-	exit 2
-fi
+. "$(dirname "$0")/usage.sh"
+arguments 2 99 "$@"
 context=$1
 shift
 

@@ -1,27 +1,15 @@
 #!/usr/bin/env bash
-# Makes sure that a program is there: see dev/need.sh --help.
+# Makes sure that a program is there.
+#
+# usage: dev/need.sh PROGRAM PACKAGE
+#
+# Does nothing where PROGRAM is installed. Otherwise installs Debian's PACKAGE,
+# where this is Debian (or its kin) and root; elsewhere says what to install and
+# fails. A service that the package brings is not started.
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/need.sh PROGRAM PACKAGE
-
-Does nothing where PROGRAM is installed. Otherwise installs Debian's PACKAGE,
-where this is Debian (or its kin) and root; elsewhere says what to install and
-fails. A service that the package brings is not started.
-USAGE
-}
-
-case "${1-}" in
--h | --help)
-	usage
-	exit
-	;;
-esac
-if [[ $# != 2 ]]; then
-	usage >&2
-	exit 2
-fi
+. "$(dirname "$0")/usage.sh"
+arguments 2 2 "$@"
 program=$1 package=$2
 
 # PostgreSQL's programs are not on PATH where Debian installs them.

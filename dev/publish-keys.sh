@@ -1,30 +1,18 @@
 #!/usr/bin/env bash
-# Publishes the keys with which callers of payment-provider are verified: see --help.
+# Publishes the keys with which callers of payment-provider are verified.
+#
+# usage: dev/publish-keys.sh CONTEXT
+#
+# Copies the public keys with which the cluster that kubectl knows as CONTEXT signs ServiceAccount
+# tokens (/openid/v1/jwks) to the ConfigMap caller-keys in the namespace payments. Run again, it
+# brings that up to date: the pods see it within two minutes, and none is restarted.
+#
+# When a cluster's keys are rotated, run it once the new key is there, and before tokens are signed
+# with it; and again once the old key is gone.
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/publish-keys.sh CONTEXT
-
-Copies the public keys with which the cluster that kubectl knows as CONTEXT signs ServiceAccount
-tokens (/openid/v1/jwks) to the ConfigMap caller-keys in the namespace payments. Run again, it
-brings that up to date: the pods see it within two minutes, and none is restarted.
-
-When a cluster's keys are rotated, run it once the new key is there, and before tokens are signed
-with it; and again once the old key is gone.
-USAGE
-}
-
-case "${1-}" in
--h | --help)
-	usage
-	exit
-	;;
-"" | -*)
-	usage >&2
-	exit 2
-	;;
-esac
+. "$(dirname "$0")/usage.sh"
+arguments 1 1 "$@"
 context=$1
 
 keys=$(kubectl --context="$context" get --raw /openid/v1/jwks)

@@ -1,24 +1,15 @@
 #!/usr/bin/env bash
 # Pushes an image that Docker has to the cluster's registry.
+#
+# usage: dev/push-image.sh IMAGE NAME
+#
+# Pushes IMAGE as NAME to EXPECTED_REGISTRY, such as localhost:5005; Tilt sets it to the registry of
+# its cluster. The full name, tagged with a hash of the image's content, is written to
+# .build/images/NAME.ref and printed.
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/push-image.sh IMAGE NAME
-
-Pushes IMAGE as NAME to EXPECTED_REGISTRY, such as localhost:5005; Tilt sets it to the registry of
-its cluster. The full name, tagged with a hash of the image's content, is written to
-.build/images/NAME.ref and printed.
-USAGE
-}
-
-if [[ ${1-} == -h || ${1-} == --help ]]; then
-	usage
-	exit
-elif [[ $# != 2 ]]; then
-	usage >&2
-	exit 2
-fi
+. "$(dirname "$0")/usage.sh"
+arguments 2 2 "$@"
 image=$1
 name=$2
 registry=${EXPECTED_REGISTRY:?is the registry to push to; Tilt sets it}

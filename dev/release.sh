@@ -1,29 +1,18 @@
 #!/usr/bin/env bash
-# Publishes both services for production: see dev/release.sh --help.
+# Publishes both services for production.
+#
+# usage: dev/release.sh REGISTRY     (make release REGISTRY=registry.example.com/invoices)
+#
+# Builds the images of both services and pushes them to REGISTRY, each with its list of parts (an SBOM:
+# CycloneDX, as an OCI referrer of the image). Then writes the images' digests into
+# k8s/production/kustomization.yaml, which is to be committed: it is what runs in production.
+#
+# The same source gives the same digests. Logging in is crane's (crane auth login).
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/release.sh REGISTRY     (make release REGISTRY=registry.example.com/invoices)
-
-Builds the images of both services and pushes them to REGISTRY, each with its list of parts (an SBOM:
-CycloneDX, as an OCI referrer of the image). Then writes the images' digests into
-k8s/production/kustomization.yaml, which is to be committed: it is what runs in production.
-
-The same source gives the same digests. Logging in is crane's (crane auth login).
-USAGE
-}
-
-case "${1-}" in
--h | --help)
-	usage
-	exit
-	;;
-esac
-if [[ $# != 1 || ! $1 ]]; then
-	usage >&2
-	exit 2
-fi
+. "$(dirname "$0")/usage.sh"
+arguments 1 1 "$@"
+[[ $1 ]] || arguments 1 1 # make release without REGISTRY
 registry=$1
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)

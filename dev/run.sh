@@ -1,26 +1,21 @@
 #!/usr/bin/env bash
-# Runs both services on this machine: see dev/run.sh --help.
+# Runs both services on this machine.
+#
+# usage: dev/run.sh [--reset]     (make run, make reset)
+#
+# Builds invoice-app and payment-provider and runs both, with their data in
+# data/, until Ctrl-C. The next run remembers.
+#
+#   --reset                 forget: delete data/, and do not run
+#   INVOICE_APP_PORT        port of invoice-app on localhost (default 8081)
+#   PAYMENT_PROVIDER_PORT   port of payment-provider on localhost (default 8082)
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: dev/run.sh [--reset]     (make run, make reset)
-
-Builds invoice-app and payment-provider and runs both, with their data in
-data/, until Ctrl-C. The next run remembers.
-
-  --reset                 forget: delete data/, and do not run
-  INVOICE_APP_PORT        port of invoice-app on localhost (default 8081)
-  PAYMENT_PROVIDER_PORT   port of payment-provider on localhost (default 8082)
-USAGE
-}
+. "$(dirname "$0")/usage.sh"
+arguments 0 1 "$@"
 
 reset=
 case "${1-}" in
--h | --help)
-	usage
-	exit
-	;;
 --reset) reset=1 ;;
 "") ;;
 *)

@@ -1,31 +1,18 @@
 #!/usr/bin/env bash
-# Deploys to a throwaway cluster, tests it and removes it: see --help.
+# Deploys to a throwaway cluster, tests it and removes it.
+#
+# usage: test/cluster/run.sh     (make test-cluster)
+#
+# Sets up a cluster of its own name and ports with ./deploy.sh, beside any other,
+# runs test/cluster/live, a few of test/cluster/mutants and test/cluster/loop on
+# it, removes it and checks that nothing is left: containers, volumes, networks,
+# image tags.
+#
+#   CLUSTER_NAME (invoices-test), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
 set -o errexit -o nounset -o pipefail
 
-usage() {
-	cat <<'USAGE'
-usage: test/cluster/run.sh     (make test-cluster)
-
-Sets up a cluster of its own name and ports with ./deploy.sh, beside any other,
-runs test/cluster/live, a few of test/cluster/mutants and test/cluster/loop on
-it, removes it and checks that nothing is left: containers, volumes, networks,
-image tags.
-
-  CLUSTER_NAME (invoices-test), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
-USAGE
-}
-
-case "${1-}" in
-"") ;;
--h | --help)
-	usage
-	exit
-	;;
-*)
-	usage >&2
-	exit 2
-	;;
-esac
+. "$(dirname "$0")/../../dev/usage.sh"
+arguments 0 0 "$@"
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export CLUSTER_NAME=${CLUSTER_NAME:-invoices-test} INVOICE_APP_PORT=${INVOICE_APP_PORT:-18081} REGISTRY_PORT=${REGISTRY_PORT:-15005}
