@@ -115,8 +115,9 @@ func draw(file string, ways []*way, median func(w *way, part int) float64) error
 	p.X.Label.Text = "seconds"
 	p.X.Min = 0
 	p.Legend.Top = true
-	p.Legend.Padding = vg.Points(14)
-	p.Legend.XOffs = -vg.Points(14)
+	p.Legend.Left = true
+	p.Legend.XOffs = vg.Points(170)
+	p.Legend.Padding = vg.Points(6)
 	var names []string
 	for _, w := range slices.Backward(ways) {
 		names = append(names, w.name)
