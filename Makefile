@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -o errexit -o nounset -o pipefail -c
 
 # The product's own packages; test/faults is run apart, since it takes minutes.
-PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./test/payall/...
+PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./dev/... ./test/payall/...
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
