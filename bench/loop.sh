@@ -6,8 +6,8 @@
 # Edits invoice-app again and again, and measures the time until all three
 # replicas on a throwaway cluster give the new answer: with this project's
 # tilt up, and with those that it is compared with. The results go to
-# bench/results/. Run it on a machine that does nothing else; it takes about
-# half an hour, an hour the first time, when skaffold is compiled.
+# bench/results/. Run it on a machine that does nothing else; it takes about a
+# quarter of an hour, and five minutes more the first time, for skaffold.
 #
 #   EDITS (15)            of each
 #   CLUSTER_NAME (invoices-bench), INVOICE_APP_PORT (28081), REGISTRY_PORT (25005)
