@@ -18,8 +18,8 @@
 # Only this cluster's own context is ever used, and a current one of yours
 # stays the current one.
 set -o errexit -o nounset -o pipefail
+. "$(dirname "$0")/cluster/lib.sh"
 cd "$(dirname "$0")"
-. cluster/lib.sh
 
 export CLUSTER_NAME=${CLUSTER_NAME:-invoices}
 export INVOICE_APP_PORT=${INVOICE_APP_PORT:-8081}
@@ -109,6 +109,8 @@ elif [ -e "$UNFINISHED" ]; then
     remove_cluster
 fi
 
+# The teams' certificates are made with it: to miss it now is better than after minutes of building.
+dev/need.sh openssl openssl
 run cluster/tools >/dev/null
 PATH=$CACHE_DIR/bin:$PATH
 run cluster/images "$images"

@@ -18,7 +18,11 @@ arguments 0 0 "$@"
 
 cd "$(dirname "$0")/.."
 export CLUSTER_NAME=${CLUSTER_NAME:-invoices-bench} INVOICE_APP_PORT=${INVOICE_APP_PORT:-28081} REGISTRY_PORT=${REGISTRY_PORT:-25005}
-trap './deploy.sh --destroy' EXIT
+clean() {
+	./deploy.sh --destroy
+	docker image ls --format '{{.Repository}}:{{.Tag}}' "localhost:$REGISTRY_PORT/*" | xargs --no-run-if-empty docker rmi >/dev/null
+}
+trap clean EXIT
 ./deploy.sh
 PATH=$(cluster/tools):$PATH
 echo "compiling skaffold, once ..."
@@ -26,4 +30,7 @@ mkdir -p .build/bench
 go -C bench/skaffold/tool build -trimpath -ldflags='-s -w' -o ../../../.build/bench/skaffold github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold
 CGO_ENABLED=0 GOOS=linux go -C bench build -trimpath -o ../.build/bench/watcher ./watcher
 PATH=$PWD/.build/bench:$PATH
-go -C bench run ./loop -edits "${EDITS:-15}"
+go -C bench run ./loop -edits "${EDITS:-15}" >.build/bench/report
+trap - EXIT
+clean
+cat .build/bench/report

@@ -38,23 +38,23 @@ mkdir "$source"
 cp -r go.mod go.sum internal "$service" "$source"
 CGO_ENABLED=0 GOOS=linux go -C "$source" build -trimpath -buildvcs=false -tags=nosqlite "${flags[@]}" -o "$new" "./$service"
 
-restart=''
 if cmp -s "$new" "$binary"; then
 	rm "$new"
 	echo "nothing has changed in $service"
 else
 	mv "$new" "$binary"
 	echo "$service is delivered to its pods"
-	restart=$debug
+	[[ ! $debug ]] || : >"$binary.restart"
 fi
 
 # Without a known state there are no pods yet, or pods that Tilt is about to replace.
 migrations=$(cat "$service"/store/migrations/postgres/* | cksum)
 known=$(cat "$binary.migrations" 2>/dev/null || true)
-[[ ! $known || $known == "$migrations" ]] || restart=yes
+[[ ! $known || $known == "$migrations" ]] || : >"$binary.restart"
 echo "$migrations" >"$binary.migrations"
-if [[ $restart ]]; then
+if [[ -e $binary.restart ]]; then # until it was done
 	in_cluster=(kubectl --context="$context" --namespace="$namespace")
 	deployment=$("${in_cluster[@]}" get deployment "$service" --ignore-not-found --output=name)
 	[[ -z $deployment ]] || "${in_cluster[@]}" rollout restart "$deployment"
+	rm "$binary.restart"
 fi

@@ -26,15 +26,17 @@ empty() {
 
 case $action in
 pay-all)
-	curl --silent --show-error --fail-with-body --request POST "$url/invoices/pay"
+	dev/need.sh curl curl
+	curl --silent --show-error --fail --request POST "$url/invoices/pay"
 	echo "all are settled"
 	;;
 add-invoices)
+	dev/need.sh curl curl
 	now=$(date +%s)
 	for ((i = 1; i <= 1000; i++)); do
 		printf '{"InvoiceId": "%s-%d", "Value": %d.%02d, "Currency": "EUR"},\n' "$now" "$i" "$i" "$((i % 100))"
 	done | sed -e '1s/^/[/' -e '$s/,$/]/' |
-		curl --silent --show-error --fail-with-body --output /dev/null --json @- "$url/invoices"
+		curl --silent --show-error --fail --output /dev/null --header 'Content-Type: application/json' --data-binary @- "$url/invoices"
 	echo "1,000 invoices are added"
 	;;
 reset-data)
@@ -42,7 +44,9 @@ reset-data)
 	empty payments payments
 	;;
 kill-pod)
-	pod=$(k --namespace=invoicing get pods --selector=app.kubernetes.io/name=invoice-app --output=jsonpath='{.items[0].metadata.name}')
+	# Not one that is going already.
+	read -r pod <<<"$(k --namespace=invoicing get pods --selector=app.kubernetes.io/name=invoice-app --output=go-template='
+		{{- range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}')"
 	k --namespace=invoicing delete pod "$pod" --wait=false
 	;;
 *)

@@ -19,9 +19,14 @@ context=$1 file=$2 user=$3 group=${4-} namespace=${5-default}
 "$(dirname "$0")/need.sh" openssl openssl
 umask 077
 
+# target KUBECTL-FLAG: which cluster and namespace kubectl works in with it.
+target() {
+	kubectl "$@" config view --minify --flatten --raw --output=jsonpath='{.clusters[0].cluster} {.contexts[0].context.namespace}'
+}
 # The cluster itself is asked whether it still knows this user.
 still_good() {
 	[[ -e $file ]] || return
+	[[ $(target --kubeconfig="$file") == "$(target --context="$context" | sed 's/ [^ ]*$//') $namespace" ]] || return
 	kubectl --kubeconfig="$file" config view --raw --output=jsonpath='{.users[0].user.client-certificate-data}' |
 		base64 --decode | openssl x509 -noout -checkend 86400 >/dev/null || return
 	[[ $(kubectl --kubeconfig="$file" --request-timeout=10s auth whoami \

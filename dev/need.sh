@@ -29,8 +29,8 @@ if [[ ! -e $policy ]]; then # how Debian is told not to start services now
 	chmod +x "$policy"
 fi
 export DEBIAN_FRONTEND=noninteractive
-if ! apt-get install --yes --no-install-recommends "$package" >/dev/null 2>&1; then
+if ! apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$package" >/dev/null 2>&1; then
 	# A machine that is new has no list of packages yet, or an old one.
 	apt-get update >/dev/null
-	apt-get install --yes --no-install-recommends "$package" >/dev/null
+	apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$package" >/dev/null
 fi

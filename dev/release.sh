@@ -5,9 +5,10 @@
 #
 # Builds the images of both services and pushes them to REGISTRY, each with its list of parts (an SBOM:
 # CycloneDX, as an OCI referrer of the image). Then writes the images' digests into
-# k8s/production/kustomization.yaml, which is to be committed: it is what runs in production.
+# k8s/production/kustomization.yaml, and REGISTRY as where images may come from. That file is to be
+# committed: it is what runs in production.
 #
-# The same source gives the same digests. Logging in is crane's (crane auth login).
+# The same source, Go and GOARCH (amd64, unless it says otherwise) give the same digests. Logging in is crane's (crane auth login).
 set -o errexit -o nounset -o pipefail
 
 . "$(dirname "$0")/usage.sh"
@@ -15,6 +16,7 @@ arguments 1 1 "$@"
 [[ $1 ]] || arguments 1 1 # make release without REGISTRY
 registry=$1
 cd "$(dirname "$0")/.."
+export GOARCH=${GOARCH:-amd64}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -69,7 +71,8 @@ for service in invoice-app payment-provider; do
 		exit 1
 	}
 	attach "$work/sbom.json" "$registry/$service@$digest"
-	sed "/^  - name: $service\$/,/digest:/{s|newName:.*|newName: $registry/$service|; s|digest:.*|digest: $digest|}" \
+	sed -e "/^images:/,\${/^  - name: $service\$/,/digest:/{s|newName:.*|newName: $registry/$service|; s|digest:.*|digest: $digest|}}" \
+		-e "s#images=^(.*/(invoice-app#images=^(${registry//./[.]}/(invoice-app#" \
 		"$OVERLAY" >"$work/overlay"
 	cat "$work/overlay" >"$OVERLAY"
 	echo "$registry/$service@$digest"

@@ -1,7 +1,8 @@
 # For scripts that begin with a comment which says how they are used: that is what --help prints.
 # shellcheck shell=bash
 
-usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+SCRIPT=$(realpath "$0") # before the script changes to another folder
+usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$SCRIPT"; }
 
 # arguments LEAST MOST "$@": prints the usage if asked to, and refuses another number of arguments.
 arguments() {

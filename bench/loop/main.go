@@ -32,7 +32,6 @@ type way struct {
 	name      string
 	namespace string
 	command   []string // runs as long as the measurement
-	folder    string   // of that command, in the checkout
 	built     string   // the program; beside it is a file whose time is when its compiler was started
 	begun     string
 

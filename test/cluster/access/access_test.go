@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/yaml"
 )
 
 const repository = "../../../"
@@ -78,6 +80,23 @@ func TestEveryFileHasItsOwner(t *testing.T) {
 		require.FileExists(t, repository+file)
 		assert.Equal(t, want, owners.of(file), file)
 	}
+}
+
+// The two Roles are one list of rights, in two namespaces.
+func TestBothTeamsHaveTheSameRights(t *testing.T) {
+	content, err := os.ReadFile(repository + "k8s/platform/access.yaml")
+	require.NoError(t, err)
+	rules := map[string][]rbacv1.PolicyRule{}
+	for document := range strings.SplitSeq(string(content), "\n---\n") {
+		var role rbacv1.Role
+		require.NoError(t, yaml.Unmarshal([]byte(document), &role))
+		if role.Kind == "Role" {
+			rules[role.Namespace] = role.Rules
+		}
+	}
+	require.Len(t, rules, 2)
+	assert.NotEmpty(t, rules["invoicing"])
+	assert.Equal(t, rules["invoicing"], rules["payments"])
 }
 
 type owner struct {

@@ -368,6 +368,10 @@ func TestKubeconfigIsRenewedInTime(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode())
 
+	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(long, "https://127.0.0.1:", "https://localhost:", 1)), 0o600))
+	assert.Equal(t, user, whoami())
+	assert.NotContains(t, run(), "https://localhost:", "it was another server's, which answered as well")
+
 	_, elsewhere := newSomebodyElses(t)
 	foreign, err := os.ReadFile(elsewhere)
 	require.NoError(t, err)

@@ -26,6 +26,7 @@ const (
 	foreignImage = "only what matches ^localhost:[0-9]+/ may run here; Tilt and ./deploy.sh push what they build to this cluster's registry"
 	writableRoot = "set securityContext.readOnlyRootFilesystem to true, and mount an emptyDir where files are written"
 	lowUser      = "set securityContext.runAsUser to 10000 or more, on the pod or on the container"
+	lowGroup     = "set securityContext.runAsGroup, and each other group, to 10000 or more"
 	anExternalIP = "spec.externalIPs may not be set: leave it out, and ask the platform to publish the service"
 	foreign      = "docker.io/library/busybox:1.37"
 )
@@ -73,6 +74,12 @@ func TestAdmission(t *testing.T) {
 					func(pod *corev1.Pod) { withUsers(pod, nil, nil) }},
 				"low user of the pod": {"user of " + team.service + ", migrate: " + lowUser,
 					func(pod *corev1.Pod) { withUsers(pod, &low, nil) }},
+				"low group": {"group of " + team.service + ": " + lowGroup,
+					func(pod *corev1.Pod) { pod.Spec.Containers[0].SecurityContext.RunAsGroup = &low }},
+				"low group of the pod's files": {"group of fsGroup: " + lowGroup,
+					func(pod *corev1.Pod) { pod.Spec.SecurityContext.FSGroup = &low }},
+				"another low group": {"group of supplementalGroups: " + lowGroup,
+					func(pod *corev1.Pod) { pod.Spec.SecurityContext.SupplementalGroups = []int64{0} }},
 			} {
 				t.Run(name, func(t *testing.T) { refusedWith(t, create(refused.change), refused.message) })
 			}

@@ -6,6 +6,9 @@ import (
 	"debug/buildinfo"
 	"encoding/json"
 	"io"
+	"os"
+	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -25,8 +28,12 @@ func TestRelease(t *testing.T) {
 	copied := copyOf(t, "k8s")
 	release := command(t, "dev/release.sh", registry)
 	release.Dir = copied
+	release.Env = append(os.Environ(), "GOARCH="+runtime.GOARCH) // as what runs here
 	mustRun(t, release)
 	overlay := mustRun(t, command(t, "kubectl", "kustomize", copied+"/k8s/production"))
+	parameter := regexp.MustCompile(`(?m)^  images: (.*)$`).FindStringSubmatch(overlay)
+	require.NotNil(t, parameter)
+	mayRun := regexp.MustCompile(parameter[1])
 
 	for service, namespace := range teamOf {
 		t.Run(service, func(t *testing.T) {
@@ -36,6 +43,7 @@ func TestRelease(t *testing.T) {
 			released := registry + "/" + service + "@" + digest
 			assert.Equal(t, 2, strings.Count(overlay, "image: "+released+"\n"), "its migration and itself")
 			assert.Equal(t, 2, strings.Count(overlay, "/"+service+"@sha256:"))
+			assert.Regexp(t, mayRun, released, "the cluster lets it run")
 			image, err := crane.Pull(released)
 			require.NoError(t, err)
 

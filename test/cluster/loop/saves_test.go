@@ -2,6 +2,7 @@ package loop
 
 import (
 	"fmt"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -155,4 +156,33 @@ func TestSaves(t *testing.T) {
 		assert.Equal(s, "1", s.sql(schema))
 		assert.Equal(s, rows, s.sql("SELECT count(*) FROM invoices"))
 	})
+}
+
+// tilt up NAME runs that and what it needs, and nothing else; tilt down leaves what is worth keeping.
+func TestOneServiceAndDown(t *testing.T) {
+	s := tiltUp(t, invoiceApp.name)
+	_, tiltPort, _ := strings.Cut(strings.TrimPrefix(s.page, "http://"), ":")
+	for resource, want := range map[string]string{"invoice-app": "Enabled", "invoicing-postgres": "Enabled", "passwords": "Enabled",
+		"payment-provider": "Disabled", "payment-provider-build": "Disabled", "payments-postgres": "Disabled", "test": "Disabled"} {
+		state, err := exec.Command("tilt", "--port="+tiltPort, "get", "uiresource", resource, "--output=jsonpath={.status.disableStatus.state}").CombinedOutput()
+		require.NoError(t, err, "%s", state)
+		assert.Equal(t, want, string(state), resource)
+	}
+	s.end()
+
+	everything := func(what string) string {
+		return s.kubectl("get", what, "--all-namespaces", "--output=name", "--selector=app.kubernetes.io/part-of=invoices")
+	}
+	before := everything("secrets")
+	require.Contains(t, before, "secret/postgres-owner")
+	down := exec.Command("tilt", "down", "--context", s.kubeContext)
+	down.Dir = s.checkout
+	output, err := down.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	assert.Contains(t, string(output), "./deploy.sh --destroy", "how to remove the data, too")
+	assert.Empty(t, everything("deployments,statefulsets,services"))
+	assert.Equal(t, before, everything("secrets"))
+	for _, v := range []service{invoiceApp, paymentProvider} {
+		assert.Contains(t, s.kubectl("--namespace", v.namespace, "get", "persistentvolumeclaims", "--output=name"), "data-postgres-0")
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -40,6 +41,7 @@ type session struct {
 	page        string // Tilt's own
 	checkout    string // the copy
 	log         *log
+	end         func() // of tilt up
 }
 
 // log is what Tilt says.
@@ -85,9 +87,12 @@ func tiltUp(t *testing.T, arguments ...string) *session {
 	tilt.Stdout, tilt.Stderr = s.log, s.log
 	tilt.WaitDelay = 10 * time.Second // for what it has started, and that has its output open
 	require.NoError(t, tilt.Start())
-	t.Cleanup(func() {
+	s.end = sync.OnceFunc(func() {
 		_ = tilt.Process.Signal(os.Interrupt)
 		_ = tilt.Wait() // says that it was interrupted
+	})
+	t.Cleanup(func() {
+		s.end()
 		if t.Failed() {
 			t.Logf("tilt up said:\n%s", s.log.since(0))
 		}
@@ -95,6 +100,9 @@ func tiltUp(t *testing.T, arguments ...string) *session {
 
 	// Pods of an earlier session take what is built as well, and are on their way out.
 	for _, v := range []service{invoiceApp, paymentProvider} {
+		if len(arguments) > 0 && !slices.Contains(arguments, v.name) {
+			continue
+		}
 		s.awaitLog(0, "→ "+v.name+":deployment", 1)
 		s.kubectl("--namespace", v.namespace, "rollout", "status", "deployment/"+v.name, "--timeout="+enough.String())
 	}
