@@ -149,11 +149,12 @@ same_ports() {
 }
 # is_newest CONTAINER IMAGE: it runs the image that the tag is now.
 is_newest() { [ "$(docker container inspect --format '{{.Image}}' "$1")" = "$(docker image inspect --format '{{.Id}}' "$2")" ]; }
+# wake CONTAINER COMMAND...: which starts it, if it was stopped.
 wake() {
     case $(state_of "$1") in
     '' | running) ;;
     paused) docker unpause "$1" >/dev/null ;;
-    *) say "starting $1, which was stopped"; "${@:2}" ;;
+    *) step "starting $1, which was stopped" start "${@:2}" ;;
     esac
 }
 api_ready() {
@@ -171,7 +172,7 @@ fi
 if [ -n "$(state_of "$REGISTRY")" ] && ! is_newest "$REGISTRY" invoices/registry:local; then
     docker rm --force --volumes "$REGISTRY" >/dev/null
 fi
-wake "$REGISTRY" docker start "$REGISTRY" >/dev/null
+wake "$REGISTRY" docker start "$REGISTRY"
 if [ -n "$(state_of "$NODE")" ]; then
     kubectl config get-contexts "$CONTEXT" >/dev/null 2>&1 || export_context
     step "waiting for the cluster to answer" api api_ready

@@ -27,7 +27,7 @@ kind)
     }
     # complete: what a cluster lacks that ctlptl has just made.
     complete() { :; }
-    start_node() { docker start "$NODE" >/dev/null; }
+    start_node() { docker start "$NODE"; }
     export_context() { kind export kubeconfig --quiet --name "$CLUSTER_NAME"; }
     delete_cluster() { kind delete cluster --quiet --name "$CLUSTER_NAME"; }
     ;;
@@ -56,7 +56,7 @@ minikube)
     # The node has a fixed address, which the registry may have got meanwhile.
     start_node() {
         docker network disconnect "$NETWORK" "$REGISTRY" 2>/dev/null || true
-        minikube start --profile "$CLUSTER" --force
+        minikube start --profile "$CLUSTER" --force --preload=false --cache-images=false --install-addons=false
     }
     export_context() { minikube update-context --profile "$CLUSTER"; }
     delete_cluster() { minikube delete --profile "$CLUSTER"; }
