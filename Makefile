@@ -29,6 +29,11 @@ test:
 test-cluster:
 	test/cluster/run.sh
 
+## test-minikube: the same with minikube, and only the most telling tests (needs Docker)
+.PHONY: test-minikube
+test-minikube:
+	CLUSTER_PRODUCT=minikube test/cluster/run.sh --short
+
 ## test-local: what needs no Docker: the checks, unit and database tests, the fault suite
 .PHONY: test-local
 test-local: check

@@ -8,12 +8,15 @@
 #   ./deploy.sh --destroy  (-d)      removes the cluster with all that is in it
 #   ./deploy.sh --images pull        pulls the images, and never builds them
 #   ./deploy.sh --images source      builds them, and never pulls
+#   ./deploy.sh --cluster minikube   any of these with minikube, not kind
 #
 # A second cluster beside the first one takes a name and ports of its own:
 #
-#   CLUSTER_NAME      (invoices)     its kubectl context is kind-$CLUSTER_NAME
+#   CLUSTER_NAME      (invoices)     its kubectl context is kind-$CLUSTER_NAME,
+#                                    or minikube-$CLUSTER_NAME
 #   INVOICE_APP_PORT  (8081)         where invoice-app answers, on localhost
 #   REGISTRY_PORT     (5005)         the registry for this cluster's images
+#   CLUSTER_PRODUCT   (kind)         the same as --cluster
 #
 # Only this cluster's own context is ever used, and a current one of yours
 # stays the current one.
@@ -24,18 +27,7 @@ cd "$(dirname "$0")"
 export CLUSTER_NAME=${CLUSTER_NAME:-invoices}
 export INVOICE_APP_PORT=${INVOICE_APP_PORT:-8081}
 export REGISTRY_PORT=${REGISTRY_PORT:-5005}
-CONTEXT=kind-$CLUSTER_NAME
-NODE=$CLUSTER_NAME-control-plane
-REGISTRY=$CLUSTER_NAME-registry
-EVIDENCE=.evidence/$CLUSTER_NAME
-KUBECONFIGS=.build/kubeconfig/$CLUSTER_NAME
-# What tilt up builds. Outside the clone, which may be moved or cleaned while
-# the cluster runs.
-LIVE=$CACHE_DIR/live/$CLUSTER_NAME
-# There while a cluster is being created: what is there then is of no use.
-UNFINISHED=$CACHE_DIR/$CLUSTER_NAME.unfinished
-# A network of its own goes away with the cluster, and is shared with no other.
-export KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-$CLUSTER_NAME
+export CLUSTER_PRODUCT=${CLUSTER_PRODUCT:-kind}
 export DO_NOT_TRACK=1 TILT_CLOUD_ADDRESS=localhost:1
 
 k() { kubectl --context "$CONTEXT" "$@"; }
@@ -59,45 +51,57 @@ while [ $# -gt 0 ]; do
         esac
         shift
         ;;
+    --cluster)
+        CLUSTER_PRODUCT=${2:-}
+        shift $(($# > 1))
+        ;;
     -h | --help) usage; exit 0 ;;
     *) usage_error "unknown option: $1" ;;
     esac
     shift
 done
 [[ $CLUSTER_NAME =~ ^[a-z0-9][a-z0-9-]*$ ]] || usage_error "CLUSTER_NAME=$CLUSTER_NAME: only a-z, 0-9 and -"
+. cluster/product.sh
+
+REGISTRY=$CLUSTER-registry
+EVIDENCE=.evidence/$CLUSTER
+KUBECONFIGS=.build/kubeconfig/$CLUSTER
+# What tilt up builds. Outside the clone, which may be moved or cleaned while
+# the cluster runs.
+LIVE=$CACHE_DIR/live/$CLUSTER
+# There while a cluster is being created: what is there then is of no use.
+UNFINISHED=$CACHE_DIR/$CLUSTER.unfinished
 
 # Whatever this script starts holds the lock as well, until it has ended.
-exec {lock}>"$CACHE_DIR/$CLUSTER_NAME.lock"
-flock --nonblock "$lock" || fail "another $0 is at work on cluster $CLUSTER_NAME: wait for it, or stop it"
+exec {lock}>"$CACHE_DIR/$CLUSTER.lock"
+flock --nonblock "$lock" || fail "another $0 is at work on cluster $CLUSTER: wait for it, or stop it"
 
 DOCKER_API_VERSION=$(docker version --format '{{.Server.APIVersion}}' 2>"$LOG_DIR/docker.log") ||
     fail "Docker does not answer. Is it installed, running (sudo systemctl start docker), and may you use it?
 $(cat "$LOG_DIR/docker.log")"
 # ctlptl asks for the newest API, which an older engine does not know.
 export DOCKER_API_VERSION
-# On this storage driver kind would switch the node to one that needs another
-# program; the node's own disk is a volume, where the default works.
-if [ "$(docker info --format '{{.Driver}}')" = fuse-overlayfs ]; then
-    export KIND_EXPERIMENTAL_CONTAINERD_SNAPSHOTTER=overlayfs
-fi
+prepare
 
 # others CONTAINER IMAGE: there is one of that name that is not ours.
 others() { [ -n "$(state_of "$1")" ] && [ "$(docker container inspect --format '{{.Config.Image}}' "$1")" != "$2" ]; }
-if others "$NODE" invoices/node:local || others "$REGISTRY" invoices/registry:local; then
+if others "$NODE" "$NODE_IMAGE" || others "$REGISTRY" invoices/registry:local; then
     fail "there is a container $NODE or $REGISTRY that was not made by this script: choose another CLUSTER_NAME"
 fi
 
 remove_cluster() {
-    say "removing cluster $CLUSTER_NAME ..."
-    # kind takes the context out of the kubeconfig; where it is missing, it
-    # was never there to put one in. Docker is asked for the rest, so that
-    # half a cluster goes away as well.
-    if PATH=$CACHE_DIR/bin:$PATH command -v kind >/dev/null; then
-        PATH=$CACHE_DIR/bin:$PATH kind delete cluster --quiet --name "$CLUSTER_NAME"
-    fi
-    docker ps --all --quiet --filter "label=io.x-k8s.kind.cluster=$CLUSTER_NAME" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
+    say "removing cluster $CLUSTER ..."
+    # The registry first: a network that it is in would be left behind.
     docker ps --all --quiet --filter "name=^/$REGISTRY\$" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
-    docker network ls --quiet --filter "name=^$KIND_EXPERIMENTAL_DOCKER_NETWORK\$" | xargs --no-run-if-empty docker network rm >/dev/null
+    # The product takes the context out of the kubeconfig; where it is missing,
+    # it was never there to put one in. Docker is asked for the rest, so that
+    # half a cluster goes away as well.
+    if PATH=$CACHE_DIR/bin:$PATH command -v "$CLUSTER_PRODUCT" >/dev/null; then
+        PATH=$CACHE_DIR/bin:$PATH delete_cluster
+    fi
+    docker ps --all --quiet --filter "label=$NODE_LABEL" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
+    docker volume ls --quiet --filter "label=$NODE_LABEL" | xargs --no-run-if-empty docker volume rm >/dev/null
+    docker network ls --quiet --filter "name=^$NETWORK\$" | xargs --no-run-if-empty docker network rm >/dev/null
     rm -rf "$UNFINISHED" "$LIVE" "$KUBECONFIGS"
 }
 
@@ -111,7 +115,7 @@ fi
 
 # The teams' certificates are made with it: to miss it now is better than after minutes of building.
 dev/need.sh openssl openssl
-run cluster/tools >/dev/null
+run cluster/tools "${TOOLS[@]}" >/dev/null
 PATH=$CACHE_DIR/bin:$PATH
 run cluster/images "$images"
 run cluster/privileged install
@@ -140,18 +144,19 @@ same_ports() {
     local answers pulls
     answers=$(docker port "$NODE" 30081/tcp)
     [ "$answers" = "127.0.0.1:$INVOICE_APP_PORT" ] ||
-        fail "cluster $CLUSTER_NAME answers at $answers: set INVOICE_APP_PORT=${answers##*:}; or $0 --force, which loses the data"
+        fail "cluster $CLUSTER answers at $answers: set INVOICE_APP_PORT=${answers##*:}; or $0$OPTION --force, which loses the data"
     pulls=$(docker exec "$NODE" find /etc/containerd/certs.d -name 'localhost:*' -printf '%f')
     [ "$pulls" = "localhost:$REGISTRY_PORT" ] ||
-        fail "cluster $CLUSTER_NAME pulls from $pulls: set REGISTRY_PORT=${pulls##*:}; or $0 --force, which loses the data"
+        fail "cluster $CLUSTER pulls from $pulls: set REGISTRY_PORT=${pulls##*:}; or $0$OPTION --force, which loses the data"
 }
 # is_newest CONTAINER IMAGE: it runs the image that the tag is now.
 is_newest() { [ "$(docker container inspect --format '{{.Image}}' "$1")" = "$(docker image inspect --format '{{.Id}}' "$2")" ]; }
+# wake CONTAINER COMMAND...: which starts it, if it was stopped.
 wake() {
     case $(state_of "$1") in
     '' | running) ;;
     paused) docker unpause "$1" >/dev/null ;;
-    *) say "starting $1, which was stopped"; docker start "$1" >/dev/null ;;
+    *) step "starting $1, which was stopped" start "${@:2}" ;;
     esac
 }
 api_ready() {
@@ -162,21 +167,21 @@ api_ready() {
     done
 }
 if [ -n "$(state_of "$NODE")" ]; then
-    wake "$NODE"
+    wake "$NODE" start_node
     same_ports
 fi
 # ctlptl would replace it as well, but leave its volume behind.
 if [ -n "$(state_of "$REGISTRY")" ] && ! is_newest "$REGISTRY" invoices/registry:local; then
     docker rm --force --volumes "$REGISTRY" >/dev/null
 fi
-wake "$REGISTRY"
+wake "$REGISTRY" docker start "$REGISTRY"
 if [ -n "$(state_of "$NODE")" ]; then
-    kubectl config get-contexts "$CONTEXT" >/dev/null 2>&1 || kind export kubeconfig --quiet --name "$CLUSTER_NAME"
+    kubectl config get-contexts "$CONTEXT" >/dev/null 2>&1 || export_context
     step "waiting for the cluster to answer" api api_ready
-    is_newest "$NODE" invoices/node:local ||
-        say "note: invoices/node:local is newer than this cluster's node; $0 --force changes over, and loses the data"
+    is_newest "$NODE" "$NODE_IMAGE" ||
+        say "note: $NODE_IMAGE is newer than this cluster's node; $0$OPTION --force changes over, and loses the data"
     docker container inspect --format '{{range .Mounts}}{{println .Destination}}{{end}}' "$NODE" | grep -qx /live ||
-        say "note: this cluster is older than the folder /live, which tilt up needs; $0 --force makes it anew, and loses the data"
+        say "note: this cluster is older than the folder /live, which tilt up needs; $0$OPTION --force makes it anew, and loses the data"
     # ctlptl would replace a cluster that was defined otherwise, or does not
     # answer, and all its data: of one that is there, it only looks after the
     # registry.
@@ -187,15 +192,14 @@ else
 fi
 mkdir -p "$LIVE"
 definition() {
-    sed -e "s/invoices-registry/$REGISTRY/" -e "s/kind-invoices/$CONTEXT/" \
-        -e "s/port: 5005/port: $REGISTRY_PORT/" -e "s/hostPort: 8081/hostPort: $INVOICE_APP_PORT/" \
-        -e "s|hostPath: .build/live|hostPath: $LIVE|" ctlptl.yaml | sed "$parts"
+    sed -e "s/^port: 5005/port: $REGISTRY_PORT/" -e "s/\(hostPort: \|:\)8081\>/\1$INVOICE_APP_PORT/" \
+        -e "s/\<invoices\>\([^/]\|\$\)/$CLUSTER_NAME\1/" -e "s|\.build/live|$LIVE|" "$DEFINITION" | sed "$parts"
 }
-apply() { definition | ctlptl apply -f -; }
-step "cluster $CLUSTER_NAME and its registry" ctlptl apply
+apply() { definition | ctlptl apply -f - && { [ -n "$parts" ] || complete; }; }
+step "cluster $CLUSTER and its registry" ctlptl apply
 # A registry that had to be made anew is not in the cluster's network.
-docker network inspect --format '{{range .Containers}}{{.Name}} {{end}}' "$KIND_EXPERIMENTAL_DOCKER_NETWORK" | grep -qw -- "$REGISTRY" ||
-    docker network connect "$KIND_EXPERIMENTAL_DOCKER_NETWORK" "$REGISTRY"
+docker network inspect --format '{{range .Containers}}{{.Name}} {{end}}' "$NETWORK" | grep -qw -- "$REGISTRY" ||
+    docker network connect "$NETWORK" "$REGISTRY"
 rm -f "$UNFINISHED"
 restore_context
 step "waiting for the node" node k wait node --all --for=condition=Ready --timeout=180s
@@ -237,7 +241,7 @@ trap 'stop "$heartbeat"; restore_context' EXIT
 if ! run tilt_ci; then
     say "tilt ci failed. What follows is from the pods that are not ready; all of it is in $EVIDENCE"
     collect_evidence || true
-    fail "deploying failed: see above, and $EVIDENCE. Run $0 again when it is mended; $0 --force starts over"
+    fail "deploying failed: see above, and $EVIDENCE. Run $0 again when it is mended; $0$OPTION --force starts over"
 fi
 
 settings=''
@@ -248,4 +252,4 @@ invoice-app answers at http://localhost:$INVOICE_APP_PORT, payment-provider insi
   kubectl --context $CONTEXT get pods --all-namespaces
   kubectl --kubeconfig $KUBECONFIGS/team-payments get pods       as that team, with its rights only
   ${settings}tilt up --context $CONTEXT       the same, live
-  ${settings}$0 --destroy"
+  ${settings}$0$OPTION --destroy"

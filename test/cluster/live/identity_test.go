@@ -217,7 +217,7 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 func TestATokenOfAPodLivesForTenMinutes(t *testing.T) {
 	awaitEverything(t)
 	for _, pod := range pods(t, "invoicing", "invoice-app") {
-		token := mustRun(t, command(t, "docker", "exec", node(), "cat",
+		token := mustRun(t, command(t, "docker", "exec", cluster.Node, "cat",
 			"/var/lib/kubelet/pods/"+string(pod.UID)+"/volumes/kubernetes.io~projected/payment-provider/..data/token"))
 		claims := claimsOf(t, token)
 		assert.Equal(t, issuer, claims.Issuer)
@@ -330,14 +330,11 @@ func payWithoutPause(t *testing.T) (stop func() (paid int)) {
 	return stop
 }
 
-// node is the container of the cluster's node.
-func node() string { return strings.TrimPrefix(kubeContext, "kind-") + "-control-plane" }
-
 // Tokens are verified offline: an API server that answers nobody stops no payment.
 func TestPayingWhileTheAPIServerIsDown(t *testing.T) {
 	awaitEverything(t)
 	signal := func(name string) error {
-		return exec.Command("docker", "exec", node(), "pkill", "--signal="+name, "--exact", "kube-apiserver").Run()
+		return exec.Command("docker", "exec", cluster.Node, "pkill", "--signal="+name, "--exact", "kube-apiserver").Run()
 	}
 	answers := func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

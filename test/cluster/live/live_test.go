@@ -1,6 +1,5 @@
 // Package live tests what ./deploy.sh has put on a real cluster, with that cluster. It pays
-// invoices and deletes pods, so it wants the cluster named: CLUSTER_NAME, and INVOICE_APP_PORT if
-// it is not 8081.
+// invoices and deletes pods, so it wants the cluster named, as package target says.
 package live
 
 import (
@@ -23,11 +22,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"example.com/invoices/test/cluster/target"
 )
 
 // What every test works with.
 var (
 	client       kubernetes.Interface
+	cluster      target.Target
 	kubeContext  string
 	invoiceApp   string // its URL outside the cluster
 	repository   string // the root of the checkout
@@ -47,21 +49,14 @@ func TestMain(m *testing.M) {
 }
 
 func connect() error {
-	name := os.Getenv("CLUSTER_NAME")
-	if name == "" {
-		return fmt.Errorf("CLUSTER_NAME does not say which one")
-	}
-	kubeContext = "kind-" + name
-	port := os.Getenv("INVOICE_APP_PORT")
-	if port == "" {
-		port = "8081"
-	}
-	invoiceApp = "http://localhost:" + port
-
 	var err error
 	if repository, err = filepath.Abs("../../.."); err != nil {
 		return err
 	}
+	if cluster, err = target.FromEnvironment(repository); err != nil {
+		return err
+	}
+	kubeContext, invoiceApp = cluster.Context, cluster.InvoiceApp
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		clientcmd.NewDefaultClientConfigLoadingRules(),
 		&clientcmd.ConfigOverrides{CurrentContext: kubeContext}).ClientConfig()

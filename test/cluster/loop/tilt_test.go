@@ -1,7 +1,7 @@
 // Package loop tests `tilt up` as a developer meets it: files are saved, and
 // the pods of a real cluster answer. It works on a copy of the checkout, and on
-// a cluster that ./deploy.sh has made and that has to be named: CLUSTER_NAME,
-// and INVOICE_APP_PORT if it is not 8081.
+// a cluster that ./deploy.sh has made and that has to be named, as package
+// target says.
 package loop
 
 import (
@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/test/cluster/target"
 )
 
 // enough is how long anything may take that is bound to happen. It only ends a
@@ -67,13 +69,9 @@ func (l *log) len() int { return len(l.since(0)) }
 
 // tiltUp starts Tilt with more arguments in a copy of the checkout, and stops it when t ends.
 func tiltUp(t *testing.T, arguments ...string) *session {
-	name := os.Getenv("CLUSTER_NAME")
-	require.NotEmpty(t, name, "this test needs a cluster on which ./deploy.sh has run: CLUSTER_NAME says which")
-	port := os.Getenv("INVOICE_APP_PORT")
-	if port == "" {
-		port = "8081"
-	}
-	s := &session{T: t, kubeContext: "kind-" + name, invoiceApp: "http://localhost:" + port, checkout: t.TempDir(), log: &log{}}
+	cluster, err := target.FromEnvironment("../../..")
+	require.NoError(t, err)
+	s := &session{T: t, kubeContext: cluster.Context, invoiceApp: cluster.InvoiceApp, checkout: t.TempDir(), log: &log{}}
 	s.proxyAPIServer()
 	s.copyCheckout()
 

@@ -20,6 +20,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"example.com/invoices/test/cluster/target"
 )
 
 // A mutant is one object without which, or with which changed, something is let through that must
@@ -130,12 +132,12 @@ const patience = time.Minute
 // TestMutants takes MUTANTS of them (3; or all), chosen by MUTANTS_SEED, which it prints. Should it be
 // interrupted, ./deploy.sh puts back what it has changed.
 func TestMutants(t *testing.T) {
-	cluster := os.Getenv("CLUSTER_NAME")
-	require.NotEmpty(t, cluster, "these tests need a cluster on which ./deploy.sh has run: CLUSTER_NAME says which")
+	cluster, err := target.FromEnvironment("../../..")
+	require.NoError(t, err)
 	live := compile(t)
 	kubectl := func(t *testing.T, stdin []byte, arguments ...string) []byte {
 		t.Helper()
-		command := exec.Command("kubectl", append([]string{"--context=kind-" + cluster}, arguments...)...)
+		command := exec.Command("kubectl", append([]string{"--context=" + cluster.Context}, arguments...)...)
 		command.Stdin = bytes.NewReader(stdin)
 		output, err := command.CombinedOutput()
 		require.NoError(t, err, "%v:\n%s", command.Args, output)

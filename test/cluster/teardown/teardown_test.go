@@ -9,16 +9,19 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/test/cluster/target"
 )
 
-// TestNothingIsLeft removes the cluster CLUSTER_NAME. BEFORE is what
+// TestNothingIsLeft removes the cluster that package target finds. BEFORE is what
 // test/cluster/inventory.sh printed before the cluster was made.
 func TestNothingIsLeft(t *testing.T) {
 	before := os.Getenv("BEFORE")
 	require.NotEmpty(t, before, "BEFORE is not set: test/cluster/run.sh sets it")
-	require.NotEmpty(t, os.Getenv("CLUSTER_NAME"), "CLUSTER_NAME does not say which cluster")
+	cluster, err := target.FromEnvironment("../../..")
+	require.NoError(t, err)
 
-	require.Contains(t, inventory(t), "container "+os.Getenv("CLUSTER_NAME")+"-control-plane", "the cluster is there")
+	require.Contains(t, inventory(t), "container "+cluster.Node, "the cluster is there")
 	run(t, "./deploy.sh", "--destroy")
 	assert.Subset(t, lines(before), inventory(t), "left behind (or made by somebody else meanwhile)")
 	run(t, "./deploy.sh", "--destroy") // again, with nothing there
