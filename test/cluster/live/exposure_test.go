@@ -157,10 +157,12 @@ func probe(t *testing.T, namespace, application string, doors map[string]string,
 
 	created := runPod(t, shellPod(t, namespace, application, script.String()))
 
-	require.Eventually(t, func() bool {
+	if !assert.Eventually(t, func() bool {
 		pod, err := client.CoreV1().Pods(namespace).Get(context.Background(), created.Name, metav1.GetOptions{})
 		return err == nil && pod.Status.Phase == corev1.PodSucceeded
-	}, 2*time.Minute, time.Second, "the probe runs to its end")
+	}, 2*time.Minute, time.Second, "the probe runs to its end") {
+		t.Fatal(mustRun(t, command(t, "kubectl", "--context="+kubeContext, "--namespace="+namespace, "describe", "pod", created.Name)))
+	}
 	stream, err := client.CoreV1().Pods(namespace).GetLogs(created.Name, &corev1.PodLogOptions{}).Stream(t.Context())
 	require.NoError(t, err)
 	defer stream.Close()

@@ -61,7 +61,9 @@ func TestPartOne(t *testing.T) {
 
 	_, err := client.CoreV1().Pods("invoicing").Create(t.Context(), newPod(nil), dryRunCreate)
 	assert.ErrorContains(t, err, "set securityContext.runAsUser to 10000 or more")
-	fixed := runPod(t, newPod(&numeric))
+	inTheTeams := newPod(&numeric)
+	inTheTeams.Spec.Containers[0].SecurityContext.RunAsGroup = &numeric // which is asked for here, too
+	fixed := runPod(t, inTheTeams)
 	require.Eventually(t, func() bool {
 		now, err := client.CoreV1().Pods(fixed.Namespace).Get(context.Background(), fixed.Name, metav1.GetOptions{})
 		return err == nil && ready(*now)
