@@ -193,7 +193,7 @@ fi
 mkdir -p "$LIVE"
 definition() {
     sed -e "s/^port: 5005/port: $REGISTRY_PORT/" -e "s/\(hostPort: \|:\)8081\>/\1$INVOICE_APP_PORT/" \
-        -e "s/\<invoices\>\([^/]\|\$\)/$CLUSTER_NAME\1/" -e "s|\.build/live|$LIVE|" "$DEFINITION" | sed "$parts"
+        -e "s/\<invoices\>\([^/]\|\$\)/$CLUSTER_NAME\1/" -e "s|\.build/live|$LIVE|" "$DEFINITION" | define | sed "$parts"
 }
 apply() { definition | ctlptl apply -f - && { [ -n "$parts" ] || complete; }; }
 step "cluster $CLUSTER and its registry" ctlptl apply

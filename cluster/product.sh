@@ -25,6 +25,8 @@ kind)
             export KIND_EXPERIMENTAL_CONTAINERD_SNAPSHOTTER=overlayfs
         fi
     }
+    # define: makes ctlptl's file of one that has lines for more than one case.
+    define() { cat; }
     # complete: what a cluster lacks that ctlptl has just made.
     complete() { :; }
     start_node() { docker start "$NODE"; }
@@ -45,18 +47,20 @@ minikube)
     TOOLS=(minikube)
 
     prepare() { :; }
+    # A pulled image was made from a name with a slash, a built one from hashes.
+    built() { [[ $(docker image inspect --format '{{index .Config.Labels "invoices.inputs"}}' "$NODE_IMAGE") != */* ]]; }
+    define() { if built; then sed '/# pulled/d'; else sed '/# built/d'; fi; }
     # kind applies these of its node image by itself. And images are to have the
     # one name for the node that they have for this machine, as with kind.
     complete() {
-        docker exec "$NODE" sh -c 'for file in /kind/manifests/*; do
-            kubectl --kubeconfig /etc/kubernetes/admin.conf apply --filename "$file"; done'
+        ! built || docker exec "$NODE" kubectl --kubeconfig /etc/kubernetes/admin.conf apply --filename /kind/manifests
         k get configmap local-registry-hosting --namespace kube-public --output yaml |
             sed '/hostFromContainerRuntime:/d' | k replace --filename -
     }
     # The node has a fixed address, which the registry may have got meanwhile.
     start_node() {
         docker network disconnect "$NETWORK" "$REGISTRY" 2>/dev/null || true
-        minikube start --profile "$CLUSTER" --force --preload=false --cache-images=false --install-addons=false
+        minikube start --profile "$CLUSTER" --force --preload=false --cache-images=false
     }
     export_context() { minikube update-context --profile "$CLUSTER"; }
     delete_cluster() { minikube delete --profile "$CLUSTER"; }

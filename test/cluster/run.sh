@@ -6,7 +6,7 @@
 # Sets up a cluster of its own name and ports with ./deploy.sh, beside any other,
 # runs test/cluster/live, a few of test/cluster/mutants and test/cluster/loop on
 # it, removes it and checks that nothing is left: containers, volumes, networks,
-# image tags.
+# image tags. Then it does so with minikube, --short.
 #
 #   --short           of live: six pods Ready, paying from outside, the network's edges, deploying again;
 #                     of loop: a save that becomes live; no mutants
@@ -55,3 +55,5 @@ fi
 go -C test/cluster test -count=1 -timeout=40m "${loop[@]}" -v ./loop
 go -C test/cluster test -count=1 -v ./teardown
 trap - EXIT
+
+[[ $short ]] || CLUSTER_PRODUCT=minikube test/cluster/run.sh --short
