@@ -20,7 +20,7 @@ cd "$(dirname "$0")/.."
 export CLUSTER_NAME=${CLUSTER_NAME:-invoices-bench} INVOICE_APP_PORT=${INVOICE_APP_PORT:-28081} REGISTRY_PORT=${REGISTRY_PORT:-25005}
 clean() {
 	./deploy.sh --destroy
-	docker image ls --format '{{.Repository}}:{{.Tag}}' "localhost:$REGISTRY_PORT/*" | xargs --no-run-if-empty docker rmi >/dev/null
+	docker image ls --quiet "localhost:$REGISTRY_PORT/*" | sort --unique | xargs --no-run-if-empty docker rmi --force >/dev/null
 }
 trap clean EXIT
 ./deploy.sh

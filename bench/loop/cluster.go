@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -170,7 +171,7 @@ func (b *bench) await(namespace, version string) (time.Time, error) {
 		case <-timeout:
 			return time.Time{}, fmt.Errorf("%s is not live after %s: see .build/bench/*.log", version, enough)
 		case <-b.ctx.Done():
-			return time.Time{}, b.ctx.Err()
+			return time.Time{}, context.Cause(b.ctx)
 		}
 	}
 }

@@ -51,6 +51,7 @@ type sample struct {
 
 type bench struct {
 	ctx     context.Context
+	cancel  context.CancelCauseFunc // with what went wrong
 	cluster string
 	api     string // the URL of kubectl proxy
 	work    string // a folder that goes away
@@ -75,12 +76,12 @@ func main() {
 }
 
 func run(ctx context.Context, edits int) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	var started sync.WaitGroup
 	defer started.Wait()
-	defer cancel()
+	defer cancel(nil)
 
-	b := &bench{ctx: ctx, cluster: os.Getenv("CLUSTER_NAME"), answers: make(chan string), pods: map[string]map[string]pod{}}
+	b := &bench{ctx: ctx, cancel: cancel, cluster: os.Getenv("CLUSTER_NAME"), answers: make(chan string), pods: map[string]map[string]pod{}}
 	var err error
 	if b.root, err = filepath.Abs(".."); err != nil {
 		return err
@@ -196,9 +197,8 @@ func (b *bench) prepare(w *way, started *sync.WaitGroup) error {
 	}
 	started.Go(func() {
 		defer logs.Close()
-		if err := command.Wait(); b.ctx.Err() == nil {
-			log.Fatalf("%s has ended (%v): see %s", w.name, err, logs.Name())
-		}
+		err := command.Wait()
+		b.cancel(fmt.Errorf("%s has ended (%v): see %s", w.name, err, logs.Name()))
 	})
 	return nil
 }
