@@ -6,17 +6,19 @@
 #   ./deploy.sh                      what is missing; run again, what has changed
 #   ./deploy.sh --force    (-f)      from scratch: destroys the cluster first
 #   ./deploy.sh --destroy  (-d)      removes the cluster with all that is in it
+#   ./deploy.sh --stop     (-s)      stops it, and keeps its data for the next run
 #   ./deploy.sh --images pull        pulls the images, and never builds them
 #   ./deploy.sh --images source      builds them, and never pulls
 #   ./deploy.sh --cluster minikube   any of these with minikube, not kind
 #
-# A second cluster beside the first one takes a name and ports of its own:
+# A second cluster beside the first one takes another product or name, and the
+# ports that it is told once:
 #
+#   CLUSTER_PRODUCT   (kind)         the same as --cluster
 #   CLUSTER_NAME      (invoices)     its kubectl context is kind-$CLUSTER_NAME,
 #                                    or minikube-$CLUSTER_NAME
 #   INVOICE_APP_PORT  (8081)         where invoice-app answers, on localhost
 #   REGISTRY_PORT     (5005)         the registry for this cluster's images
-#   CLUSTER_PRODUCT   (kind)         the same as --cluster
 #
 # Only this cluster's own context is ever used, and a current one of yours
 # stays the current one.
@@ -25,8 +27,6 @@ set -o errexit -o nounset -o pipefail
 cd "$(dirname "$0")"
 
 export CLUSTER_NAME=${CLUSTER_NAME:-invoices}
-export INVOICE_APP_PORT=${INVOICE_APP_PORT:-8081}
-export REGISTRY_PORT=${REGISTRY_PORT:-5005}
 export CLUSTER_PRODUCT=${CLUSTER_PRODUCT:-kind}
 export DO_NOT_TRACK=1 TILT_CLOUD_ADDRESS=localhost:1
 
@@ -39,11 +39,12 @@ usage_error() {
     exit 2
 }
 
-force='' destroy='' images=''
+force='' destroy='' halt='' images=''
 while [ $# -gt 0 ]; do
     case $1 in
     -f | --force) force=yes ;;
     -d | --destroy) destroy=yes ;;
+    -s | --stop) halt=yes ;;
     --images)
         case ${2:-} in
         pull | source) images=$2 ;;
@@ -60,20 +61,24 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[[ $CLUSTER_NAME =~ ^[a-z0-9][a-z0-9-]*$ ]] || usage_error "CLUSTER_NAME=$CLUSTER_NAME: only a-z, 0-9 and -"
+[ "$force$destroy$halt" = "${force:-${destroy:-$halt}}" ] || usage_error '--force, --destroy and --stop: one of them'
+[[ $CLUSTER_NAME =~ ^[a-z0-9][a-z0-9-]*$ && $CLUSTER_NAME != minikube-* ]] ||
+    usage_error "CLUSTER_NAME=$CLUSTER_NAME: only a-z, 0-9 and -, and not minikube-..."
 . cluster/product.sh
 
 REGISTRY=$CLUSTER-registry
+LOG_DIR=$LOG_DIR/$CLUSTER
+# How this cluster is named to another command, and to this one.
+NAMED=$([ "$CLUSTER_NAME" = invoices ] || printf 'CLUSTER_NAME=%s ' "$CLUSTER_NAME")
+AGAIN=$NAMED$0$OPTION
 EVIDENCE=.evidence/$CLUSTER
 KUBECONFIGS=.build/kubeconfig/$CLUSTER
-# What tilt up builds. Outside the clone, which may be moved or cleaned while
-# the cluster runs.
-LIVE=$CACHE_DIR/live/$CLUSTER
 # There while a cluster is being created: what is there then is of no use.
 UNFINISHED=$CACHE_DIR/$CLUSTER.unfinished
 
+mkdir -p "$LOG_DIR"
 # Whatever this script starts holds the lock as well, until it has ended.
-exec {lock}>"$CACHE_DIR/$CLUSTER.lock"
+exec {lock}>"$CACHE_DIR/cluster-$CLUSTER.lock"
 flock --nonblock "$lock" || fail "another $0 is at work on cluster $CLUSTER: wait for it, or stop it"
 
 DOCKER_API_VERSION=$(docker version --format '{{.Server.APIVersion}}' 2>"$LOG_DIR/docker.log") ||
@@ -97,13 +102,24 @@ remove_cluster() {
     # it was never there to put one in. Docker is asked for the rest, so that
     # half a cluster goes away as well.
     if PATH=$CACHE_DIR/bin:$PATH command -v "$CLUSTER_PRODUCT" >/dev/null; then
-        PATH=$CACHE_DIR/bin:$PATH delete_cluster
+        PATH=$CACHE_DIR/bin:$PATH writing_kubeconfig delete_cluster
     fi
     docker ps --all --quiet --filter "label=$NODE_LABEL" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
     docker volume ls --quiet --filter "label=$NODE_LABEL" | xargs --no-run-if-empty docker volume rm >/dev/null
     docker network ls --quiet --filter "name=^$NETWORK\$" | xargs --no-run-if-empty docker network rm >/dev/null
     rm -rf "$UNFINISHED" "$LIVE" "$KUBECONFIGS"
 }
+
+if [ -n "$halt" ]; then
+    case $(state_of "$NODE") in
+    '') say "there is no cluster $CLUSTER"; exit 0 ;;
+    paused) docker unpause "$NODE" >/dev/null ;;&
+    running | paused) PATH=$CACHE_DIR/bin:$PATH step "stopping cluster $CLUSTER" stop stop_node ;;
+    esac
+    docker ps --quiet --filter "name=^/$REGISTRY\$" | xargs --no-run-if-empty docker stop >/dev/null
+    say "it is stopped: $AGAIN starts it again, with its data"
+    exit 0
+fi
 
 if [ -n "$destroy$force" ]; then
     remove_cluster
@@ -113,6 +129,39 @@ elif [ -e "$UNFINISHED" ]; then
     remove_cluster
 fi
 
+# A cluster keeps the ports that it was made with.
+for variable in INVOICE_APP_PORT REGISTRY_PORT; do
+    [ -n "$(state_of "$NODE")" ] || break
+    made=$(made_with "$variable")
+    [ "${!variable:=$made}" = "$made" ] ||
+        fail "cluster $CLUSTER was made with $variable=$made, and keeps it: leave $variable out, or make the cluster anew with --force, which loses the data"
+done
+INVOICE_APP_PORT=${INVOICE_APP_PORT:-8081} REGISTRY_PORT=${REGISTRY_PORT:-5005}
+
+# They are taken when the containers start. All that are not free are named at
+# once, each with one that is.
+in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+used='' free=''
+# needs CONTAINER VARIABLE
+needs() {
+    local port=${!2} user
+    if [[ ! $port =~ ^[1-9][0-9]{0,4}$ ]] || ((port > 65535)); then usage_error "$2=$port is no port"; fi
+    case $(state_of "$1") in running | paused) return ;; esac
+    in_use "$port" || return 0
+    user=$(docker ps --filter "publish=$port" --format '{{.Names}}')
+    used+="port $port is in use${user:+ by the container $user}; "
+    while in_use $((++port)); do :; done
+    free+="$2=$port "
+}
+needs "$NODE" INVOICE_APP_PORT
+needs "$REGISTRY" REGISTRY_PORT
+if [ -n "$used" ] && [ -n "$(state_of "$NODE")" ]; then
+    fail "${used}cluster $CLUSTER was made with it and cannot do without: stop what uses it"
+elif [ -n "$used" ]; then
+    fail "${used}stop what uses it, or let this cluster have another:
+  $free$AGAIN"
+fi
+
 # The teams' certificates are made with it: to miss it now is better than after minutes of building.
 dev/need.sh openssl openssl
 run cluster/tools "${TOOLS[@]}" >/dev/null
@@ -120,68 +169,39 @@ PATH=$CACHE_DIR/bin:$PATH
 run cluster/images "$images"
 run cluster/privileged install
 
-# Ports are taken when the containers start.
-port_free() {
-    local user
-    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || return 0
-    user=$(docker ps --filter "publish=$1" --format '{{.Names}}')
-    fail "port $1 is in use${user:+ by the container $user}: stop what uses it, or choose another with $2"
-}
-[ "$(state_of "$NODE")" = running ] || port_free "$INVOICE_APP_PORT" INVOICE_APP_PORT
-[ "$(state_of "$REGISTRY")" = running ] || port_free "$REGISTRY_PORT" REGISTRY_PORT
-
-# Whatever happens below, the user's current context is what it was before.
-current=$(kubectl config current-context 2>/dev/null || true)
-restore_context() {
-    if [ -n "$current" ] && [ "$(kubectl config current-context 2>/dev/null)" != "$current" ]; then
-        kubectl config use-context "$current" >/dev/null 2>&1 || true
-    fi
-}
-trap restore_context EXIT
-
-# A cluster keeps the ports that it was made with.
-same_ports() {
-    local answers pulls
-    answers=$(docker port "$NODE" 30081/tcp)
-    [ "$answers" = "127.0.0.1:$INVOICE_APP_PORT" ] ||
-        fail "cluster $CLUSTER answers at $answers: set INVOICE_APP_PORT=${answers##*:}; or $0$OPTION --force, which loses the data"
-    pulls=$(docker exec "$NODE" find /etc/containerd/certs.d -name 'localhost:*' -printf '%f')
-    [ "$pulls" = "localhost:$REGISTRY_PORT" ] ||
-        fail "cluster $CLUSTER pulls from $pulls: set REGISTRY_PORT=${pulls##*:}; or $0$OPTION --force, which loses the data"
-}
 # is_newest CONTAINER IMAGE: it runs the image that the tag is now.
 is_newest() { [ "$(docker container inspect --format '{{.Image}}' "$1")" = "$(docker image inspect --format '{{.Id}}' "$2")" ]; }
-# wake CONTAINER COMMAND...: which starts it, if it was stopped.
-wake() {
-    case $(state_of "$1") in
-    '' | running) ;;
-    paused) docker unpause "$1" >/dev/null ;;
-    *) step "starting $1, which was stopped" start "${@:2}" ;;
-    esac
-}
+api_answers() { k --request-timeout 5s get --raw /readyz >/dev/null 2>&1; }
 api_ready() {
     local until=$((SECONDS + 180))
-    until k get --raw /readyz >/dev/null 2>&1; do
+    until api_answers; do
         ((SECONDS < until)) || return 1
         sleep 1
     done
 }
-if [ -n "$(state_of "$NODE")" ]; then
-    wake "$NODE" start_node
-    same_ports
+# start_again: also what runs and does not answer, since starting it was
+# interrupted, or has given it another address than this kubeconfig knows.
+start_again() { start_node && export_context; }
+
+if [ "$(state_of "$NODE")" = paused ]; then docker unpause "$NODE" >/dev/null; fi
+if [ -n "$(state_of "$NODE")" ] && ! api_answers; then
+    step "starting $NODE" start writing_kubeconfig start_again
+    step "waiting for the cluster to answer" api api_ready
 fi
 # ctlptl would replace it as well, but leave its volume behind.
 if [ -n "$(state_of "$REGISTRY")" ] && ! is_newest "$REGISTRY" invoices/registry:local; then
     docker rm --force --volumes "$REGISTRY" >/dev/null
 fi
-wake "$REGISTRY" docker start "$REGISTRY"
+case $(state_of "$REGISTRY") in
+'' | running) ;;
+paused) docker unpause "$REGISTRY" >/dev/null ;;
+*) docker start "$REGISTRY" >/dev/null ;;
+esac
 if [ -n "$(state_of "$NODE")" ]; then
-    kubectl config get-contexts "$CONTEXT" >/dev/null 2>&1 || export_context
-    step "waiting for the cluster to answer" api api_ready
     is_newest "$NODE" "$NODE_IMAGE" ||
-        say "note: $NODE_IMAGE is newer than this cluster's node; $0$OPTION --force changes over, and loses the data"
+        say "note: $NODE_IMAGE is newer than this cluster's node; $AGAIN --force changes over, and loses the data"
     docker container inspect --format '{{range .Mounts}}{{println .Destination}}{{end}}' "$NODE" | grep -qx /live ||
-        say "note: this cluster is older than the folder /live, which tilt up needs; $0$OPTION --force makes it anew, and loses the data"
+        say "note: this cluster is older than the folder /live, which tilt up needs; $AGAIN --force makes it anew, and loses the data"
     # ctlptl would replace a cluster that was defined otherwise, or does not
     # answer, and all its data: of one that is there, it only looks after the
     # registry.
@@ -191,18 +211,13 @@ else
     parts=''
 fi
 mkdir -p "$LIVE"
-definition() {
-    sed -e "s/^port: 5005/port: $REGISTRY_PORT/" -e "s/\(hostPort: \|:\)8081\>/\1$INVOICE_APP_PORT/" \
-        -e "s/\<invoices\>\([^/]\|\$\)/$CLUSTER_NAME\1/" -e "s|\.build/live|$LIVE|" "$DEFINITION" | define | sed "$parts"
-}
-apply() { definition | ctlptl apply -f - && { [ -n "$parts" ] || complete; }; }
-step "cluster $CLUSTER and its registry" ctlptl apply
+apply() { definition | sed "$parts" | ctlptl apply -f - && { [ -n "$parts" ] || complete; }; }
+step "cluster $CLUSTER and its registry" ctlptl writing_kubeconfig apply
 # A registry that had to be made anew is not in the cluster's network.
 docker network inspect --format '{{range .Containers}}{{.Name}} {{end}}' "$NETWORK" | grep -qw -- "$REGISTRY" ||
     docker network connect "$NETWORK" "$REGISTRY"
-rm -f "$UNFINISHED"
-restore_context
 step "waiting for the node" node k wait node --all --for=condition=Ready --timeout=180s
+rm -f "$UNFINISHED"
 
 mkdir -p "$EVIDENCE"
 # What there is to know when something has gone wrong, most telling part last.
@@ -234,22 +249,23 @@ heartbeat() {
 }
 
 say "deploying what the Tiltfile says ..."
-tilt_ci() { tilt ci --context "$CONTEXT" --port 0 --output-snapshot-on-exit "$EVIDENCE/tilt-snapshot.json" 2>&1 | tee "$EVIDENCE/tilt-ci.log"; }
+# By its port Tilt names the kubeconfig that it gives to the Tiltfile's commands:
+# two that run at once need two ports, and 0 is the same one.
+until port=$((49152 + RANDOM % 16384)) && ! in_use "$port"; do :; done
+tilt_ci() { tilt ci --context "$CONTEXT" --port "$port" --output-snapshot-on-exit "$EVIDENCE/tilt-snapshot.json" 2>&1 | tee "$EVIDENCE/tilt-ci.log"; }
 start heartbeat
 heartbeat=$started
-trap 'stop "$heartbeat"; restore_context' EXIT
+trap 'stop "$heartbeat"' EXIT
 if ! run tilt_ci; then
     say "tilt ci failed. What follows is from the pods that are not ready; all of it is in $EVIDENCE"
     collect_evidence || true
-    fail "deploying failed: see above, and $EVIDENCE. Run $0 again when it is mended; $0$OPTION --force starts over"
+    fail "deploying failed: see above, and $EVIDENCE. Run $AGAIN again when it is mended; $AGAIN --force starts over"
 fi
 
-settings=''
-[ "$CLUSTER_NAME" = invoices ] || settings="CLUSTER_NAME=$CLUSTER_NAME INVOICE_APP_PORT=$INVOICE_APP_PORT REGISTRY_PORT=$REGISTRY_PORT "
 say "
 invoice-app answers at http://localhost:$INVOICE_APP_PORT, payment-provider inside the cluster only. Next:
   export PATH=\"\$(cluster/tools):\$PATH\"
   kubectl --context $CONTEXT get pods --all-namespaces
   kubectl --kubeconfig $KUBECONFIGS/team-payments get pods       as that team, with its rights only
-  ${settings}tilt up --context $CONTEXT       the same, live
-  ${settings}$0$OPTION --destroy"
+  ${NAMED}tilt up --context $CONTEXT       the same, live
+  $AGAIN --stop, or --destroy"

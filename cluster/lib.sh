@@ -59,11 +59,23 @@ step() {
     say "  done in $(minutes $((SECONDS - began)))"
 }
 
-# alone NAME: waits until no other run uses what is kept under that name.
+# alone NAME: waits until no other run is at what goes by that name.
 alone() {
     local lock
     exec {lock}>"$CACHE_DIR/$1.lock"
-    flock --nonblock "$lock" || step "waiting for another run that is building the same" "wait-$1" flock "$lock"
+    flock --nonblock "$lock" || step "waiting for another run, which is at the same" "wait-$1" flock "$lock"
+}
+
+# writing_kubeconfig COMMAND...: runs what changes that file. Each tool has a
+# lock of its own for it, and heeds no other's: so it is one run at a time. The
+# user's current context is the same afterwards.
+writing_kubeconfig() {
+    (
+        alone kubeconfig
+        current=$(kubectl config current-context 2>/dev/null || true)
+        trap '[ -z "$current" ] || kubectl config use-context "$current" >/dev/null 2>&1 || true' EXIT
+        "$@"
+    )
 }
 
 # apt_install PACKAGE...: installs those that are missing.

@@ -2,15 +2,16 @@
 # Builds the image of one service, FROM scratch with a static binary in it and nothing else, and
 # pushes it to the cluster's registry. The same source gives the same digest.
 #
-# usage: dev/build-image.sh SERVICE
+# usage: dev/build-image.sh SERVICE FOLDER
 #
 # SERVICE is invoice-app, payment-provider or, for tilt up, supervisor. EXPECTED_REGISTRY is where to
 # push to, such as localhost:5005; Tilt sets it to the registry of its cluster. The image's full name,
-# tagged with a hash of its content, is written to .build/images/SERVICE.ref and printed.
+# tagged with a hash of its content, is written to FOLDER/SERVICE.ref and printed. FOLDER/SERVICE keeps
+# the program; each cluster has a FOLDER of its own, so that two may be deployed to at once.
 set -o errexit -o nounset -o pipefail
 
 . "$(dirname "$0")/usage.sh"
-arguments 1 1 "$@"
+arguments 2 2 "$@"
 
 case $1 in
 invoice-app)
@@ -30,12 +31,11 @@ supervisor)
 	exit 2
 	;;
 esac
-service=$1
+service=$1 folder=$2
 package=./$service
 [[ $service != supervisor ]] || package=./dev/supervisor
 registry=${EXPECTED_REGISTRY:?is the registry to push to; Tilt sets it}
-repository_root=$(cd "$(dirname "$0")/.." && pwd)
-cd "$repository_root"
+cd "$(dirname "$0")/.."
 
 crane() {
 	if type -P crane >/dev/null; then
@@ -47,8 +47,8 @@ crane() {
 
 # No paths, no version control state, no build id: nothing of the machine gets into the binary. Nor
 # does SQLite: a cluster has PostgreSQL.
-work=$repository_root/.build/images/$service
-mkdir -p "$work"
+mkdir -p "$folder/$service"
+work=$(cd "$folder/$service" && pwd)
 architecture=$(go env GOARCH)
 CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -tags=nosqlite -ldflags='-s -w -buildid=' \
 	-o "$work/$service" "$package"
@@ -58,7 +58,7 @@ tar --create --file="$work/layer.tar" --directory="$work" --format=ustar --mtime
 	--owner=0 --group=0 --numeric-owner --mode=0555 "$service"
 
 # This script decides everything about the image that the layer does not.
-tag=$(cat "$work/layer.tar" "$repository_root/dev/build-image.sh" | sha256sum | cut -c1-16)
+tag=$(cat "$work/layer.tar" dev/build-image.sh | sha256sum | cut -c1-16)
 ref=$registry/$service:$tag
 
 if ! crane digest "$ref" >/dev/null 2>&1; then

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # Pushes an image that Docker has to the cluster's registry.
 #
-# usage: dev/push-image.sh IMAGE NAME
+# usage: dev/push-image.sh IMAGE NAME FOLDER
 #
 # Pushes IMAGE as NAME to EXPECTED_REGISTRY, such as localhost:5005; Tilt sets it to the registry of
 # its cluster. The full name, tagged with a hash of the image's content, is written to
-# .build/images/NAME.ref and printed.
+# FOLDER/NAME.ref and printed.
 set -o errexit -o nounset -o pipefail
 
 . "$(dirname "$0")/usage.sh"
-arguments 2 2 "$@"
-image=$1
-name=$2
+arguments 3 3 "$@"
+image=$1 name=$2 folder=$3
 registry=${EXPECTED_REGISTRY:?is the registry to push to; Tilt sets it}
 cd "$(dirname "$0")/.."
 
@@ -22,6 +21,6 @@ docker tag "$image" "$ref"
 docker push --quiet "$ref" >/dev/null
 docker rmi "$ref" >/dev/null # only the name: the image stays under its own
 
-mkdir -p .build/images
-echo "$ref" >".build/images/$name.ref"
+mkdir -p "$folder"
+echo "$ref" >"$folder/$name.ref"
 echo "$ref"

@@ -62,11 +62,11 @@ MANIFEST
 }
 
 for service in invoice-app payment-provider; do
-	image=$(EXPECTED_REGISTRY=$registry dev/build-image.sh "$service")
+	image=$(EXPECTED_REGISTRY=$registry dev/build-image.sh "$service" "$work")
 	digest=$(crane digest "$image")
 	# Without a time or a random number: it is made from the program alone.
 	go run "$CYCLONEDX_GOMOD" bin -json -std -noserial -notimestamp -output="$work/sbom.json" \
-		".build/images/$service/$service" 2>"$work/log" || {
+		"$work/$service/$service" 2>"$work/log" || {
 		cat "$work/log" >&2
 		exit 1
 	}

@@ -78,6 +78,23 @@ func TestDeployingAgainChangesNothing(t *testing.T) {
 	server.assertUntouched(t)
 }
 
+// A second cluster is told at once which ports it cannot have, and which it can.
+func TestASecondClusterIsToldItsPorts(t *testing.T) {
+	_, answers, _ := strings.Cut(strings.TrimPrefix(invoiceApp, "http://"), ":")
+	image, _, _ := strings.Cut(pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image, "/")
+	_, pulls, _ := strings.Cut(image, ":")
+	second := os.Getenv("CLUSTER_NAME") + "-second"
+	deploy := command(t, "./deploy.sh")
+	deploy.Env = append(os.Environ(), "CLUSTER_NAME="+second, "INVOICE_APP_PORT="+answers, "REGISTRY_PORT="+pulls)
+	output, err := deploy.CombinedOutput()
+
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit, "%s", output)
+	assert.Contains(t, string(output), "port "+answers+" is in use by the container "+cluster.Node)
+	assert.Contains(t, string(output), "port "+pulls+" is in use by the container "+cluster.Cluster+"-registry")
+	assert.Regexp(t, `\n  INVOICE_APP_PORT=\d+ REGISTRY_PORT=\d+ CLUSTER_NAME=`+second+` \./deploy\.sh`, string(output))
+}
+
 // kubeconfigs are the teams', as they are.
 func kubeconfigs(t *testing.T) (contents []string) {
 	t.Helper()
@@ -120,11 +137,11 @@ func TestImagesAreReproducible(t *testing.T) {
 			deployed := pods(t, namespace, service)[0].Spec.Containers[0].Image
 			registry, _, _ := strings.Cut(deployed, "/")
 
-			build := command(t, "dev/build-image.sh", service)
+			build := command(t, "dev/build-image.sh", service, "images")
 			build.Dir = copied
 			build.Env = append(os.Environ(), "EXPECTED_REGISTRY="+registry+"/reproduced")
 			mustRun(t, build)
-			ref, err := os.ReadFile(filepath.Join(copied, ".build/images", service+".ref"))
+			ref, err := os.ReadFile(filepath.Join(copied, "images", service+".ref"))
 			require.NoError(t, err)
 
 			want, err := crane.Digest(deployed)

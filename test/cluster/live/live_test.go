@@ -43,13 +43,17 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "these tests need a cluster on which ./deploy.sh has run: %v\n", err)
 		os.Exit(1)
 	}
+	var err error
+	if scratch, err = os.MkdirTemp("", "live-"); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	_ = os.RemoveAll(scratch)
 	os.Exit(code)
 }
 
-func connect() error {
-	var err error
+// connect finds the cluster as it is now.
+func connect() (err error) {
 	if repository, err = filepath.Abs("../../.."); err != nil {
 		return err
 	}
@@ -68,10 +72,7 @@ func connect() error {
 	if client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
-	if _, err = client.Discovery().ServerVersion(); err != nil {
-		return err
-	}
-	scratch, err = os.MkdirTemp("", "live-")
+	_, err = client.Discovery().ServerVersion()
 	return err
 }
 

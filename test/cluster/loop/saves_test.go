@@ -2,6 +2,7 @@ package loop
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -179,7 +180,7 @@ func TestOneServiceAndDown(t *testing.T) {
 	down.Dir = s.checkout
 	output, err := down.CombinedOutput()
 	require.NoError(t, err, "%s", output)
-	assert.Contains(t, string(output), "./deploy.sh --destroy", "how to remove the data, too")
+	assert.Regexp(t, "CLUSTER_NAME="+os.Getenv("CLUSTER_NAME")+` \./deploy\.sh.* --destroy`, string(output), "how to remove the data, too")
 	assert.Empty(t, everything("deployments,statefulsets,services"))
 	assert.Equal(t, before, everything("secrets"))
 	for _, v := range []service{invoiceApp, paymentProvider} {

@@ -17,21 +17,22 @@ type Target struct {
 	InvoiceApp string // the URL outside the cluster
 }
 
-// FromEnvironment is the one that CLUSTER_NAME names, made with CLUSTER_PRODUCT (kind), whose
-// invoice-app answers at INVOICE_APP_PORT (8081). repository is the root of the checkout.
+// FromEnvironment is the one that CLUSTER_NAME names, made with CLUSTER_PRODUCT (kind). repository is
+// the root of the checkout.
 func FromEnvironment(repository string) (Target, error) {
 	if os.Getenv("CLUSTER_NAME") == "" {
 		return Target{}, errors.New("CLUSTER_NAME does not say which cluster: one on which ./deploy.sh has run")
 	}
-	product := exec.Command("bash", "-c", `. cluster/lib.sh && . cluster/product.sh && echo "$CLUSTER $CONTEXT $NODE"`)
+	product := exec.Command("bash", "-c", `. cluster/lib.sh && . cluster/product.sh &&
+		port=$(made_with INVOICE_APP_PORT) && echo "$CLUSTER $CONTEXT $NODE http://localhost:$port"`)
 	product.Dir = repository
 	product.Env = append(os.Environ(), "CLUSTER_PRODUCT="+cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind"))
 	product.Stderr = os.Stderr
-	names, err := product.Output()
+	said, err := product.Output()
 	if err != nil {
 		return Target{}, fmt.Errorf("cluster/product.sh: %w", err)
 	}
-	target := Target{InvoiceApp: "http://localhost:" + cmp.Or(os.Getenv("INVOICE_APP_PORT"), "8081")}
-	_, err = fmt.Sscan(string(names), &target.Cluster, &target.Context, &target.Node)
+	var target Target
+	_, err = fmt.Sscan(string(said), &target.Cluster, &target.Context, &target.Node, &target.InvoiceApp)
 	return target, err
 }

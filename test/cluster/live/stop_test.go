@@ -1,0 +1,44 @@
+package live
+
+import (
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// What was stopped goes on where it was, at the ports that it was made with.
+func TestStoppingLosesNothing(t *testing.T) {
+	awaitEverything(t)
+	paid := addUnpaid(t)
+	call(t, http.MethodPost, "/invoices/pay", nil)
+	payment := paymentOf(t, paid)
+	unpaid := addUnpaid(t)
+	before := uids(t)
+	registry, _, _ := strings.Cut(pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image, "/")
+
+	mustRun(t, command(t, "./deploy.sh", "--stop"))
+	_, _, err := ask(http.MethodGet, "/invoices", nil)
+	require.Error(t, err, "it is stopped")
+	_, err = http.Get("http://" + registry + "/v2/")
+	require.Error(t, err, "and its registry")
+	mustRun(t, command(t, "./deploy.sh", "--stop")) // again
+	deploy := command(t, "./deploy.sh")
+	deploy.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "INVOICE_APP_PORT=") || strings.HasPrefix(variable, "REGISTRY_PORT=")
+	})
+	mustRun(t, deploy)
+
+	require.NoError(t, connect()) // the API server may have another port now
+	awaitEverything(t)
+	assert.Equal(t, before, uids(t))
+	invoices := decodeInvoices(t, call(t, http.MethodGet, "/invoices", nil))
+	paid.IsPaid, unpaid.IsPaid = true, true // by test.sh, with which deploying ends
+	assert.Contains(t, invoices, paid)
+	assert.Contains(t, invoices, unpaid)
+	assert.JSONEq(t, payment, paymentOf(t, paid))
+}
