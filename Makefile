@@ -27,12 +27,12 @@ test:
 ## test-cluster: a throwaway cluster beside yours, and the tests of everything on it (needs Docker)
 .PHONY: test-cluster
 test-cluster:
-	test/cluster/run.sh
+	test/cluster/run.sh kind minikube
 
-## test-minikube: the same with minikube, and only the most telling tests (needs Docker)
+## test-minikube: the same on a cluster that is made with minikube (needs Docker)
 .PHONY: test-minikube
 test-minikube:
-	CLUSTER_PRODUCT=minikube test/cluster/run.sh --short
+	test/cluster/run.sh minikube kind
 
 ## test-local: what needs no Docker: the checks, unit and database tests, the fault suite
 .PHONY: test-local
@@ -48,10 +48,10 @@ test-loop:
 	dev/need.sh chromium chromium
 	tools=$$(cluster/tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./loop
 
-## bench-loop: how long a save takes to be live, beside docker_build, live_update and skaffold
+## bench-loop: how long a save takes to be live, beside docker_build, live_update and skaffold, on PRODUCT (kind)
 .PHONY: bench-loop
 bench-loop:
-	bench/loop.sh
+	bench/loop.sh $(PRODUCT)
 
 ## test-mutants: remove each policy, right and bound from the cluster that CLUSTER_NAME names, and see a test fail
 .PHONY: test-mutants

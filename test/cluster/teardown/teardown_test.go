@@ -1,4 +1,4 @@
-// Package teardown removes a test's cluster, and sees that nothing of it is left.
+// Package teardown removes a test's cluster, and sees that nothing of it is left, and nothing else gone.
 package teardown
 
 import (
@@ -13,23 +13,55 @@ import (
 	"example.com/invoices/test/cluster/target"
 )
 
-// TestNothingIsLeft removes the cluster that package target finds. BEFORE is what
-// test/cluster/inventory.sh printed before the cluster was made.
+// TestNothingIsLeft removes the cluster that package target finds, and sees that those whose names begin
+// like its own are as they were: one of the same product, NEIGHBOUR, is removed only then. BEFORE is what
+// test/cluster/inventory.sh printed before the cluster was made, when NEIGHBOUR was there already.
 func TestNothingIsLeft(t *testing.T) {
-	before := os.Getenv("BEFORE")
-	require.NotEmpty(t, before, "BEFORE is not set: test/cluster/run.sh sets it")
+	before, name, neighbour := lines(os.Getenv("BEFORE")), os.Getenv("CLUSTER_NAME"), os.Getenv("NEIGHBOUR")
+	require.NotEmpty(t, neighbour, "NEIGHBOUR is not set: test/cluster/run.sh sets it")
 	cluster, err := target.FromEnvironment("../../..")
 	require.NoError(t, err)
 
-	require.Contains(t, inventory(t), "container "+cluster.Node, "the cluster is there")
-	run(t, "./deploy.sh", "--destroy")
-	assert.Subset(t, lines(before), inventory(t), "left behind (or made by somebody else meanwhile)")
-	run(t, "./deploy.sh", "--destroy") // again, with nothing there
+	require.Contains(t, names(inventory(t)), "container /"+cluster.Node, "the cluster is there")
+	destroy(t, name)
+	after := inventory(t)
+	assert.Subset(t, names(before), names(after), "left behind (or made by somebody else meanwhile)")
+	assert.GreaterOrEqual(t, len(of(neighbour, before)), 3, "a container, a network and a context")
+	assert.Subset(t, after, of(name, before), "another cluster was touched")
+	destroy(t, name) // again, with nothing there
+
+	destroy(t, neighbour)
+	assert.Empty(t, of(neighbour, inventory(t)), "left behind")
+}
+
+// destroy says what a user says.
+func destroy(t *testing.T, name string) {
+	t.Helper()
+	run(t, "env", "CLUSTER_NAME="+name, "./deploy.sh", "--destroy")
 }
 
 func inventory(t *testing.T) []string {
 	t.Helper()
 	return lines(run(t, "test/cluster/inventory.sh"))
+}
+
+// names are the lines of an inventory without the states.
+func names(inventory []string) (names []string) {
+	for _, line := range inventory {
+		fields := strings.Fields(line)
+		names = append(names, strings.Join(fields[:min(2, len(fields))], " "))
+	}
+	return names
+}
+
+// of are the lines of an inventory that are about a cluster.
+func of(cluster string, inventory []string) (found []string) {
+	for _, line := range inventory {
+		if strings.Contains(line, cluster) {
+			found = append(found, line)
+		}
+	}
+	return found
 }
 
 func lines(text string) []string { return strings.Split(strings.TrimSpace(text), "\n") }
