@@ -1,23 +1,26 @@
 #!/usr/bin/env bash
 # Measures how long a save takes to be live.
 #
-# usage: bench/loop.sh     (make bench-loop)
+# usage: bench/loop.sh [PRODUCT]     (make bench-loop, PRODUCT=minikube make bench-loop)
 #
 # Edits invoice-app again and again, and measures the time until all three
-# replicas on a throwaway cluster give the new answer: with this project's
-# tilt up, and with those that it is compared with. The results go to
-# bench/results/. Run it on a machine that does nothing else; it takes about a
-# quarter of an hour, and five minutes more the first time, for skaffold.
+# replicas on a throwaway cluster, made with PRODUCT (kind), give the new answer:
+# with this project's tilt up, and with those that it is compared with. The
+# results go to bench/results/loop-PRODUCT. Run it on a machine that does nothing
+# else; it takes about a quarter of an hour, and five minutes more the first
+# time, for skaffold.
 #
 #   EDITS (15)            of each
 #   CLUSTER_NAME (invoices-bench), INVOICE_APP_PORT (28081), REGISTRY_PORT (25005)
 set -o errexit -o nounset -o pipefail
 
-. "$(dirname "$0")/../dev/usage.sh"
-arguments 0 0 "$@"
+. "$(dirname "$0")/../cluster/lib.sh"
+arguments 0 1 "$@"
 
 cd "$(dirname "$0")/.."
+export CLUSTER_PRODUCT=${1:-kind}
 export CLUSTER_NAME=${CLUSTER_NAME:-invoices-bench} INVOICE_APP_PORT=${INVOICE_APP_PORT:-28081} REGISTRY_PORT=${REGISTRY_PORT:-25005}
+. cluster/product.sh
 clean() {
 	./deploy.sh --destroy
 	docker image ls --quiet "localhost:$REGISTRY_PORT/*" | sort --unique | xargs --no-run-if-empty docker rmi --force >/dev/null
@@ -30,7 +33,8 @@ mkdir -p .build/bench
 go -C bench/skaffold/tool build -trimpath -ldflags='-s -w' -o ../../../.build/bench/skaffold github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold
 CGO_ENABLED=0 GOOS=linux go -C bench build -trimpath -o ../.build/bench/watcher ./watcher
 PATH=$PWD/.build/bench:$PATH
-go -C bench run ./loop -edits "${EDITS:-15}" >.build/bench/report
+go -C bench run ./loop -edits "${EDITS:-15}" -cluster "$CLUSTER" -context "$CONTEXT" -node "$NODE" \
+	-results "loop-$CLUSTER_PRODUCT" >.build/bench/report
 trap - EXIT
 clean
 cat .build/bench/report

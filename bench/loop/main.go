@@ -52,10 +52,12 @@ type sample struct {
 type bench struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc // with what went wrong
-	cluster string
-	api     string // the URL of kubectl proxy
-	work    string // a folder that goes away
-	root    string // of the repository
+	cluster string                  // as deploy.sh says it
+	context string                  // kubectl's
+	node    string                  // its container
+	api     string                  // the URL of kubectl proxy
+	work    string                  // a folder that goes away
+	root    string                  // of the repository
 
 	ask     io.WriteCloser // to the watcher
 	answers chan string
@@ -67,21 +69,26 @@ type bench struct {
 func main() {
 	log.SetFlags(log.Ltime)
 	edits := flag.Int("edits", 15, "edits of each way")
+	results := flag.String("results", "", "where the results go: files in bench/results that begin so")
+	b := &bench{answers: make(chan string), pods: map[string]map[string]pod{}}
+	flag.StringVar(&b.cluster, "cluster", "", "the cluster, as deploy.sh says it")
+	flag.StringVar(&b.context, "context", "", "its kubectl context")
+	flag.StringVar(&b.node, "node", "", "the container of its node")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *edits); err != nil {
+	if err := b.run(ctx, *edits, *results); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, edits int) error {
+func (b *bench) run(ctx context.Context, edits int, results string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var started sync.WaitGroup
 	defer started.Wait()
 	defer cancel(nil)
 
-	b := &bench{ctx: ctx, cancel: cancel, cluster: os.Getenv("CLUSTER_NAME"), answers: make(chan string), pods: map[string]map[string]pod{}}
+	b.ctx, b.cancel = ctx, cancel
 	var err error
 	if b.root, err = filepath.Abs(".."); err != nil {
 		return err
@@ -91,19 +98,19 @@ func run(ctx context.Context, edits int) error {
 	}
 	defer os.RemoveAll(b.work)
 
-	live, err := output("docker", "container", "inspect", b.cluster+"-control-plane", "--format",
+	live, err := output("docker", "container", "inspect", b.node, "--format",
 		`{{range .Mounts}}{{if eq .Destination "/live"}}{{.Source}}{{end}}{{end}}`)
 	if err != nil {
 		return err
 	}
-	onCluster := "--context=kind-" + b.cluster
+	onCluster := "--context=" + b.context
 	ways := []*way{
 		{name: "go-build"},
 		{name: "loop", namespace: "invoicing", command: []string{"tilt", "up", "--stream", "--port=0", onCluster, "invoice-app"},
 			built: live + "/invoice-app/invoice-app", begun: live + "/invoice-app/invoice-app.begun"},
 		{name: "docker-build", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		{name: "live-update", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
-		{name: "skaffold", command: []string{"skaffold", "dev", "--kube-context=kind-" + b.cluster, "--default-repo=localhost:" + os.Getenv("REGISTRY_PORT"),
+		{name: "skaffold", command: []string{"skaffold", "dev", "--kube-context=" + b.context, "--default-repo=localhost:" + os.Getenv("REGISTRY_PORT"),
 			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false"}},
 	}
 
@@ -145,7 +152,7 @@ func run(ctx context.Context, edits int) error {
 	}
 	b.ask.Close()
 	cpu := strings.TrimPrefix(<-b.answers, "cpu ")
-	return report(filepath.Join(b.root, "bench/results"), ways, samples, splits, cpu, cost)
+	return report(filepath.Join(b.root, "bench/results", results), ways, samples, splits, cpu, cost)
 }
 
 // prepare gives a way its own copy of the checkout and, on the cluster, its own namespace and
@@ -210,10 +217,10 @@ func (b *bench) prepareNamespace(w *way) error {
 		"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}`, w.namespace), "apply", "--filename=-"); err != nil {
 		return err
 	}
-	if _, err := output(filepath.Join(w.checkout, "dev/make-passwords.sh"), "kind-"+b.cluster, w.namespace); err != nil {
+	if _, err := output(filepath.Join(w.checkout, "dev/make-passwords.sh"), b.context, w.namespace); err != nil {
 		return err
 	}
-	ref, err := os.ReadFile(filepath.Join(b.root, ".build/images/postgres.ref"))
+	ref, err := os.ReadFile(filepath.Join(b.root, ".build/images", b.cluster, "postgres.ref"))
 	if err != nil {
 		return err
 	}

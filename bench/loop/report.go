@@ -29,8 +29,8 @@ func quantile(values []float64, q float64) float64 {
 	return sorted[low] + (at-float64(low))*(sorted[low+1]-sorted[low])
 }
 
-// report writes loop.json, loop.md and loop.svg into folder, and prints the table and the ratios.
-func report(folder string, ways []*way, samples []sample, splits map[string][]float64, watcherCPU string, cost supervisorCost) error {
+// report writes a .json, a .md and a .svg file of this name, and prints the table and the ratios.
+func report(file string, ways []*way, samples []sample, splits map[string][]float64, watcherCPU string, cost supervisorCost) error {
 	of := func(name string, part func(sample) float64) (values []float64) {
 		for _, s := range samples {
 			if s.Way == name {
@@ -77,7 +77,7 @@ func report(folder string, ways []*way, samples []sample, splits map[string][]fl
 	}
 	fmt.Fprintf(&table, "\n\nPID 1 of the pods, in none but these: an image of %.1f MB, and %.1f to %.1f MB of memory in each of %d pods.",
 		float64(cost.Image)/1e6, float64(slices.Min(cost.Resident))/1e6, float64(slices.Max(cost.Resident))/1e6, len(cost.Resident))
-	table.WriteString("\n\n![where the time goes](loop.svg)\n\n| ratio of medians | |\n|---|---|\n")
+	table.WriteString("\n\n![where the time goes](" + filepath.Base(file) + ".svg)\n\n| ratio of medians | |\n|---|---|\n")
 	for _, r := range ratios {
 		fmt.Fprintf(&table, "| %s | %.2f |\n", r.Name, r.Value)
 	}
@@ -87,16 +87,16 @@ func report(folder string, ways []*way, samples []sample, splits map[string][]fl
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(folder, "loop.json"), append(machineReadable, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(file+".json", append(machineReadable, '\n'), 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(folder, "loop.md"), []byte("# From save to live\n\n"+table.String()), 0o644); err != nil {
+	if err := os.WriteFile(file+".md", []byte("# From save to live\n\n"+table.String()), 0o644); err != nil {
 		return err
 	}
-	if err := draw(filepath.Join(folder, "loop.svg"), ways, func(w *way, part int) float64 {
+	if err := draw(file+".svg", ways, func(w *way, part int) float64 {
 		return quantile(of(w.name, parts[part]), 0.5)
 	}); err != nil {
 		return err
