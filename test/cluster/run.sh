@@ -61,6 +61,12 @@ make_neighbour() {
 		minikube config set profile "$CLUSTER"
 	fi
 }
+# deploy_to_both: to the one that this run is beside, too.
+deploy_to_both() {
+	env -u INVOICE_APP_PORT -u REGISTRY_PORT CLUSTER_PRODUCT="$BESIDE" ./deploy.sh &
+	./deploy.sh
+	wait $!
+}
 clean() {
 	local code=0
 	./deploy.sh --destroy || code=1
@@ -81,6 +87,7 @@ step "a cluster that is not ours, beside it" neighbour writing_kubeconfig make_n
 BEFORE=$(test/cluster/inventory.sh)
 export BEFORE
 ./deploy.sh
+[[ ! ${BESIDE-} ]] || step "deploying to both clusters at once" at-once deploy_to_both
 go_test "${live[@]}" ./live
 [[ $short ]] || go_test ./mutants
 if [[ $other ]]; then
@@ -91,7 +98,8 @@ if [[ $other ]]; then
 		done
 	}
 	before=$(pods)
-	INVOICE_APP_PORT=$((INVOICE_APP_PORT + 1)) REGISTRY_PORT=$((REGISTRY_PORT + 1)) test/cluster/run.sh --short "$other"
+	INVOICE_APP_PORT=$((INVOICE_APP_PORT + 1)) REGISTRY_PORT=$((REGISTRY_PORT + 1)) BESIDE=$CLUSTER_PRODUCT \
+		test/cluster/run.sh --short "$other"
 	diff <(echo "$before") <(pods) || fail "cluster $CLUSTER is not as it was before the other came and went"
 fi
 [[ $short ]] || dev/need.sh chromium chromium
