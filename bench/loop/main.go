@@ -111,7 +111,7 @@ func (b *bench) run(ctx context.Context, edits int, results string) error {
 		{name: "docker-build", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		{name: "live-update", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		{name: "skaffold", command: []string{"skaffold", "dev", "--kube-context=" + b.context, "--default-repo=localhost:" + os.Getenv("REGISTRY_PORT"),
-			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false"}},
+			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false", "--detect-minikube=false"}},
 	}
 
 	if err := b.startWatcher(); err != nil {
