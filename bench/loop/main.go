@@ -110,8 +110,9 @@ func (b *bench) run(ctx context.Context, edits int, results string) error {
 			built: live + "/invoice-app/invoice-app", begun: live + "/invoice-app/invoice-app.begun"},
 		{name: "docker-build", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		{name: "live-update", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
-		{name: "skaffold", command: []string{"skaffold", "dev", "--kube-context=" + b.context, "--default-repo=localhost:" + os.Getenv("REGISTRY_PORT"),
-			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false", "--detect-minikube=false"}},
+		// Of a minikube that it knows it would use the Docker, which one with containerd has not.
+		{name: "skaffold", command: []string{"env", "MINIKUBE_HOME=" + b.work, "skaffold", "dev", "--kube-context=" + b.context, "--default-repo=localhost:" + os.Getenv("REGISTRY_PORT"),
+			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false"}},
 	}
 
 	if err := b.startWatcher(); err != nil {
