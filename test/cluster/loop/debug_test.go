@@ -62,6 +62,11 @@ func TestABreakpointIsHit(t *testing.T) {
 	editor.send(&dap.ConfigurationDoneRequest{Request: editor.request("configurationDone")})
 	await[*dap.ConfigurationDoneResponse](editor)
 
+	// A new pod is Ready a moment before the network's policies let anybody in.
+	require.Eventually(t, func() bool {
+		version, err := s.get(s.invoiceApp + "/version")
+		return err == nil && string(version) == "debugged"
+	}, enough, pause, "it answers outside the cluster")
 	answered := make(chan int, 1)
 	go func() {
 		response, err := (&http.Client{Timeout: time.Minute}).Get(s.invoiceApp + "/invoices/none")
