@@ -81,8 +81,7 @@ func TestDeployingAgainChangesNothing(t *testing.T) {
 // A second cluster is told at once which ports it cannot have, and which it can.
 func TestASecondClusterIsToldItsPorts(t *testing.T) {
 	_, answers, _ := strings.Cut(strings.TrimPrefix(invoiceApp, "http://"), ":")
-	image, _, _ := strings.Cut(pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image, "/")
-	_, pulls, _ := strings.Cut(image, ":")
+	_, pulls, _ := strings.Cut(registry(t), ":")
 	second := os.Getenv("CLUSTER_NAME") + "-second"
 	deploy := command(t, "./deploy.sh")
 	deploy.Env = append(os.Environ(), "CLUSTER_NAME="+second, "INVOICE_APP_PORT="+answers, "REGISTRY_PORT="+pulls)
@@ -135,11 +134,9 @@ func TestImagesAreReproducible(t *testing.T) {
 	for service, namespace := range teamOf {
 		t.Run(service, func(t *testing.T) {
 			deployed := pods(t, namespace, service)[0].Spec.Containers[0].Image
-			registry, _, _ := strings.Cut(deployed, "/")
-
 			build := command(t, "dev/build-image.sh", service, "images")
 			build.Dir = copied
-			build.Env = append(os.Environ(), "EXPECTED_REGISTRY="+registry+"/reproduced")
+			build.Env = append(os.Environ(), "EXPECTED_REGISTRY="+registry(t)+"/reproduced")
 			mustRun(t, build)
 			ref, err := os.ReadFile(filepath.Join(copied, "images", service+".ref"))
 			require.NoError(t, err)

@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -15,9 +14,7 @@ import (
 // air gap in a file, and is the same.
 func TestImagesArePulledAndCarried(t *testing.T) {
 	const local, pulled = "invoices/registry:local", "test/pulled:local"
-	deployed := pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image
-	registry, _, _ := strings.Cut(deployed, "/")
-	remote := registry + "/upstream/registry:1"
+	remote := registry(t) + "/upstream/registry:1"
 	layers := func(image string) string {
 		return mustRun(t, command(t, "docker", "image", "inspect", "--format={{.RootFS.Layers}}", image))
 	}

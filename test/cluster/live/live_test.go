@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +89,13 @@ func pods(t require.TestingT, namespace, application string) []corev1.Pod {
 		}
 	}
 	return staying
+}
+
+// registry is where the cluster's images are, as localhost:port.
+func registry(t *testing.T) string {
+	t.Helper()
+	address, _, _ := strings.Cut(pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image, "/")
+	return address
 }
 
 func ready(pod corev1.Pod) bool {

@@ -23,10 +23,9 @@ import (
 // A release is made from a copy of the checkout, into the cluster's registry: the production overlay
 // then names what is there, with its SBOM beside it.
 func TestRelease(t *testing.T) {
-	registry, _, _ := strings.Cut(pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image, "/")
-	registry += "/release"
+	releases := registry(t) + "/release"
 	copied := copyOf(t, "k8s")
-	release := command(t, "dev/release.sh", registry)
+	release := command(t, "dev/release.sh", releases)
 	release.Dir = copied
 	release.Env = append(os.Environ(), "GOARCH="+runtime.GOARCH) // as what runs here
 	mustRun(t, release)
@@ -40,7 +39,7 @@ func TestRelease(t *testing.T) {
 			// The same source gives the same image, so that what was tested is what is released.
 			digest, err := crane.Digest(pods(t, namespace, service)[0].Spec.Containers[0].Image)
 			require.NoError(t, err)
-			released := registry + "/" + service + "@" + digest
+			released := releases + "/" + service + "@" + digest
 			assert.Equal(t, 2, strings.Count(overlay, "image: "+released+"\n"), "its migration and itself")
 			assert.Equal(t, 2, strings.Count(overlay, "/"+service+"@sha256:"))
 			assert.Regexp(t, mayRun, released, "the cluster lets it run")

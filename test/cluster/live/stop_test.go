@@ -19,12 +19,12 @@ func TestStoppingLosesNothing(t *testing.T) {
 	payment := paymentOf(t, paid)
 	unpaid := addUnpaid(t)
 	before := uids(t)
-	registry, _, _ := strings.Cut(pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image, "/")
+	images := "http://" + registry(t) + "/v2/"
 
 	mustRun(t, command(t, "./deploy.sh", "--stop"))
 	_, _, err := ask(http.MethodGet, "/invoices", nil)
 	require.Error(t, err, "it is stopped")
-	_, err = http.Get("http://" + registry + "/v2/")
+	_, err = http.Get(images)
 	require.Error(t, err, "and its registry")
 	mustRun(t, command(t, "./deploy.sh", "--stop")) // again
 	deploy := command(t, "./deploy.sh")
