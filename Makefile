@@ -48,10 +48,10 @@ test-loop:
 	dev/need.sh chromium chromium
 	tools=$$(cluster/tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./loop
 
-## bench-loop: how long a save takes to be live, beside docker_build, live_update and skaffold, on PRODUCT (kind)
+## bench-loop: how long a save takes to be live, beside docker_build, live_update and skaffold
 .PHONY: bench-loop
 bench-loop:
-	bench/loop.sh $(PRODUCT)
+	bench/loop.sh
 
 ## test-mutants: remove each policy, right and bound from the cluster that CLUSTER_NAME names, and see a test fail
 .PHONY: test-mutants

@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
 # Measures how long a save takes to be live.
 #
-# usage: bench/loop.sh [PRODUCT]     (make bench-loop, PRODUCT=minikube make bench-loop)
+# usage: bench/loop.sh     (make bench-loop)
 #
 # Edits invoice-app again and again, and measures the time until all three
-# replicas on a throwaway cluster, made with PRODUCT (kind), give the new answer:
-# with this project's tilt up, and with those that it is compared with. The
-# results go to bench/results/loop-PRODUCT. Run it on a machine that does nothing
+# replicas on a throwaway cluster give the new answer: with this project's
+# tilt up, and with those that it is compared with. The results go to
+# bench/results/loop-$CLUSTER_PRODUCT. Run it on a machine that does nothing
 # else; it takes about a quarter of an hour, and five minutes more the first
 # time, for skaffold.
 #
-#   EDITS (15)            of each
+#   EDITS (15)                of each
+#   CLUSTER_PRODUCT (kind)    or minikube
 #   CLUSTER_NAME (invoices-bench), INVOICE_APP_PORT (28081), REGISTRY_PORT (25005)
 set -o errexit -o nounset -o pipefail
 
 . "$(dirname "$0")/../cluster/lib.sh"
-arguments 0 1 "$@"
+arguments 0 0 "$@"
 
 cd "$(dirname "$0")/.."
-export CLUSTER_PRODUCT=${1:-kind}
+export CLUSTER_PRODUCT=${CLUSTER_PRODUCT:-kind}
 export CLUSTER_NAME=${CLUSTER_NAME:-invoices-bench} INVOICE_APP_PORT=${INVOICE_APP_PORT:-28081} REGISTRY_PORT=${REGISTRY_PORT:-25005}
 . cluster/product.sh
 clean() {
