@@ -68,9 +68,7 @@ done
 
 REGISTRY=$CLUSTER-registry
 LOG_DIR=$LOG_DIR/$CLUSTER
-# How this cluster is named to another command, and to this one.
-NAMED=$([ "$CLUSTER_NAME" = invoices ] || printf 'CLUSTER_NAME=%s ' "$CLUSTER_NAME")
-AGAIN=$NAMED$0$OPTION
+AGAIN=$NAMED$0$OPTION # this script, for this cluster
 EVIDENCE=.evidence/$CLUSTER
 KUBECONFIGS=.build/kubeconfig/$CLUSTER
 # There while a cluster is being created: what is there then is of no use.
@@ -81,11 +79,9 @@ mkdir -p "$LOG_DIR"
 exec {lock}>"$CACHE_DIR/cluster-$CLUSTER.lock"
 flock --nonblock "$lock" || fail "another $0 is at work on cluster $CLUSTER: wait for it, or stop it"
 
-DOCKER_API_VERSION=$(docker version --format '{{.Server.APIVersion}}' 2>"$LOG_DIR/docker.log") ||
+use_docker 2>"$LOG_DIR/docker.log" ||
     fail "Docker does not answer. Is it installed, running (sudo systemctl start docker), and may you use it?
 $(cat "$LOG_DIR/docker.log")"
-# ctlptl asks for the newest API, which an older engine does not know.
-export DOCKER_API_VERSION
 prepare
 
 # others CONTAINER IMAGE: there is one of that name that is not ours.
@@ -130,12 +126,13 @@ elif [ -e "$UNFINISHED" ]; then
 fi
 
 # A cluster keeps the ports that it was made with.
-for variable in INVOICE_APP_PORT REGISTRY_PORT; do
-    [ -n "$(state_of "$NODE")" ] || break
-    made=$(made_with "$variable")
-    [ "${!variable:=$made}" = "$made" ] ||
-        fail "cluster $CLUSTER was made with $variable=$made, and keeps it: leave $variable out, or make the cluster anew with --force, which loses the data"
-done
+if [ -n "$(state_of "$NODE")" ]; then
+    for variable in INVOICE_APP_PORT REGISTRY_PORT; do
+        made=$(made_with "$variable")
+        [ "${!variable:=$made}" = "$made" ] ||
+            fail "cluster $CLUSTER was made with $variable=$made, and keeps it: leave $variable out, or make the cluster anew with --force, which loses the data"
+    done
+fi
 INVOICE_APP_PORT=${INVOICE_APP_PORT:-8081} REGISTRY_PORT=${REGISTRY_PORT:-5005}
 
 # They are taken when the containers start. All that are not free are named at

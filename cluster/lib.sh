@@ -66,6 +66,12 @@ alone() {
     flock --nonblock "$lock" || step "waiting for another run, which is at the same" "wait-$1" flock "$lock"
 }
 
+# use_docker: if it answers. ctlptl asks for the newest API, which an older
+# engine does not know.
+use_docker() {
+    DOCKER_API_VERSION=$(docker version --format '{{.Server.APIVersion}}') && export DOCKER_API_VERSION
+}
+
 # writing_kubeconfig COMMAND...: runs what changes that file. Each tool has a
 # lock of its own for it, and heeds no other's: so it is one run at a time. The
 # user's current context is the same afterwards.

@@ -87,6 +87,9 @@ minikube)
     ;;
 esac
 
+# How this cluster is named to a command.
+NAMED=$([ "$CLUSTER_NAME" = invoices ] || printf 'CLUSTER_NAME=%s ' "$CLUSTER_NAME")
+
 # What tilt up builds. Outside the clone, which may be moved or cleaned while
 # the cluster runs.
 LIVE=$CACHE_DIR/live/$CLUSTER

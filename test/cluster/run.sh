@@ -43,9 +43,7 @@ esac
 # A cluster that is not ours: its name begins as ours does.
 export NEIGHBOUR=$CLUSTER_NAME-$CLUSTER_PRODUCT
 
-DOCKER_API_VERSION=$(docker version --format '{{.Server.APIVersion}}') ||
-	fail "these tests need Docker, which does not answer; make test-local runs what does not need it"
-export DOCKER_API_VERSION
+use_docker || fail "these tests need Docker, which does not answer; make test-local runs what does not need it"
 
 go_test() { go -C test/cluster test -count=1 -timeout=40m -v "$@"; }
 

@@ -39,6 +39,7 @@ type session struct {
 	*testing.T
 	kubeContext string
 	invoiceApp  string // its URL, outside the cluster
+	deploy      string // the command that has made the cluster
 	apiServer   string // the URL of kubectl proxy
 	page        string // Tilt's own
 	checkout    string // the copy
@@ -71,7 +72,7 @@ func (l *log) len() int { return len(l.since(0)) }
 func tiltUp(t *testing.T, arguments ...string) *session {
 	cluster, err := target.FromEnvironment("../../..")
 	require.NoError(t, err)
-	s := &session{T: t, kubeContext: cluster.Context, invoiceApp: cluster.InvoiceApp, checkout: t.TempDir(), log: &log{}}
+	s := &session{T: t, kubeContext: cluster.Context, invoiceApp: cluster.InvoiceApp, deploy: cluster.Deploy, checkout: t.TempDir(), log: &log{}}
 	s.proxyAPIServer()
 	s.copyCheckout()
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 )
 
 // Target is a cluster that ./deploy.sh makes.
@@ -15,6 +16,7 @@ type Target struct {
 	Context    string // kubectl's
 	Node       string // the container of its node
 	InvoiceApp string // the URL outside the cluster
+	Deploy     string // the command that has made it
 }
 
 // FromEnvironment is the one that CLUSTER_NAME names, made with CLUSTER_PRODUCT (kind). repository is
@@ -24,7 +26,7 @@ func FromEnvironment(repository string) (Target, error) {
 		return Target{}, errors.New("CLUSTER_NAME does not say which cluster: one on which ./deploy.sh has run")
 	}
 	product := exec.Command("bash", "-c", `. cluster/lib.sh && . cluster/product.sh &&
-		port=$(made_with INVOICE_APP_PORT) && echo "$CLUSTER $CONTEXT $NODE http://localhost:$port"`)
+		port=$(made_with INVOICE_APP_PORT) && echo -n "$CLUSTER $CONTEXT $NODE http://localhost:$port $NAMED./deploy.sh$OPTION"`)
 	product.Dir = repository
 	product.Env = append(os.Environ(), "CLUSTER_PRODUCT="+cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind"))
 	product.Stderr = os.Stderr
@@ -32,7 +34,9 @@ func FromEnvironment(repository string) (Target, error) {
 	if err != nil {
 		return Target{}, fmt.Errorf("cluster/product.sh: %w", err)
 	}
-	var target Target
-	_, err = fmt.Sscan(string(said), &target.Cluster, &target.Context, &target.Node, &target.InvoiceApp)
-	return target, err
+	names := strings.SplitN(string(said), " ", 5)
+	if len(names) != 5 {
+		return Target{}, fmt.Errorf("cluster/product.sh says %q", said)
+	}
+	return Target{Cluster: names[0], Context: names[1], Node: names[2], InvoiceApp: names[3], Deploy: names[4]}, nil
 }
