@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -19,6 +20,7 @@ import (
 	"example.com/invoices/internal/contracttest"
 	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/money"
+	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
 	"example.com/invoices/invoice-app/store"
 )
@@ -39,9 +41,9 @@ func newContract(t *testing.T, s invoice.Store, p provider) *contracttest.Contra
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	ready := func(ctx context.Context) error { _, err := s.LastSeq(ctx); return err }
-	server := NewServer(log, ready)
-	Register(server, log, s, invoice.NewPayer(s, p, impatient, log), time.Minute)
-	return contracttest.New(t, server)
+	site := NewServer(log, ready)
+	Register(site, log, s, invoice.NewPayer(s, p, impatient, log), time.Minute)
+	return contracttest.New(t, site)
 }
 
 func newStore(t *testing.T) store.Store {
@@ -147,27 +149,100 @@ func TestContract(t *testing.T) {
 		assert.Equal(t, 200, code)
 	}
 	c.RequireLimits(t)
+	c.RequireHeads(t)
 	c.RequireAllSeen(contractOfFailures(t)...)
+}
+
+// asksTheStore are all calls that need the database.
+var asksTheStore = []struct{ method, path, body string }{
+	{http.MethodGet, "/invoices", ""},
+	{http.MethodGet, "/invoices?limit=1", ""},
+	{http.MethodPost, "/invoices", `{"InvoiceId":"a","Value":1,"Currency":"EUR"}`},
+	{http.MethodPost, "/invoices/pay", ""},
+	{http.MethodGet, "/invoices/a", ""},
+	{http.MethodPost, "/invoices/a/retry", ""},
+	{http.MethodGet, "/readyz", ""},
+}
+
+// frozen is a database that neither answers nor fails. If it is deaf, it does
+// not even notice that nobody waits any more.
+type frozen struct {
+	invoice.Store
+	deaf   bool
+	thawed chan struct{}
+}
+
+func (f frozen) wait(ctx context.Context) error {
+	if f.deaf {
+		ctx = context.WithoutCancel(ctx)
+	}
+	select {
+	case <-ctx.Done():
+	case <-f.thawed:
+	}
+	return fmt.Errorf("10.0.0.7: %w: %w", database.ErrUnavailable, context.Cause(ctx))
+}
+
+func (f frozen) Add(ctx context.Context, _ iter.Seq2[invoice.Invoice, error]) (int, error) {
+	return 0, f.wait(ctx)
+}
+func (f frozen) Get(ctx context.Context, _ string) (invoice.Invoice, error) {
+	return invoice.Invoice{}, f.wait(ctx)
+}
+func (f frozen) List(ctx context.Context, _ invoice.Filter) ([]invoice.Invoice, error) {
+	return nil, f.wait(ctx)
+}
+func (f frozen) Retry(ctx context.Context, _ string) error  { return f.wait(ctx) }
+func (f frozen) LastSeq(ctx context.Context) (int64, error) { return 0, f.wait(ctx) }
+
+// A call that needs a frozen database is answered all the same, in its time.
+func TestEveryCallIsAnsweredInTime(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := frozen{deaf: deaf, thawed: make(chan struct{})}
+				c := newContract(t, s, nil)
+				for _, call := range asksTheStore {
+					most := server.AnswerTimeout
+					switch call.path {
+					case "/invoices/pay": // a minute here, and time to count what remains
+						most = time.Minute + 15*time.Second
+					case "/readyz":
+						most = 2 * time.Second
+					}
+					start := time.Now()
+					answer := c.Do(t, call.method, call.path, call.body)
+					assert.LessOrEqual(t, time.Since(start), most, call)
+					assert.Equal(t, 503, answer.Code, call)
+					assert.NotContains(t, answer.Body.String(), "10.0.0.7")
+				}
+				c.Do(t, http.MethodGet, "/livez", "")
+				close(s.thawed)
+				synctest.Wait()
+			})
+		})
+	}
 }
 
 // contractOfFailures sees the answers of a service whose database, or whose
 // provider, is in trouble: an honest 5xx, and nothing of what is inside.
 func contractOfFailures(t *testing.T) (seen []*contracttest.Contract) {
 	broken := newContract(t, gone{}, nil)
-	for _, call := range []struct{ method, path, body string }{
-		{http.MethodGet, "/invoices", ""},
-		{http.MethodGet, "/invoices?limit=1", ""},
-		{http.MethodPost, "/invoices", `{"InvoiceId":"a","Value":1,"Currency":"EUR"}`},
-		{http.MethodPost, "/invoices/pay", ""},
-		{http.MethodGet, "/invoices/a", ""},
-		{http.MethodPost, "/invoices/a/retry", ""},
-		{http.MethodGet, "/readyz", ""},
-	} {
+	for _, call := range asksTheStore {
 		answer := broken.Do(t, call.method, call.path, call.body)
 		assert.Equal(t, 503, answer.Code, call)
 		assert.NotContains(t, answer.Body.String(), "10.0.0.7")
 	}
+	broken.RequireHeads(t)
 	seen = append(seen, broken)
+
+	synctest.Test(t, func(t *testing.T) {
+		s := frozen{deaf: true, thawed: make(chan struct{})}
+		full := newContract(t, s, nil)
+		full.RequireFull(t, "/invoices/a")
+		close(s.thawed)
+		seen = append(seen, full)
+	})
 
 	for status, failure := range map[int]provider{
 		502: func(context.Context, invoice.Invoice) error { return errors.New("dial tcp 10.0.0.7: refused") },
