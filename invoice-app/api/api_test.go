@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
+	"math"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -298,6 +301,102 @@ func TestPages(t *testing.T) {
 	assert.Equal(t, `[]`, c.Do(t, http.MethodGet, "/invoices?paid=true", "").Body.String())
 }
 
+// growing is a store to which others add as fast as a list is read.
+type growing struct {
+	store.Store
+	t     *testing.T
+	total *int
+}
+
+func (g growing) List(ctx context.Context, filter invoice.Filter) ([]invoice.Invoice, error) {
+	var list []invoice.Invoice
+	for range chunk {
+		*g.total++
+		list = append(list, invoice.Invoice{ID: fmt.Sprint("I", *g.total), Amount: money.Amount{Minor: 1, Currency: "EUR"}})
+	}
+	_, err := g.Add(ctx, invoice.All(list))
+	require.NoError(g.t, err)
+	require.Less(g.t, *g.total, 20*chunk, "the list has no end")
+	return g.Store.List(ctx, filter)
+}
+
+func TestAListEndsAtTheLastInvoiceOfItsBeginning(t *testing.T) {
+	s := growing{newStore(t), t, new(int)}
+	c := newContract(t, s, nil)
+	assert.Equal(t, "[]", c.Do(t, http.MethodGet, "/invoices", "").Body.String())
+	for _, path := range []string{"/invoices", "/invoices?paid=false", "/invoices?after=0"} {
+		before := *s.total
+		assert.Equal(t, before, strings.Count(c.Do(t, http.MethodGet, path, "").Body.String(), "InvoiceId"), path)
+	}
+	assert.Equal(t, "[]", c.Do(t, http.MethodGet, "/invoices?paid=true", "").Body.String())
+}
+
+// endless is a store with more invoices than anybody reads.
+type endless struct{ invoice.Store }
+
+func (endless) LastSeq(context.Context) (int64, error) { return math.MaxInt64, nil }
+func (endless) List(_ context.Context, filter invoice.Filter) ([]invoice.Invoice, error) {
+	list := make([]invoice.Invoice, filter.Limit)
+	for n := range list {
+		list[n] = invoice.Invoice{Seq: filter.After + int64(n) + 1, ID: "I", Amount: money.Amount{Minor: 1, Currency: "EUR"}}
+	}
+	return list, nil
+}
+
+// slowly reads a part every so often, just fast enough not to be cut.
+type slowly struct{ *httptest.ResponseRecorder }
+
+func (s slowly) Write(part []byte) (int, error) {
+	time.Sleep(time.Second)
+	return len(part), nil
+}
+
+func TestAListIsReadInSomeTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		site := NewServer(slog.New(slog.DiscardHandler), nil)
+		Register(site, slog.New(slog.DiscardHandler), endless{}, nil, time.Minute)
+		start := time.Now()
+		assert.PanicsWithValue(t, http.ErrAbortHandler, func() {
+			site.ServeHTTP(slowly{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/invoices", nil))
+		})
+		assert.LessOrEqual(t, time.Since(start), listTimeout+time.Minute)
+		assert.Greater(t, time.Since(start), listTimeout-time.Minute)
+	})
+}
+
+// Whoever does not read holds few lists, and keeps nobody from pages.
+func TestListsAndPagesWaitForTheirOwnKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		site := NewServer(slog.New(slog.DiscardHandler), nil)
+		Register(site, slog.New(slog.DiscardHandler), endless{}, nil, time.Minute)
+		stop := make(chan struct{})
+		for range maxLists {
+			go func() {
+				defer func() { _ = recover() }() // it is cut in the end
+				site.ServeHTTP(stuck{httptest.NewRecorder(), stop}, httptest.NewRequest(http.MethodGet, "/invoices", nil))
+			}()
+		}
+		synctest.Wait()
+		for path, want := range map[string]int{"/invoices": 503, "/invoices?limit=1000": 200} {
+			answer := httptest.NewRecorder()
+			site.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+			assert.Equal(t, want, answer.Code, path)
+		}
+		close(stop)
+	})
+}
+
+// stuck is a client that does not read.
+type stuck struct {
+	*httptest.ResponseRecorder
+	stop chan struct{}
+}
+
+func (s stuck) Write([]byte) (int, error) {
+	<-s.stop
+	return 0, io.ErrClosedPipe
+}
+
 func TestAListThatBreaksOffIsNoWholeList(t *testing.T) {
 	s := newStore(t)
 	var list []invoice.Invoice
@@ -308,6 +407,8 @@ func TestAListThatBreaksOffIsNoWholeList(t *testing.T) {
 	require.NoError(t, err)
 	c := newContract(t, failsLater{s}, nil)
 	assert.PanicsWithValue(t, http.ErrAbortHandler, func() { c.Do(t, http.MethodGet, "/invoices", "") })
+	assert.Contains(t, c.Do(t, http.MethodGet, "/metrics", "").Body.String(),
+		`http_request_duration_seconds_count{method="GET",route="/invoices",status="aborted"} 1`)
 }
 
 // failsLater is a database that goes after the first chunk.
