@@ -92,6 +92,11 @@ test-mutants:
 bench-loop:
 	bench/loop.sh
 
+## record: draw docs/first-minute.svg anew, from a real run of the README's commands
+.PHONY: record
+record:
+	go run ./dev/record docs/first-minute.svg
+
 ## release: push both services and their SBOMs to REGISTRY, and write their digests into k8s/production
 .PHONY: release
 release:
