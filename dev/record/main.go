@@ -134,7 +134,9 @@ func record(ctx context.Context) (lines []line, err error) {
 			return nil, fmt.Errorf("%s: %w", text, err)
 		}
 	}
-	recorded := len(lines)
+	lock.Lock()
+	recorded := len(lines) // without how the server ends
+	lock.Unlock()
 	interrupt()
 	<-served
 	_ = running.Wait() // make counts Ctrl-C as a failure

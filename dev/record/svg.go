@@ -47,7 +47,8 @@ func draw(lines []line, when time.Time) string {
 	divider := margin + lineHeight*rows[0] + lineHeight*3/4
 	caption := fmt.Sprintf("Real output, %.0f s in all; waits over %.0f s are shortened. Recorded on %s by make record.",
 		last.Seconds(), longest.Seconds(), when.UTC().Format(time.DateOnly))
-	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %[1]d %[2]d" width="%[1]d" height="%[2]d" role="img">
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" role="img"
+  viewBox="0 0 %[1]d %[2]d" width="%[1]d" height="%[2]d">
 <title>The first minute in two terminals</title>
 <style>
 text { font: %[3]dpx ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; white-space: pre; fill: #c9d1d9 }

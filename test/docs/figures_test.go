@@ -30,7 +30,8 @@ func TestDependabotKnowsEveryModule(t *testing.T) {
 			modules = append(modules, path.Join("/", path.Dir(file)))
 		}
 	}
-	for _, line := range regexp.MustCompile(`(?m)^      - (/.*)$`).FindAllStringSubmatch(read(t, ".github/dependabot.yml"), -1) {
+	directory := regexp.MustCompile(`(?m)^      - (/.*)$`)
+	for _, line := range directory.FindAllStringSubmatch(read(t, ".github/dependabot.yml"), -1) {
 		known = append(known, line[1])
 	}
 	assert.ElementsMatch(t, modules, known, ".github/dependabot.yml: the directories of gomod")
@@ -114,8 +115,8 @@ func TestFigures(t *testing.T) {
 	for _, way := range []string{"live-update", "skaffold", "docker-build"} {
 		mustContain(t, "README.md", readme, fmt.Sprintf("%.1f s", kind.median(way)))
 	}
-	mustContain(t, "docs/inner-loop.md", loop, fmt.Sprintf("%.1f s, where `go build` of the same service alone takes %.1f s",
-		kind.median("loop"), kind.median("go-build")))
+	mustContain(t, "docs/inner-loop.md", loop, fmt.Sprintf(
+		"%.1f s, where `go build` of the same service alone takes %.1f s", kind.median("loop"), kind.median("go-build")))
 }
 
 // mustContain compares line by line, each line of want being the beginning of one of content.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -108,7 +109,8 @@ func cloneWithCRLF(t *testing.T) string {
 	}
 	run(t, origin, nil, "git", "init", "--quiet")
 	run(t, origin, nil, "git", "add", "--all", "--force")
-	run(t, origin, nil, "git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now")
+	run(t, origin, nil, "git", "-c", "user.name=test", "-c", "user.email=test@example.com",
+		"commit", "--quiet", "--message=now")
 	run(t, origin, nil, "git", "clone", "--quiet", "--config", "core.autocrlf=true", origin, clone)
 	return clone
 }
@@ -147,12 +149,9 @@ func inFolder(t *testing.T, folder string, environment []string, name string, ar
 	command := exec.CommandContext(t.Context(), name, arguments...)
 	command.Dir = folder
 	// Not what a make or a git that started this test has told it.
-	for _, variable := range os.Environ() {
-		if !strings.HasPrefix(variable, "MAKE") && !strings.HasPrefix(variable, "MFLAGS") && !strings.HasPrefix(variable, "GIT_") {
-			command.Env = append(command.Env, variable)
-		}
-	}
-	command.Env = append(command.Env, environment...)
+	command.Env = append(slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "MAKE") || strings.HasPrefix(variable, "GIT_")
+	}), environment...)
 	return command
 }
 
