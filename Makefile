@@ -4,18 +4,23 @@ SHELL := bash
 
 # The product's own packages; test/limits and test/faults are run apart, since they take minutes.
 PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./dev/... ./test/payall/...
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+##@ Run
 
 ## run: run both services on this machine, without Docker (Ctrl-C stops them)
 .PHONY: run
 run:
 	@dev/run.sh
 
-## reset: forget what make run has kept in data/
+## reset: delete the data of make run
 .PHONY: reset
 reset:
 	@dev/run.sh --reset
+
+##@ Test
 
 ## test: everything: the checks, the tests, and a throwaway cluster (needs Docker)
 .PHONY: test
@@ -24,48 +29,17 @@ test:
 	$(MAKE) test-local
 	$(MAKE) test-cluster
 
-## test-cluster: a throwaway cluster beside yours, and the tests of everything on it (needs Docker)
-.PHONY: test-cluster
-test-cluster:
-	test/cluster/run.sh kind minikube
-
-## test-minikube: the same on a cluster that is made with minikube (needs Docker)
-.PHONY: test-minikube
-test-minikube:
-	test/cluster/run.sh minikube kind
-
-## test-local: what needs no Docker: the checks, unit and database tests, the fault suite
+## test-local: everything that needs no Docker: checks, unit and database tests, documentation, fault suite
 .PHONY: test-local
 test-local: check
 	dev/need.sh gcc build-essential # the race detector needs a C compiler and libc's headers
 	dev/need.sh initdb postgresql
 	go test -race -shuffle=on $(PACKAGES)
 	go test -race -shuffle=on -count=1 -v ./test/limits
+	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 
-## test-loop: a real tilt up on the cluster that CLUSTER_NAME names: saves, crashes, restarts
-.PHONY: test-loop
-test-loop:
-	dev/need.sh chromium chromium
-	tools=$$(cluster/tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./loop
-
-## bench-loop: how long a save takes to be live, beside docker_build, live_update and skaffold
-.PHONY: bench-loop
-bench-loop:
-	bench/loop.sh
-
-## test-mutants: remove each policy, right and bound from the cluster that CLUSTER_NAME names, and see a test fail
-.PHONY: test-mutants
-test-mutants:
-	tools=$$(cluster/tools) && PATH=$$tools:$$PATH MUTANTS=all go -C test/cluster test -count=1 -timeout=3h -v ./mutants || \
-	{ echo "should a mutant be left: ./deploy.sh puts everything back" >&2; exit 1; }
-
-## release: push both services and their SBOMs to REGISTRY, and their digests into k8s/production
-.PHONY: release
-release:
-	tools=$$(cluster/tools) && PATH=$$tools:$$PATH dev/release.sh "$(REGISTRY)"
-
-## check: formatting, vet, staticcheck, shell scripts, manifests, known vulnerabilities
+## check: formatting, vet, staticcheck, shell scripts, workflows, manifests, known vulnerabilities
 .PHONY: check
 check:
 	dev/need.sh shellcheck shellcheck
@@ -76,10 +50,11 @@ check:
 	for module in test/cluster bench; do go -C $$module vet ./...; go -C $$module run $(STATICCHECK) ./...; done
 	go -C test/cluster test -count=1 ./manifests ./access # uncached: Go does not see that other files have changed
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
+	go run $(ACTIONLINT)
 	@if timeout 5 bash -c 'exec 3<>/dev/tcp/vuln.go.dev/443' 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck was not run: its database (vuln.go.dev) is out of reach"; fi
 
-## fuzz: look for inputs that break the decoders, FUZZTIME for each (default 30s)
+## fuzz: search for inputs that break the decoders, FUZZTIME for each (default 30s)
 FUZZTIME ?= 30s
 .PHONY: fuzz
 fuzz:
@@ -87,7 +62,51 @@ fuzz:
 	go test ./payment-provider/api -run='^$$' -fuzz=FuzzDecodePayment -fuzztime=$(FUZZTIME)
 	go test ./invoice-app/api -run='^$$' -fuzz=FuzzDecode -fuzztime=$(FUZZTIME)
 
-## help: this list
+##@ Test on a cluster (needs Docker)
+
+## test-cluster: set up a throwaway cluster beside yours and run all cluster tests on it
+.PHONY: test-cluster
+test-cluster:
+	test/cluster/run.sh kind minikube
+
+## test-minikube: the same on a minikube cluster
+.PHONY: test-minikube
+test-minikube:
+	test/cluster/run.sh minikube kind
+
+## test-loop: run a real tilt up on the cluster CLUSTER_NAME: saves, crashes, restarts
+.PHONY: test-loop
+test-loop:
+	dev/need.sh chromium chromium
+	tools=$$(cluster/tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./loop
+
+## test-mutants: remove each policy, right and bound from the cluster CLUSTER_NAME, and see a test fail
+.PHONY: test-mutants
+test-mutants:
+	tools=$$(cluster/tools) && PATH=$$tools:$$PATH MUTANTS=all go -C test/cluster test -count=1 -timeout=3h -v ./mutants || \
+	{ echo "should a mutant be left: ./deploy.sh puts everything back" >&2; exit 1; }
+
+##@ Measure and release
+
+## bench-loop: measure how long a save takes to be live, beside docker_build, live_update and skaffold
+.PHONY: bench-loop
+bench-loop:
+	bench/loop.sh
+
+## record: draw docs/first-minute.svg anew, from a real run of the README's commands
+.PHONY: record
+record:
+	go run ./dev/record docs/first-minute.svg
+
+## release: push both services and their SBOMs to REGISTRY, and write their digests into k8s/production
+.PHONY: release
+release:
+	tools=$$(cluster/tools) && PATH=$$tools:$$PATH dev/release.sh "$(REGISTRY)"
+
+##@ Help
+
+## help: print this list
 .PHONY: help
 help:
-	@sed -n 's/^## \([a-z-]*\): \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
+	@awk '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  match($$0, /^## [a-z-]+: /) { printf "  make %-14s %s\n", substr($$0, 4, RLENGTH - 5), substr($$0, RLENGTH + 1) }' $(MAKEFILE_LIST)

@@ -48,6 +48,10 @@ func TestEveryOverlay(t *testing.T) {
 			t.Run("only tilt up's pods run what is built outside", func(t *testing.T) {
 				assert.Equal(t, overlay == "live", bytes.Contains(bytes.Join(documents, nil), []byte("supervisor")))
 			})
+			t.Run("only tilt up's logs are text", func(t *testing.T) {
+				logFormat := map[bool]string{true: "text", false: "json"}[overlay == "live"]
+				assert.Equal(t, 2, bytes.Count(bytes.Join(documents, nil), []byte("LOG_FORMAT: "+logFormat+"\n")), "services that log as %s", logFormat)
+			})
 			t.Run("exceptions give their reason", func(t *testing.T) { exceptions(t, objects) })
 		})
 	}

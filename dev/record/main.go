@@ -1,0 +1,144 @@
+// record draws the first minute of a newcomer: it runs the README's commands in a fresh clone, in two
+// terminals, and writes what they print, when they print it, as an animated SVG.
+//
+// usage: go run ./dev/record FILE     (make record)
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// The server runs in the first terminal; when it has printed ready, the commands run in the second.
+const (
+	server = "make run"
+	ready  = "msg=serving address=127.0.0.1:8081"
+)
+
+var commands = []string{
+	"curl --silent localhost:8081/invoices/I1",
+	"./test.sh >paid.json",
+	"curl --silent localhost:8081/invoices/I1",
+}
+
+func main() {
+	log.SetFlags(0)
+	if len(os.Args) != 2 {
+		log.Fatal("usage: go run ./dev/record FILE")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	lines, err := record(ctx)
+	if err == nil {
+		err = os.WriteFile(os.Args[1], []byte(draw(lines, time.Now())), 0o644)
+	}
+	if err != nil {
+		log.Fatalf("record: %v", err)
+	}
+}
+
+// A line of a terminal, and when it was there.
+type line struct {
+	terminal int
+	text     string
+	at       time.Duration
+}
+
+func record(ctx context.Context) (lines []line, err error) {
+	clone, err := os.MkdirTemp("", "record-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(clone)
+	if output, err := exec.CommandContext(ctx, "git", "clone", "--quiet", ".", clone).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("git clone: %w\n%s", err, output)
+	}
+
+	began := time.Now()
+	var lock sync.Mutex
+	show := func(terminal int, text string) {
+		lock.Lock()
+		defer lock.Unlock()
+		lines = append(lines, line{terminal, text, time.Since(began)})
+	}
+	// start runs a command line, shows what it prints, and passes each line on.
+	start := func(ctx context.Context, terminal int, text string) (command *exec.Cmd, printed chan string, err error) {
+		show(terminal, prompt+text)
+		output, writer, err := os.Pipe()
+		if err != nil {
+			return nil, nil, err
+		}
+		defer writer.Close()
+		command = exec.CommandContext(ctx, "bash", "-c", text)
+		command.Dir, command.Stdout, command.Stderr = clone, writer, writer
+		command.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
+			return strings.HasPrefix(variable, "MAKE") // what make record tells a make below it
+		})
+		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Ctrl-C reaches all of it
+		command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGINT) }
+		if err := command.Start(); err != nil {
+			return nil, nil, errors.Join(err, output.Close())
+		}
+		printed = make(chan string)
+		go func() {
+			defer close(printed)
+			defer output.Close()
+			for scanner := bufio.NewScanner(output); scanner.Scan(); {
+				show(terminal, scanner.Text())
+				printed <- scanner.Text()
+			}
+		}()
+		return command, printed, nil
+	}
+
+	serving, interrupt := context.WithCancel(ctx)
+	defer interrupt()
+	running, printed, err := start(serving, 0, server)
+	if err != nil {
+		return nil, err
+	}
+	isReady := false
+	for text := range printed {
+		if isReady = strings.Contains(text, ready); isReady {
+			break
+		}
+	}
+	if !isReady {
+		return nil, fmt.Errorf("%s: it ended before %q: %s", server, ready, lines[len(lines)-1].text)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		for range printed {
+		}
+	}()
+	for _, text := range commands {
+		command, printed, err := start(ctx, 1, text)
+		if err != nil {
+			return nil, err
+		}
+		for range printed {
+		}
+		if err := command.Wait(); err != nil {
+			return nil, fmt.Errorf("%s: %w", text, err)
+		}
+	}
+	lock.Lock()
+	recorded := len(lines) // without how the server ends
+	lock.Unlock()
+	interrupt()
+	<-served
+	_ = running.Wait() // make counts Ctrl-C as a failure
+	return lines[:recorded], nil
+}
