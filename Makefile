@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -o errexit -o nounset -o pipefail -c
 
-# The product's own packages; test/faults is run apart, since it takes minutes.
+# The product's own packages; test/limits and test/faults are run apart, since they take minutes.
 PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./dev/... ./test/payall/...
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -36,6 +36,7 @@ test-local: check
 	dev/need.sh initdb postgresql
 	go test -race -shuffle=on $(PACKAGES)
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
+	go test -race -shuffle=on -count=1 -v ./test/limits
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 
 ## check: formatting, vet, staticcheck, shell scripts, workflows, manifests, known vulnerabilities
