@@ -35,8 +35,8 @@ test-local: check
 	dev/need.sh gcc build-essential # the race detector needs a C compiler and libc's headers
 	dev/need.sh initdb postgresql
 	go test -race -shuffle=on $(PACKAGES)
-	go test -race -shuffle=on -count=1 -v ./test/limits
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
+	go test -race -shuffle=on -count=1 -v ./test/limits
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 
 ## check: formatting, vet, staticcheck, shell scripts, workflows, manifests, known vulnerabilities
