@@ -19,16 +19,16 @@ import (
 var openapi []byte
 
 type api struct {
-	store      invoice.Store
-	payer      *invoice.Payer
-	payTimeout time.Duration
-	log        *slog.Logger
+	store     invoice.Store
+	payer     *invoice.Payer
+	payAnswer time.Duration
+	log       *slog.Logger
 }
 
-// Register adds every call of openapi.yaml to s. One pay-all takes payTimeout
-// at most.
-func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, payTimeout time.Duration) {
-	a := &api{store: store, payer: payer, payTimeout: payTimeout, log: log}
+// Register adds every call of openapi.yaml to s. A pay-all is answered
+// after payAnswer at the latest.
+func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, payAnswer time.Duration) {
+	a := &api{store: store, payer: payer, payAnswer: payAnswer, log: log}
 	s.Router.GET("/invoices", a.list)
 	s.Router.POST("/invoices", a.add)
 	s.Router.POST("/invoices/pay", a.payAll)
