@@ -14,7 +14,7 @@ func TestCheckAccepts(t *testing.T) {
 		"I1", "B 1", "a/b", "A/1+2", "test-0b6e7c1e-0a4c-4a43-9d2c-5e3a5d3f8f10", "2026-11/0042", `R&D #7 (50%) "x" 'y' <z>_~^|\`,
 		"é", "Grün 7", "Łódź", "İstanbul", "Việt 1", "Счёт 12", "ΤΙΜΟΛΟΓΙΟ 7", "Հաշիվ 3", "חשבון 5", "فاتورة 9", "फ़ाइल 3", "ใบกำกับ 1",
 		"請求書 12", "せいきゅう 1", "インボイス 4", "청구서 8", "INV 請求 5", "№ 5", "Nº 7", "½ share", "€ 7", "😀 1", "§ 4", "INV-ใบ-2",
-		strings.Repeat("X", MaxBytes),
+		strings.Repeat("X", maxBytes),
 	} {
 		assert.Empty(t, Check(norm.NFC.String(id)), "%q", id)
 	}
@@ -23,7 +23,7 @@ func TestCheckAccepts(t *testing.T) {
 // Each of these is one that a person takes for another id, or does not see.
 func TestCheckRefuses(t *testing.T) {
 	for name, id := range map[string]string{
-		"empty": "", "too long": strings.Repeat("X", MaxBytes+1), "not UTF-8": "B\xff1", "half a surrogate": "B\xed\xa0\x801",
+		"empty": "", "too long": strings.Repeat("X", maxBytes+1), "not UTF-8": "B\xff1", "half a surrogate": "B\xed\xa0\x801",
 		"NUL": "B\x001", "line feed": "B1\n", "tab": "B\t1", "delete": "B\x7f1", "next line": "B\u00851",
 		"blank": " ", "blank before": " B1", "blank after": "B1 ", "two blanks": "B  1",
 		"no-break space": "\u00a0B1", "no-break space inside": "B\u00a01", "narrow no-break space": "B\u202f1", "em space": "B\u20031",
@@ -78,7 +78,7 @@ func TestWhatWasStoredStaysReadable(t *testing.T) {
 	for _, id := range []string{" B1", "B1 ", "B\u200b1", "cafe\u0301", "B\u00a01", "\uff22"} {
 		assert.True(t, Storable(id), "%+q", id)
 	}
-	for _, id := range []string{"", "B\x001", "B\n", "B\xff", strings.Repeat("X", MaxBytes+1)} {
+	for _, id := range []string{"", "B\x001", "B\n", "B\xff", strings.Repeat("X", maxBytes+1)} {
 		assert.False(t, Storable(id), "%+q", id)
 	}
 }
