@@ -21,8 +21,9 @@ import (
 	"example.com/invoices/invoice-app/store"
 )
 
-// A pay-all that takes long says so on the way, goes on, and can be waited for.
-func TestALongPayAll(t *testing.T) {
+// contractOfALongPayAll sees a pay-all that takes long: it says so on the way,
+// goes on, and can be waited for.
+func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 	s := newStore(t)
 	require.NoError(t, store.Seed(t.Context(), s))
 	goOn := make(chan struct{})
@@ -31,9 +32,9 @@ func TestALongPayAll(t *testing.T) {
 	cfg.Timeout, cfg.Lease, cfg.Answer = time.Hour, 2*time.Hour, time.Millisecond
 	payer := invoice.NewPayer(s, provider(func(context.Context, invoice.Invoice) error { <-goOn; return nil }), cfg, log)
 	t.Cleanup(payer.Close)
-	server := NewServer(log, s.Ping)
-	Register(server, log, s, payer, cfg.Answer)
-	c := contracttest.New(t, server.Router)
+	site := NewServer(log, s.Ping)
+	Register(site, log, s, payer, cfg.Answer)
+	c := contracttest.New(t, site)
 
 	answer := c.Do(t, http.MethodPost, "/invoices/pay", "")
 	assert.Equal(t, 202, answer.Code)
@@ -45,6 +46,7 @@ func TestALongPayAll(t *testing.T) {
 		return answer.Code == http.StatusOK
 	}, time.Minute, 10*time.Millisecond)
 	assert.Equal(t, `{}`, answer.Body.String())
+	return c
 }
 
 // A client that goes is noticed, whether or not its request had a body: nobody
@@ -64,14 +66,14 @@ func TestAClientThatGoesEndsItsPayAll(t *testing.T) {
 				return errors.New("status 500")
 			}), cfg, log)
 			t.Cleanup(payer.Close)
-			server := NewServer(log, s.Ping)
+			site := NewServer(log, s.Ping)
 			ended := make(chan struct{})
-			server.Router.Use(func(c *gin.Context) {
+			site.Router.Use(func(c *gin.Context) {
 				defer close(ended)
 				c.Next()
 			})
-			Register(server, log, s, payer, cfg.Answer)
-			listening := httptest.NewServer(server.Router)
+			Register(site, log, s, payer, cfg.Answer)
+			listening := httptest.NewServer(site)
 			t.Cleanup(listening.Close)
 
 			ctx, leave := context.WithCancel(t.Context())

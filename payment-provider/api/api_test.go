@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -20,6 +22,7 @@ import (
 	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/money"
+	"example.com/invoices/internal/server"
 	"example.com/invoices/payment-provider/payment"
 	"example.com/invoices/payment-provider/store"
 )
@@ -33,7 +36,7 @@ func newContract(t *testing.T) (*contracttest.Contract, payment.Store, *identity
 	payments, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "payments.db"), 1)
 	require.NoError(t, err)
 	t.Cleanup(payments.Close)
-	c := contracttest.New(t, New(silent, payments, payments.Ping, identity.NewVerifier(cluster.Config(), silent)).Router)
+	c := contracttest.New(t, New(silent, payments, payments.Ping, identity.NewVerifier(cluster.Config(), silent)))
 	c.Authorization = "Bearer " + cluster.Token()
 	return c, payments, cluster
 }
@@ -99,26 +102,90 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I3", "").Code, "not taken")
 
 	// The same contract where the database is gone: 503, and nothing of what is inside.
-	broken := contracttest.New(t, New(silent, gone{}, func(context.Context) error { return errors.New("gone") }, nil).Router)
-	for _, answer := range []struct{ method, path, body string }{
-		{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
-		{http.MethodGet, "/payments/I1", ""},
-		{http.MethodGet, "/readyz", ""},
-	} {
-		got := broken.Do(t, answer.method, answer.path, answer.body)
+	broken := contracttest.New(t, New(silent, gone{}, func(context.Context) error { return errors.New("gone") }, nil))
+	for _, call := range asksTheStore {
+		got := broken.Do(t, call.method, call.path, call.body)
 		assert.Equal(t, 503, got.Code)
 		assert.NotContains(t, got.Body.String(), "10.0.0.7")
 	}
-	c.RequireAllSeen(broken)
+	var full *contracttest.Contract
+	synctest.Test(t, func(t *testing.T) {
+		s := frozen{deaf: true, thawed: make(chan struct{})}
+		full = contracttest.New(t, New(silent, s, s.wait, nil))
+		full.RequireFull(t, "/payments/I1")
+		close(s.thawed)
+	})
+	c.RequireLimits(t)
+	c.RequireHeads(t)
+	broken.RequireHeads(t)
+	c.RequireAllSeen(broken, full)
+}
+
+// asksTheStore are all calls that need the database.
+var asksTheStore = []struct{ method, path, body string }{
+	{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
+	{http.MethodGet, "/payments/I1", ""},
+	{http.MethodGet, "/readyz", ""},
+}
+
+// frozen is a database that neither answers nor fails. If it is deaf, it does
+// not even notice that nobody waits any more.
+type frozen struct {
+	deaf   bool
+	thawed chan struct{}
+}
+
+func (f frozen) wait(ctx context.Context) error {
+	if f.deaf {
+		ctx = context.WithoutCancel(ctx)
+	}
+	select {
+	case <-ctx.Done():
+	case <-f.thawed:
+	}
+	return fmt.Errorf("10.0.0.7: %w: %w", database.ErrUnavailable, context.Cause(ctx))
+}
+
+func (f frozen) Insert(ctx context.Context, _ payment.Payment) (payment.Payment, bool, error) {
+	return payment.Payment{}, false, f.wait(ctx)
+}
+func (f frozen) Get(ctx context.Context, _ string) (payment.Payment, error) {
+	return payment.Payment{}, f.wait(ctx)
+}
+
+// A call that needs a frozen database is answered all the same, in its time.
+func TestEveryCallIsAnsweredInTime(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := frozen{deaf: deaf, thawed: make(chan struct{})}
+				c := contracttest.New(t, New(silent, s, s.wait, nil))
+				for _, call := range asksTheStore {
+					most := server.AnswerTimeout
+					if call.path == "/readyz" {
+						most = 2 * time.Second
+					}
+					start := time.Now()
+					answer := c.Do(t, call.method, call.path, call.body)
+					assert.LessOrEqual(t, time.Since(start), most, call)
+					assert.Equal(t, 503, answer.Code, call)
+					assert.NotContains(t, answer.Body.String(), "10.0.0.7")
+				}
+				c.Do(t, http.MethodGet, "/livez", "")
+				close(s.thawed)
+				synctest.Wait()
+			})
+		})
+	}
 }
 
 // What is under /payments is for the one account, a call added later included.
 func TestWhatIsUnderPaymentsNeedsAToken(t *testing.T) {
 	cluster := identitytest.New(t)
 	s := New(silent, gone{}, func(context.Context) error { return nil }, identity.NewVerifier(cluster.Config(), silent))
-	for _, route := range s.Router.Routes() {
+	for _, route := range s.Routes() {
 		answer := httptest.NewRecorder()
-		s.Router.ServeHTTP(answer, httptest.NewRequest(route.Method, strings.ReplaceAll(route.Path, ":", ""), nil))
+		s.ServeHTTP(answer, httptest.NewRequest(route.Method, strings.ReplaceAll(route.Path, ":", ""), nil))
 		assert.Equal(t, strings.HasPrefix(route.Path, "/payments"), answer.Code == http.StatusUnauthorized, "%s %s answers %d", route.Method, route.Path, answer.Code)
 	}
 }
@@ -157,7 +224,7 @@ func TestAPaymentInAnUnknownCurrencyIsAnError(t *testing.T) {
 	_, _, err := payments.Insert(t.Context(), payment.Payment{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}})
 	require.NoError(t, err)
 	answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
-	New(silent, payments, nil, nil).Router.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))
+	New(silent, payments, nil, nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))
 	assert.Equal(t, 500, answer.Code)
 	assert.NotContains(t, answer.Body.String(), "1215")
 }
