@@ -225,6 +225,7 @@ func (a app) ask(ctx context.Context, method, path string, body []byte) (int, []
 	if err != nil {
 		return 0, nil, err
 	}
+	request.Header.Set("Content-Type", "application/json")
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return 0, nil, err
