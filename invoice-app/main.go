@@ -84,7 +84,7 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 		cfg.Log.Warn("payment-provider is not told who calls; PAYMENT_PROVIDER_TOKEN_FILE is not set")
 	}
 	if most := 10 * cfg.DatabaseConns; cfg.Pay.Concurrency > most {
-		cfg.Log.Warn("payments wait for the database more than for payment-provider; lower PAY_CONCURRENCY, or raise DATABASE_CONNS",
+		cfg.Log.Warn("payments will wait for the database: lower PAY_CONCURRENCY, or raise DATABASE_CONNS",
 			"PAY_CONCURRENCY", cfg.Pay.Concurrency, "sensible", most)
 	}
 	payments := provider.New(cfg.ProviderURL, cfg.ProviderTokenFile, cfg.Pay.Concurrency, server.Registry)

@@ -38,8 +38,10 @@ func (p provider) Pay(ctx context.Context, i invoice.Invoice) error {
 	return p(ctx, i)
 }
 
-var impatient = invoice.PayerConfig{Concurrency: 2, Lease: time.Second, Timeout: 50 * time.Millisecond, Patience: 10 * time.Millisecond,
-	Answer: time.Hour, RunTimeout: time.Hour}
+var impatient = invoice.PayerConfig{
+	Concurrency: 2, Lease: time.Second, Timeout: 50 * time.Millisecond, Patience: 10 * time.Millisecond,
+	Answer: time.Hour, RunTimeout: time.Hour,
+}
 
 func newContract(t *testing.T, s invoice.Store, p provider) *contracttest.Contract {
 	t.Helper()

@@ -52,7 +52,9 @@ func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 // A client that goes is noticed, whether or not its request had a body: nobody
 // wants to know what is paid then.
 func TestAClientThatGoesEndsItsPayAll(t *testing.T) {
-	for name, body := range map[string]string{"without a body": "", "with a body": "{}", "with a long body": strings.Repeat(" ", 3<<10)} {
+	for name, body := range map[string]string{
+		"without a body": "", "with a body": "{}", "with a long body": strings.Repeat(" ", 3<<10),
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
 			require.NoError(t, store.Seed(t.Context(), s))
@@ -77,7 +79,8 @@ func TestAClientThatGoesEndsItsPayAll(t *testing.T) {
 			t.Cleanup(listening.Close)
 
 			ctx, leave := context.WithCancel(t.Context())
-			request, err := http.NewRequestWithContext(ctx, http.MethodPost, listening.URL+"/invoices/pay", strings.NewReader(body))
+			target := listening.URL + "/invoices/pay"
+			request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(body))
 			require.NoError(t, err)
 			request.Header.Set("Content-Type", "application/json")
 			go func() {

@@ -2,7 +2,6 @@ package invoice_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +71,9 @@ func (l *ledger) LastSeq(context.Context) (int64, error) {
 	return int64(len(l.rows)), nil
 }
 
-func (l *ledger) Claim(_ context.Context, after, through int64, limit int, lease time.Duration) (claims []invoice.Claim, err error) {
+func (l *ledger) Claim(
+	_ context.Context, after, through int64, limit int, lease time.Duration,
+) (claims []invoice.Claim, err error) {
 	leave, err := l.enter("Claim")
 	if err != nil {
 		return nil, err
@@ -130,7 +131,7 @@ func (l *ledger) Unsettled(_ context.Context, through int64) (count int, wait ti
 	if len(open) == 0 {
 		return 0, 0, nil
 	}
-	first := slices.MinFunc(open, func(a, b *row) int { return cmp.Compare(a.claimedUntil.UnixNano(), b.claimedUntil.UnixNano()) })
+	first := slices.MinFunc(open, func(a, b *row) int { return a.claimedUntil.Compare(b.claimedUntil) })
 	return len(open), time.Until(first.claimedUntil), nil
 }
 
@@ -218,8 +219,11 @@ func TestManyThatAlwaysFailLeaveTheOthersPaid(t *testing.T) {
 		bad, good int
 		fail      func(ctx context.Context) error
 	}{
-		"at once":               {500, 20, func(context.Context) error { return errors.New("status 500") }},
-		"slowly":                {60, 20, func(context.Context) error { time.Sleep(time.Second); return errors.New("status 500") }},
+		"at once": {500, 20, func(context.Context) error { return errors.New("status 500") }},
+		"slowly": {60, 20, func(context.Context) error {
+			time.Sleep(time.Second)
+			return errors.New("status 500")
+		}},
 		"by not being answered": {60, 600, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
 		"by a cut connection":   {60, 600, func(context.Context) error { return fmt.Errorf("%w: EOF", invoice.ErrDown) }},
 	} {

@@ -30,7 +30,10 @@ type provider func(ctx context.Context, i invoice.Invoice) error
 
 func (p provider) Pay(ctx context.Context, i invoice.Invoice) error { return p(ctx, i) }
 
-var quick = invoice.PayerConfig{Concurrency: 4, Lease: 2 * time.Second, Timeout: 200 * time.Millisecond, Patience: time.Minute, Answer: time.Hour, RunTimeout: time.Hour}
+var quick = invoice.PayerConfig{
+	Concurrency: 4, Lease: 2 * time.Second, Timeout: 200 * time.Millisecond, Patience: time.Minute,
+	Answer: time.Hour, RunTimeout: time.Hour,
+}
 
 func open(t *testing.T, invoices int) store.Store {
 	t.Helper()

@@ -39,7 +39,8 @@ func New(base *url.URL, tokenFile string, connections int, metrics prometheus.Re
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	// As many as there are calls at once, or each call over a lower limit opens
 	// and closes one.
-	transport.MaxConnsPerHost, transport.MaxIdleConnsPerHost, transport.MaxIdleConns = connections, connections, connections
+	transport.MaxConnsPerHost = connections
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = connections, connections
 	transport.IdleConnTimeout = 30 * time.Second // less than the server's 60 s, so that it is we who close
 	var token *identity.TokenFile
 	if tokenFile != "" {
