@@ -224,10 +224,10 @@ func (p *Payer) work() {
 		r.err = r.settle()
 		gaveUp := r.err != nil && r.ctx.Err() == nil
 		r.cancel(nil)
-		close(r.done)
 		if r.err != nil {
 			p.log.Warn("paying ended early", "error", r.err)
 		}
+		close(r.done)
 		if gaveUp {
 			p.failNext(r.err)
 		}
