@@ -17,6 +17,9 @@ const (
 	// up to maxProbe, for as long as it stays down.
 	minProbe = 250 * time.Millisecond
 	maxProbe = 2 * time.Second
+	// enoughProbes of invoices at random places get no answer before a run gives
+	// up, however short its patience.
+	enoughProbes = 4
 	// nextInvoice is the pause where the provider answers, and merely fails these
 	// invoices: the ones behind them may be fine, and have to be reached.
 	nextInvoice = 20 * time.Millisecond
@@ -37,13 +40,14 @@ type breaker struct {
 	failures int           // in a row
 	down     bool          // what the last of them said
 	pause    time.Duration // before the next probe
+	probes   int           // while it is down
 }
 
 // worked closes the breaker.
 func (b *breaker) worked() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.failures, b.down, b.pause = 0, false, 0
+	b.failures, b.down, b.pause, b.probes = 0, false, 0, 0
 }
 
 // failed counts a payment that got no verdict.
@@ -70,6 +74,20 @@ func (b *breaker) tripped() (pause time.Duration, isDown, is bool) {
 		return 0, false, false
 	}
 	return b.pause/2 + rand.N(b.pause)/2, b.down, true // not all replicas at the same instant
+}
+
+// probe counts a call to a provider that is down, and unsure reports whether
+// there were too few of them to be sure.
+func (b *breaker) probe() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.probes++
+}
+
+func (b *breaker) unsure() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.probes < enoughProbes
 }
 
 // trouble logs the first of many errors of a kind, and then how many there were.

@@ -224,8 +224,8 @@ func TestManyThatAlwaysFailLeaveTheOthersPaid(t *testing.T) {
 			time.Sleep(time.Second)
 			return errors.New("status 500")
 		}},
-		"by not being answered": {60, 600, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
-		"by a cut connection":   {60, 600, func(context.Context) error { return fmt.Errorf("%w: EOF", invoice.ErrDown) }},
+		"by not being answered": {60, 6000, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+		"by a cut connection":   {60, 6000, func(context.Context) error { return fmt.Errorf("%w: EOF", invoice.ErrDown) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(test.bad + test.good)

@@ -396,7 +396,7 @@ func (r *run) over(ctx context.Context) error {
 	switch {
 	case r.failure == nil, time.Since(r.settledAt) <= r.cfg.Patience:
 		return nil
-	case tripped && !isDown && !r.round:
+	case tripped && isDown && r.breaker.unsure(), tripped && !isDown && !r.round:
 		return nil // behind those that the provider fails may be some that it takes
 	}
 	return r.failure
@@ -427,6 +427,7 @@ func (r *run) claim(ctx context.Context, limit int) (claims []Claim, err error) 
 	if _, isDown, tripped := r.breaker.tripped(); tripped && isDown && r.through > r.cursor {
 		// Perhaps it is only these invoices that get no answer: try one elsewhere.
 		after += rand.Int64N(r.through - r.cursor)
+		r.breaker.probe()
 	}
 	for {
 		err = r.ask(ctx, func(ctx context.Context) (err error) {
