@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"net/url"
 	"os"
@@ -21,7 +22,6 @@ type Config struct {
 	ProviderTokenFile string
 	Seed              bool
 	Pay               invoice.PayerConfig
-	PayTimeout        time.Duration
 	ShutdownTimeout   time.Duration
 	Log               *slog.Logger
 }
@@ -40,8 +40,11 @@ func readConfig(s *config.Set) Config {
 			Timeout:     s.Duration("PAYMENT_TIMEOUT", 3*time.Second, 10*time.Millisecond, time.Minute, "longest call to payment-provider"),
 			Lease:       s.Duration("CLAIM_LEASE", 15*time.Second, time.Second, 10*time.Minute, "how long an invoice stays with a replica that may have died"),
 			Patience:    s.Duration("PAY_PATIENCE", 10*time.Second, 0, time.Hour, "pay-all gives up after so long without a payment that works"),
+			Answer: s.Duration("PAY_ANSWER", 45*time.Second, 10*time.Millisecond, 10*time.Minute,
+				"longest time to an answer of pay-all: 202 if paying goes on; less than the idle timeout of any proxy before it"),
+			RunTimeout: s.Duration("PAY_TIMEOUT", 10*time.Minute, time.Second, 24*time.Hour, "longest pay-all; what remains then, the next one pays"),
+			Transient:  func(err error) bool { return errors.Is(err, database.ErrUnavailable) },
 		},
-		PayTimeout:      s.Duration("PAY_TIMEOUT", 10*time.Minute, time.Second, 24*time.Hour, "longest pay-all; what remains then, the next one pays"),
 		ShutdownTimeout: s.Duration("SHUTDOWN_TIMEOUT", 20*time.Second, time.Second, 10*time.Minute, "longest time from SIGTERM to the end"),
 		Log:             s.Logger(os.Stderr),
 	}

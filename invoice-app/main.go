@@ -83,9 +83,14 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 	if cfg.ProviderTokenFile == "" {
 		cfg.Log.Warn("payment-provider is not told who calls; PAYMENT_PROVIDER_TOKEN_FILE is not set")
 	}
+	if most := 10 * cfg.DatabaseConns; cfg.Pay.Concurrency > most {
+		cfg.Log.Warn("payments will wait for the database: lower PAY_CONCURRENCY, or raise DATABASE_CONNS",
+			"PAY_CONCURRENCY", cfg.Pay.Concurrency, "sensible", most)
+	}
 	payments := provider.New(cfg.ProviderURL, cfg.ProviderTokenFile, cfg.Pay.Concurrency, server.Registry)
 	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
-	api.Register(server, cfg.Log, invoices, payer, cfg.PayTimeout)
+	defer payer.Close() // before the database's
+	api.Register(server, cfg.Log, invoices, payer, cfg.Pay.Answer)
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)
 }
 

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/text/width"
 )
 
-// MaxBytes bounds keys, indexes and log lines.
-const MaxBytes = 128
+// maxBytes bounds keys, indexes and log lines.
+const maxBytes = 128
 
 // Storable reports whether an id could have been accepted by any version of the
 // services: what was stored before Check became stricter stays readable.
@@ -23,8 +23,8 @@ func unstorable(id string) string {
 	switch {
 	case id == "":
 		return "is missing"
-	case len(id) > MaxBytes:
-		return fmt.Sprintf("is over %d bytes", MaxBytes)
+	case len(id) > maxBytes:
+		return fmt.Sprintf("is over %d bytes", maxBytes)
 	case !utf8.ValidString(id):
 		return "is not UTF-8"
 	}

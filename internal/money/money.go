@@ -43,7 +43,8 @@ const (
 // or ErrOverflow, wrapped with the text that was refused.
 func Parse(literal, currency string) (Amount, error) {
 	if old, is := withdrawn[currency]; is {
-		return Amount{}, fmt.Errorf("currency %q %w as of %d: use the one that replaced it", currency, ErrWithdrawn, old.since)
+		return Amount{}, fmt.Errorf("currency %q %w as of %d: use the one that replaced it",
+			currency, ErrWithdrawn, old.since)
 	}
 	return ParseHistoric(literal, currency)
 }
@@ -104,7 +105,8 @@ func ParseHistoric(literal, currency string) (Amount, error) {
 func (a Amount) Number() (string, error) {
 	digits, known := digits(a.Currency)
 	if !known {
-		return "", fmt.Errorf("stored currency %.20q %w, nor a withdrawn one: this program cannot tell its decimals", a.Currency, ErrUnknownCurrency)
+		return "", fmt.Errorf("stored currency %.20q %w, nor a withdrawn one: this program cannot tell its decimals",
+			a.Currency, ErrUnknownCurrency)
 	}
 	return decimal.New(a.Minor, -int32(digits)).String(), nil
 }

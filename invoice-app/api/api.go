@@ -19,10 +19,10 @@ import (
 var openapi []byte
 
 type api struct {
-	store      invoice.Store
-	payer      *invoice.Payer
-	payTimeout time.Duration
-	log        *slog.Logger
+	store     invoice.Store
+	payer     *invoice.Payer
+	payAnswer time.Duration
+	log       *slog.Logger
 
 	lists, pages server.Slots
 }
@@ -32,10 +32,10 @@ const (
 	maxList    = 1 << 20 // bytes of invoices in one POST
 )
 
-// Register adds every call of openapi.yaml to s. One pay-all takes payTimeout
-// at most.
-func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, payTimeout time.Duration) {
-	a := &api{store: store, payer: payer, payTimeout: payTimeout, log: log, lists: server.NewSlots(maxLists), pages: server.NewSlots(maxPages)}
+// Register adds every call of openapi.yaml to s. A pay-all is answered
+// after payAnswer at the latest.
+func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, payAnswer time.Duration) {
+	a := &api{store: store, payer: payer, payAnswer: payAnswer, log: log, lists: server.NewSlots(maxLists), pages: server.NewSlots(maxPages)}
 	s.AcceptBody(http.MethodPost, "/invoices", maxList, "application/json")
 	s.Router.GET("/invoices", a.list)
 	s.Router.POST("/invoices", a.add)

@@ -38,7 +38,10 @@ func (p provider) Pay(ctx context.Context, i invoice.Invoice) error {
 	return p(ctx, i)
 }
 
-var impatient = invoice.PayerConfig{Concurrency: 2, Lease: time.Second, Timeout: 50 * time.Millisecond, Patience: 10 * time.Millisecond}
+var impatient = invoice.PayerConfig{
+	Concurrency: 2, Lease: time.Second, Timeout: 50 * time.Millisecond, Patience: 10 * time.Millisecond,
+	Answer: time.Hour, RunTimeout: time.Hour,
+}
 
 func newContract(t *testing.T, s invoice.Store, p provider) *contracttest.Contract {
 	t.Helper()
@@ -237,7 +240,7 @@ func contractOfFailures(t *testing.T) (seen []*contracttest.Contract) {
 		assert.NotContains(t, answer.Body.String(), "10.0.0.7")
 	}
 	broken.RequireHeads(t)
-	seen = append(seen, broken)
+	seen = append(seen, broken, contractOfALongPayAll(t))
 
 	synctest.Test(t, func(t *testing.T) {
 		s := frozen{deaf: true, thawed: make(chan struct{})}
@@ -488,11 +491,11 @@ func TestStoredCurrencies(t *testing.T) {
 
 	add("unknown", "XXX")
 	log := slog.New(slog.DiscardHandler)
-	server := NewServer(log, s.Ping)
-	Register(server, log, s, nil, time.Minute)
+	site := NewServer(log, s.Ping)
+	Register(site, log, s, nil, time.Minute)
 	for _, path := range []string{"/invoices/unknown", "/invoices?limit=5", "/invoices"} {
 		answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
-		server.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+		site.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
 		assert.Equal(t, 500, answer.Code, path)
 	}
 }

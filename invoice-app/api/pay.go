@@ -14,18 +14,23 @@ import (
 )
 
 // payAll pays every unpaid invoice: POST /invoices/pay. 200 means that all of
-// them are settled; anything else says how many are not.
+// them are settled, 202 that paying goes on; anything else says how many are not.
 func (a *api) payAll(c *gin.Context) {
-	server.ExtendDeadlines(c, a.payTimeout+15*time.Second) // time to count what remains
-	ctx, cancel := context.WithTimeout(c.Request.Context(), a.payTimeout)
-	defer cancel()
-	err := a.payer.PayAll(ctx)
+	server.ExtendDeadlines(c, a.payAnswer+15*time.Second) // time to count what remains
+	err := a.payer.PayAll(c.Request.Context())
 	var remaining *invoice.RemainingError
+	var underway *invoice.UnderwayError
 	switch {
 	case err == nil:
 		c.JSON(http.StatusOK, gin.H{})
+	case errors.As(err, &underway):
+		body := gin.H{"status": "paying goes on; ask again to wait for its end"}
+		if underway.Unpaid >= 0 {
+			body["unpaid"] = underway.Unpaid
+		}
+		c.Header("Location", "/invoices?paid=false")
+		c.JSON(http.StatusAccepted, body)
 	case errors.As(err, &remaining):
-		a.log.Warn("pay-all ended early", "error", err, "request_id", server.RequestID(ctx))
 		status, cause := remains(remaining.Cause)
 		body := gin.H{"error": remaining.Count() + " unpaid: " + cause + "; it is safe to try again"}
 		if remaining.Unpaid >= 0 {
@@ -49,7 +54,7 @@ func remains(cause error) (status int, text string) {
 	case errors.Is(cause, invoice.ErrProvider):
 		return http.StatusBadGateway, invoice.ErrProvider.Error()
 	case errors.Is(cause, context.DeadlineExceeded), errors.Is(cause, context.Canceled):
-		return http.StatusServiceUnavailable, "the time for one request is over"
+		return http.StatusServiceUnavailable, "the time for one pay-all is over"
 	}
 	return http.StatusInternalServerError, "internal error"
 }

@@ -68,7 +68,7 @@ func TestEveryErrorHasItsLineAndNothingIsImported(t *testing.T) {
 		"no header":                {"A1,1,EUR\n", 1, "no column InvoiceId"},
 		"a missing column":         {"InvoiceId,Value\nA1,1\n", 1, "no column Currency"},
 		"a short row":              {"InvoiceId,Value,Currency\nA1,1,EUR\nA2,1\n", 3, "wrong number of fields"},
-		"a row after a long cell":  {"InvoiceId,Value,Currency\n\"A\nB\",1,EUR\n", 2, "control characters"},
+		"a row after a long cell":  {"InvoiceId,Value,Currency\n\"A\nB\",1,EUR\n", 2, "control character"},
 		"a bad amount":             {"InvoiceId,Value,Currency\n\"A1\",1,EUR\nA2,12.155,EUR\n", 3, "more decimals"},
 		"an unknown currency":      {"InvoiceId,Value,Currency\nA1,1,XXX\n", 2, "ISO 4217"},
 		"a stray quote":            {"InvoiceId,Value,Currency\nA1,1,EUR\nA\"2,1,EUR\n", 3, `"`},

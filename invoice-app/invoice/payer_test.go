@@ -19,7 +19,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/money"
+	"example.com/invoices/internal/postgrestest"
 	"example.com/invoices/invoice-app/invoice"
 	paymentprovider "example.com/invoices/invoice-app/provider"
 	"example.com/invoices/invoice-app/store"
@@ -30,20 +32,28 @@ type provider func(ctx context.Context, i invoice.Invoice) error
 
 func (p provider) Pay(ctx context.Context, i invoice.Invoice) error { return p(ctx, i) }
 
-var quick = invoice.PayerConfig{Concurrency: 4, Lease: 2 * time.Second, Timeout: 200 * time.Millisecond, Patience: time.Minute}
+var quick = invoice.PayerConfig{
+	Concurrency: 4, Lease: 2 * time.Second, Timeout: 200 * time.Millisecond, Patience: time.Minute,
+	Answer: time.Hour, RunTimeout: time.Hour,
+}
 
 func open(t *testing.T, invoices int) store.Store {
 	t.Helper()
 	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "invoices.db"), 1)
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
+	addInvoices(t, s, invoices)
+	return s
+}
+
+func addInvoices(t *testing.T, s store.Store, invoices int) {
+	t.Helper()
 	list := make([]invoice.Invoice, invoices)
 	for n := range list {
 		list[n] = invoice.Invoice{ID: fmt.Sprint("I", n), Amount: money.Amount{Minor: int64(n + 1), Currency: "EUR"}}
 	}
-	_, err = s.Add(t.Context(), invoice.All(list))
+	_, err := s.Add(t.Context(), invoice.All(list))
 	require.NoError(t, err)
-	return s
 }
 
 func newPayer(s store.Store, p provider) *invoice.Payer {
@@ -117,6 +127,35 @@ func TestAHiccupIsTriedAgainAndNeverParks(t *testing.T) {
 	require.NoError(t, payer.PayAll(t.Context()))
 	paid, _, _ := list(t, s)
 	assert.Equal(t, 10, paid)
+}
+
+// PostgreSQL ends the connections, as a failover does, again and again while all
+// are paid.
+func TestCutConnectionsToTheDatabaseEndNoPayAll(t *testing.T) {
+	server := postgrestest.Start(t)
+	url := server.URL(postgrestest.Superuser, "postgres")
+	require.NoError(t, store.Schema.Migrate(t.Context(), url, ""))
+	s, err := store.Open(t.Context(), url, 4)
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	addInvoices(t, s, 200)
+	var calls atomic.Int32
+	var cutting sync.Mutex // a cut must not meet another one's own connection
+	cfg := quick
+	cfg.Transient = func(err error) bool { return errors.Is(err, database.ErrUnavailable) }
+	payer := invoice.NewPayer(s, provider(func(context.Context, invoice.Invoice) error {
+		if calls.Add(1)%40 == 0 {
+			cutting.Lock()
+			defer cutting.Unlock()
+			server.Exec("postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`)
+		}
+		return nil
+	}), cfg, slog.New(slog.DiscardHandler))
+	t.Cleanup(payer.Close)
+	require.NoError(t, payer.PayAll(t.Context()))
+	paid, _, _ := list(t, s)
+	assert.Equal(t, 200, paid)
 }
 
 func TestOneRejectionDoesNotBlockTheOthers(t *testing.T) {
@@ -250,11 +289,8 @@ func TestAClientThatHangsUpLosesNothing(t *testing.T) {
 		hangUp()
 		return ctx.Err() // the payment's context outlives the client's
 	})
-	err := payer.PayAll(ctx)
-	var remaining *invoice.RemainingError
-	require.ErrorAs(t, err, &remaining)
-	assert.ErrorIs(t, err, context.Canceled)
-	paid, _, unpaid := list(t, s)
-	assert.Equal(t, remaining.Unpaid, unpaid)
+	requireRemaining(t, payer.PayAll(ctx), -1, context.Canceled)
+	payer.Close() // waits for what is in hand
+	paid, _, _ := list(t, s)
 	assert.Positive(t, paid, "what was in hand is marked")
 }

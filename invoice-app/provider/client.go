@@ -33,11 +33,14 @@ type Client struct {
 	calls  *prometheus.HistogramVec
 }
 
-// New returns a client of the provider at base, that keeps up to connections
-// of them open. It shows the token in tokenFile, if that is not "".
+// New returns a client of the provider at base, over up to connections
+// connections that it keeps open. It shows the token in tokenFile, if that is not "".
 func New(base *url.URL, tokenFile string, connections int, metrics prometheus.Registerer) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = connections
+	// As many as there are calls at once, or each call over a lower limit opens
+	// and closes one.
+	transport.MaxConnsPerHost = connections
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = connections, connections
 	transport.IdleConnTimeout = 30 * time.Second // less than the server's 60 s, so that it is we who close
 	var token *identity.TokenFile
 	if tokenFile != "" {
@@ -86,12 +89,12 @@ func (c *Client) pay(ctx context.Context, i invoice.Invoice) (outcome string, er
 	request.Header.Set(server.RequestIDHeader, server.RequestID(ctx))
 	if c.token != nil {
 		if err := c.token.Authorize(request); err != nil {
-			return "failed", err
+			return "failed", fmt.Errorf("%w: %w", invoice.ErrDown, err)
 		}
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return "failed", err
+		return "failed", fmt.Errorf("%w: %w", invoice.ErrDown, err)
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
@@ -104,6 +107,13 @@ func (c *Client) pay(ctx context.Context, i invoice.Invoice) (outcome string, er
 	return judge(i.ID, response.StatusCode, text)
 }
 
+// takesNothing are the statuses that are about us, or about the provider as a
+// whole: another invoice would get the same.
+var takesNothing = map[int]bool{
+	http.StatusUnauthorized: true, http.StatusForbidden: true, http.StatusTooManyRequests: true,
+	http.StatusBadGateway: true, http.StatusServiceUnavailable: true, http.StatusGatewayTimeout: true,
+}
+
 // judge says what an answer means. Only two things count: 200 with the very
 // id, and a verdict with one of the provider's own codes. A proxy's page, a
 // refused token or an overload says nothing about the invoice.
@@ -111,6 +121,8 @@ func judge(id string, status int, text []byte) (outcome string, err error) {
 	var answer struct{ ID, Code, Error string }
 	unreadable := json.Unmarshal(text, &answer)
 	switch {
+	case takesNothing[status]:
+		return "failed", fmt.Errorf("%w: status %d: %s", invoice.ErrDown, status, printable(answer.Error))
 	case unreadable != nil:
 		return "failed", fmt.Errorf("status %d with a body that is not the provider's", status)
 	case status == http.StatusOK && answer.ID == id:

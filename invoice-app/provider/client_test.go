@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,6 +147,54 @@ func TestAnAmountInAnUnknownCurrencyIsNeverSent(t *testing.T) {
 	var rejection *invoice.Rejection
 	require.ErrorAs(t, err, &rejection, "parked, with the reason")
 	assert.Contains(t, rejection.Reason, "XXX")
+}
+
+// One connection for each call at once, however many calls there are.
+func TestConnectionsAreKept(t *testing.T) {
+	const connections, calls = 300, 3000
+	var accepted atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, `{"id":"I1"}`)
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			accepted.Add(1)
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	base, err := url.Parse(server.URL)
+	require.NoError(t, err)
+	client := New(base, "", connections, prometheus.NewRegistry())
+	var left atomic.Int32
+	left.Store(calls)
+	var callers sync.WaitGroup
+	for range connections {
+		callers.Go(func() {
+			for left.Add(-1) >= 0 {
+				assert.NoError(t, client.Pay(t.Context(), i1))
+			}
+		})
+	}
+	callers.Wait()
+	assert.LessOrEqual(t, accepted.Load(), int32(connections))
+}
+
+// What would be the same for each invoice is told apart from what is about one.
+func TestAProviderThatIsDown(t *testing.T) {
+	for status, isDown := range map[int]bool{
+		401: true, 403: true, 429: true, 502: true, 503: true, 504: true,
+		200: false, 400: false, 404: false, 408: false, 413: false, 500: false,
+	} {
+		client := newClient(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+		err := client.Pay(t.Context(), i1)
+		require.Error(t, err)
+		assert.Equal(t, isDown, errors.Is(err, invoice.ErrDown), "%d: %v", status, err)
+	}
+	nobody, err := url.Parse("http://127.0.0.1:1")
+	require.NoError(t, err)
+	assert.ErrorIs(t, New(nobody, "", 1, prometheus.NewRegistry()).Pay(t.Context(), i1), invoice.ErrDown)
 }
 
 func TestASlowAnswer(t *testing.T) {

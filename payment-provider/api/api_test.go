@@ -221,7 +221,8 @@ func TestWhatWasTakenUnderOlderRulesIsConfirmed(t *testing.T) {
 
 func TestAPaymentInAnUnknownCurrencyIsAnError(t *testing.T) {
 	_, payments, _ := newContract(t)
-	_, _, err := payments.Insert(t.Context(), payment.Payment{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}})
+	unknown := payment.Payment{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}}
+	_, _, err := payments.Insert(t.Context(), unknown)
 	require.NoError(t, err)
 	answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
 	New(silent, payments, nil, nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))

@@ -279,7 +279,7 @@ func (s sums) String() string { return fmt.Sprint(map[string]*big.Int(s)) } // i
 // checkPayAll checks what a pay-all answered, other than the truth of a 200.
 func (b *book) checkPayAll(status int, text []byte) {
 	switch status {
-	case 0, http.StatusOK: // 0: cut by us
+	case 0, http.StatusOK, http.StatusAccepted: // 0: cut by us
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		if !bytes.Contains(text, []byte("remain")) {
 			b.violate(honest5xx, "%d %s", status, text)

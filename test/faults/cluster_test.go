@@ -167,6 +167,7 @@ func callAs(ctx context.Context, token, method, url, body string) (status int, t
 	if err != nil {
 		return 0, nil
 	}
+	request.Header.Set("Content-Type", "application/json")
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}

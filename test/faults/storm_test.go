@@ -35,6 +35,7 @@ var stormEnv = []string{
 	"CLAIM_LEASE=" + stormLease.String(),
 	"PAYMENT_TIMEOUT=" + stormTimeout.String(),
 	"PAY_PATIENCE=2s",
+	"PAY_ANSWER=5s",
 	"PAY_TIMEOUT=20s",
 }
 

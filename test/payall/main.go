@@ -193,34 +193,49 @@ func (a app) add(ctx context.Context, i invoice) error {
 }
 
 func (a app) payAll(ctx context.Context) error {
-	body, err := a.call(ctx, http.MethodPost, "/invoices/pay", nil, http.StatusOK)
-	if err == nil && string(body) != "{}" {
-		err = fmt.Errorf("POST /invoices/pay answered %.200q, and not {}", body)
+	for {
+		status, body, err := a.ask(ctx, http.MethodPost, "/invoices/pay", nil)
+		switch {
+		case err != nil:
+			return err
+		case status == http.StatusAccepted: // it takes long: the next call waits for its end
+			say("%.200s", body)
+		case status != http.StatusOK || string(body) != "{}":
+			return fmt.Errorf("POST /invoices/pay answered %d %.500q, and not 200 {}", status, body)
+		default:
+			return nil
+		}
 	}
-	return err
 }
 
 // call returns the answer's body, or an error unless its status is want.
 func (a app) call(ctx context.Context, method, path string, body []byte, want int) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute) // more than the longest pay-all
+	status, answer, err := a.ask(ctx, method, path, body)
+	if err == nil && status != want {
+		err = fmt.Errorf("%s %s answered %d %s: %.500s", method, path, status, http.StatusText(status), answer)
+	}
+	return answer, err
+}
+
+// ask returns the answer's status and body.
+func (a app) ask(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute) // more than the longest answer
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, a.url+path, strings.NewReader(string(body)))
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
+	request.Header.Set("Content-Type", "application/json")
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		return 0, nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	if response.StatusCode != want {
-		return nil, fmt.Errorf("%s %s answered %s: %.500s", method, path, response.Status, answer)
-	}
-	return answer, nil
+	return response.StatusCode, answer, nil
 }
 
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

@@ -62,6 +62,19 @@ func TestEveryLieIsFound(t *testing.T) {
 	assert.Len(t, paid, 2)
 }
 
+func TestAPayAllThatTakesLongIsWaitedFor(t *testing.T) {
+	answers := []int{http.StatusAccepted, http.StatusAccepted, http.StatusOK}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(answers[0])
+		if answers = answers[1:]; len(answers) == 0 {
+			_, _ = io.WriteString(w, "{}")
+		}
+	}))
+	t.Cleanup(server.Close)
+	require.NoError(t, app{server.URL}.payAll(t.Context()))
+	assert.Empty(t, answers)
+}
+
 func TestNobodyThere(t *testing.T) {
 	err := run(t.Context(), app{"http://127.0.0.1:1"}, 100*time.Millisecond, io.Discard)
 	assert.ErrorContains(t, err, "INVOICE_APP_URL")

@@ -103,6 +103,7 @@ func (c *caller) call(provider, method, path, token, body string) (status int, a
 		return 0, "", err
 	}
 	request.Close = true
+	request.Header.Set("Content-Type", "application/json")
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}

@@ -1,0 +1,103 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/contracttest"
+	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/store"
+)
+
+// contractOfALongPayAll sees a pay-all that takes long: it says so on the way,
+// goes on, and can be waited for.
+func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
+	s := newStore(t)
+	require.NoError(t, store.Seed(t.Context(), s))
+	goOn := make(chan struct{})
+	log := slog.New(slog.DiscardHandler)
+	cfg := impatient
+	cfg.Timeout, cfg.Lease, cfg.Answer = time.Hour, 2*time.Hour, time.Millisecond
+	payer := invoice.NewPayer(s, provider(func(context.Context, invoice.Invoice) error { <-goOn; return nil }), cfg, log)
+	t.Cleanup(payer.Close)
+	site := NewServer(log, s.Ping)
+	Register(site, log, s, payer, cfg.Answer)
+	c := contracttest.New(t, site)
+
+	answer := c.Do(t, http.MethodPost, "/invoices/pay", "")
+	assert.Equal(t, 202, answer.Code)
+	assert.JSONEq(t, `{"status":"paying goes on; ask again to wait for its end","unpaid":3}`, answer.Body.String())
+	assert.Equal(t, "/invoices?paid=false", answer.Header().Get("Location"))
+	close(goOn)
+	require.Eventually(t, func() bool {
+		answer = c.Do(t, http.MethodPost, "/invoices/pay", "")
+		return answer.Code == http.StatusOK
+	}, time.Minute, 10*time.Millisecond)
+	assert.Equal(t, `{}`, answer.Body.String())
+	return c
+}
+
+// A client that goes is noticed, whether or not its request had a body: nobody
+// wants to know what is paid then.
+func TestAClientThatGoesEndsItsPayAll(t *testing.T) {
+	for name, body := range map[string]string{
+		"without a body": "", "with a body": "{}", "with a long body": strings.Repeat(" ", 3<<10),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			require.NoError(t, store.Seed(t.Context(), s))
+			log := slog.New(slog.DiscardHandler)
+			began := make(chan struct{})
+			var once sync.Once
+			cfg := impatient
+			cfg.Patience = time.Hour
+			payer := invoice.NewPayer(s, provider(func(context.Context, invoice.Invoice) error {
+				once.Do(func() { close(began) })
+				return errors.New("status 500")
+			}), cfg, log)
+			t.Cleanup(payer.Close)
+			site := NewServer(log, s.Ping)
+			ended := make(chan struct{})
+			site.Router.Use(func(c *gin.Context) {
+				defer close(ended)
+				c.Next()
+			})
+			Register(site, log, s, payer, cfg.Answer)
+			listening := httptest.NewServer(site)
+			t.Cleanup(listening.Close)
+
+			ctx, leave := context.WithCancel(t.Context())
+			target := listening.URL + "/invoices/pay"
+			request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(body))
+			require.NoError(t, err)
+			request.Header.Set("Content-Type", "application/json")
+			go func() {
+				<-began
+				leave()
+			}()
+			response, err := http.DefaultClient.Do(request)
+			if err == nil {
+				_, _ = io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+			}
+			require.ErrorIs(t, err, context.Canceled)
+			select {
+			case <-ended:
+			case <-time.After(time.Minute):
+				t.Fatal("the handler does not notice")
+			}
+		})
+	}
+}

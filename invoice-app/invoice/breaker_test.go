@@ -1,0 +1,429 @@
+package invoice_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/invoice-app/invoice"
+)
+
+// Time itself is tested here, so it is synctest's, and the ledger is one that
+// keeps that time: a database's clock is its own.
+
+// ledger is an invoice.Ledger in memory.
+type ledger struct {
+	fails func(call string) error // what a call fails with; nil: none does
+
+	mu     sync.Mutex
+	rows   []*row // by Seq
+	claims []int64
+}
+
+type row struct {
+	invoice.Invoice
+	claimedUntil time.Time
+	attempts     int
+}
+
+func newLedger(invoices int) *ledger {
+	l := &ledger{}
+	for n := range invoices {
+		l.add(fmt.Sprint("I", n))
+	}
+	return l
+}
+
+func (l *ledger) add(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rows = append(l.rows, &row{Invoice: invoice.Invoice{Seq: int64(len(l.rows) + 1), ID: id}})
+}
+
+// enter locks l, unless the call fails.
+func (l *ledger) enter(call string) (leave func(), err error) {
+	if l.fails != nil {
+		if err := l.fails(call); err != nil {
+			return nil, err
+		}
+	}
+	l.mu.Lock()
+	return l.mu.Unlock, nil
+}
+
+func (l *ledger) LastSeq(context.Context) (int64, error) {
+	leave, err := l.enter("LastSeq")
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	return int64(len(l.rows)), nil
+}
+
+func (l *ledger) Claim(
+	_ context.Context, after, through int64, limit int, lease time.Duration,
+) (claims []invoice.Claim, err error) {
+	leave, err := l.enter("Claim")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	l.claims = append(l.claims, after)
+	for _, r := range l.rows[min(after, through):through] {
+		if len(claims) < limit && !r.Settled() && !r.claimedUntil.After(time.Now()) {
+			r.claimedUntil = time.Now().Add(lease)
+			r.attempts++
+			claims = append(claims, invoice.Claim{Invoice: r.Invoice, Attempt: r.attempts})
+		}
+	}
+	return claims, nil
+}
+
+func (l *ledger) MarkPaid(_ context.Context, id string) error {
+	return l.update("MarkPaid", id, 0, func(r *row) { r.Paid, r.Rejected = true, "" })
+}
+
+func (l *ledger) Reject(_ context.Context, c invoice.Claim, reason string) error {
+	return l.update("Reject", c.ID, c.Attempt, func(r *row) { r.Rejected = reason })
+}
+
+func (l *ledger) Release(_ context.Context, c invoice.Claim, wait time.Duration) error {
+	return l.update("Release", c.ID, c.Attempt, func(r *row) { r.claimedUntil = time.Now().Add(wait) })
+}
+
+func (l *ledger) update(call, id string, attempt int, change func(*row)) error {
+	leave, err := l.enter(call)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	for _, r := range l.rows {
+		if r.ID == id && !r.Paid && (attempt == 0 || attempt == r.attempts) {
+			change(r)
+		}
+	}
+	return nil
+}
+
+func (l *ledger) Unsettled(_ context.Context, through int64) (count int, wait time.Duration, err error) {
+	leave, err := l.enter("Unsettled")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer leave()
+	var open []*row
+	for _, r := range l.rows[:min(through, int64(len(l.rows)))] {
+		if !r.Settled() {
+			open = append(open, r)
+		}
+	}
+	if len(open) == 0 {
+		return 0, 0, nil
+	}
+	first := slices.MinFunc(open, func(a, b *row) int { return a.claimedUntil.Compare(b.claimedUntil) })
+	return len(open), time.Until(first.claimedUntil), nil
+}
+
+func (l *ledger) paid() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.rows {
+		if r.Paid {
+			n++
+		}
+	}
+	return n
+}
+
+var (
+	errHiccup = errors.New("connection reset")
+	steady    = invoice.PayerConfig{
+		Concurrency: 8, Lease: 15 * time.Second, Timeout: 3 * time.Second, Patience: 10 * time.Second,
+		Answer: 45 * time.Second, RunTimeout: 10 * time.Minute,
+		Transient: func(err error) bool { return errors.Is(err, errHiccup) },
+	}
+)
+
+// inBubble runs test with a Payer of l and p, and what the Payer logs.
+func inBubble(t *testing.T, l *ledger, p provider, test func(t *testing.T, payer *invoice.Payer, log *bytes.Buffer)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		payer := invoice.NewPayer(l, p, steady, slog.New(slog.NewTextHandler(&log, nil)))
+		test(t, payer, &log)
+		payer.Close()
+	})
+}
+
+func TestAProviderThatIsDownIsProbed(t *testing.T) {
+	l := newLedger(16_000)
+	var calls atomic.Int32
+	inBubble(t, l, func(context.Context, invoice.Invoice) error {
+		calls.Add(1)
+		return fmt.Errorf("%w: connection refused", invoice.ErrDown)
+	}, func(t *testing.T, payer *invoice.Payer, log *bytes.Buffer) {
+		start := time.Now()
+		requireRemaining(t, payer.PayAll(t.Context()), 16_000, invoice.ErrProvider)
+		assert.InDelta(t, 10, time.Since(start).Seconds(), 3, "its patience")
+		assert.LessOrEqual(t, calls.Load(), int32(40))
+		assert.LessOrEqual(t, bytes.Count(log.Bytes(), []byte("\n")), 6, "%s", log)
+	})
+}
+
+func TestAProviderThatFailsEverythingIsNotFlooded(t *testing.T) {
+	l := newLedger(1000)
+	var calls atomic.Int32
+	inBubble(t, l, func(context.Context, invoice.Invoice) error {
+		calls.Add(1)
+		return errors.New("status 500")
+	}, func(t *testing.T, payer *invoice.Payer, log *bytes.Buffer) {
+		start := time.Now()
+		requireRemaining(t, payer.PayAll(t.Context()), 1000, invoice.ErrProvider)
+		assert.GreaterOrEqual(t, calls.Load(), int32(1000), "each was tried")
+		assert.LessOrEqual(t, float64(calls.Load())/time.Since(start).Seconds(), 110.0, "calls a second")
+		assert.LessOrEqual(t, bytes.Count(log.Bytes(), []byte("\n")), 10, "%s", log)
+	})
+}
+
+func TestAProviderThatComesBack(t *testing.T) {
+	l := newLedger(1000)
+	synctest.Test(t, func(t *testing.T) {
+		back := time.Now().Add(8 * time.Second)
+		payer := invoice.NewPayer(l, provider(func(context.Context, invoice.Invoice) error {
+			if time.Now().Before(back) {
+				return fmt.Errorf("%w: connection refused", invoice.ErrDown)
+			}
+			return nil
+		}), steady, slog.New(slog.DiscardHandler))
+		require.NoError(t, payer.PayAll(t.Context()))
+		assert.Less(t, time.Since(back), 5*time.Second)
+		payer.Close()
+	})
+	assert.Equal(t, 1000, l.paid())
+}
+
+// However many invoices fail, those behind them are paid in the same pay-all.
+func TestManyThatAlwaysFailLeaveTheOthersPaid(t *testing.T) {
+	for name, test := range map[string]struct {
+		bad, good int
+		fail      func(ctx context.Context) error
+	}{
+		"at once": {500, 20, func(context.Context) error { return errors.New("status 500") }},
+		"slowly": {60, 20, func(context.Context) error {
+			time.Sleep(time.Second)
+			return errors.New("status 500")
+		}},
+		"by not being answered": {60, 6000, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+		"by a cut connection":   {60, 6000, func(context.Context) error { return fmt.Errorf("%w: EOF", invoice.ErrDown) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLedger(test.bad + test.good)
+			inBubble(t, l, func(ctx context.Context, i invoice.Invoice) error {
+				if i.Seq <= int64(test.bad) {
+					return test.fail(ctx)
+				}
+				time.Sleep(10 * time.Millisecond)
+				return nil
+			}, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+				err := payer.PayAll(t.Context())
+				for underway := new(invoice.UnderwayError); errors.As(err, &underway); {
+					err = payer.PayAll(t.Context())
+				}
+				requireRemaining(t, err, test.bad, invoice.ErrProvider)
+				assert.Equal(t, test.good, l.paid())
+			})
+		})
+	}
+}
+
+func TestTheLedgersHiccupsAreBorne(t *testing.T) {
+	for _, call := range []string{"LastSeq", "Claim", "MarkPaid", "Unsettled", "all"} {
+		t.Run(call, func(t *testing.T) {
+			l := newLedger(100)
+			var calls, failed atomic.Int32
+			l.fails = func(this string) error {
+				if (call == this || call == "all") && failed.Add(1) <= 3 {
+					return errHiccup
+				}
+				return nil
+			}
+			inBubble(t, l, func(context.Context, invoice.Invoice) error { calls.Add(1); return nil },
+				func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+					start := time.Now()
+					require.NoError(t, payer.PayAll(t.Context()))
+					assert.Less(t, time.Since(start), steady.Lease, "no claim has to run out")
+				})
+			assert.Equal(t, 100, l.paid())
+			assert.EqualValues(t, 100, calls.Load(), "no payment is asked for twice")
+			assert.GreaterOrEqual(t, failed.Load(), int32(3))
+		})
+	}
+}
+
+func TestALedgerThatStaysAway(t *testing.T) {
+	for _, call := range []string{"LastSeq", "Claim", "MarkPaid"} {
+		t.Run(call, func(t *testing.T) {
+			l := newLedger(100)
+			l.fails = func(this string) error {
+				if call == this {
+					return errHiccup
+				}
+				return nil
+			}
+			inBubble(t, l, func(context.Context, invoice.Invoice) error { return nil },
+				func(t *testing.T, payer *invoice.Payer, log *bytes.Buffer) {
+					start := time.Now()
+					require.ErrorIs(t, payer.PayAll(t.Context()), errHiccup)
+					assert.Less(t, time.Since(start), 3*steady.Patience)
+					assert.GreaterOrEqual(t, time.Since(start), steady.Patience)
+					assert.LessOrEqual(t, bytes.Count(log.Bytes(), []byte("\n")), 8, "%s", log)
+				})
+		})
+	}
+	t.Run("for good", func(t *testing.T) {
+		l := newLedger(1)
+		denied := errors.New("permission denied")
+		l.fails = func(string) error { return denied }
+		inBubble(t, l, nil, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+			start := time.Now()
+			requireRemaining(t, payer.PayAll(t.Context()), -1, denied)
+			assert.Zero(t, time.Since(start), "not waited for")
+		})
+	})
+}
+
+// What was paid before is not walked over by each claim.
+func TestClaimsGoOnWhereTheLastOneEnded(t *testing.T) {
+	l := newLedger(5000)
+	inBubble(t, l, func(context.Context, invoice.Invoice) error { time.Sleep(time.Millisecond); return nil },
+		func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+			require.NoError(t, payer.PayAll(t.Context()))
+		})
+	fromStart := 0
+	for _, after := range l.claims {
+		if after == 0 {
+			fromStart++
+		}
+	}
+	assert.GreaterOrEqual(t, len(l.claims), 5000/steady.Concurrency)
+	assert.LessOrEqual(t, fromStart, 10, "of %d claims", len(l.claims))
+}
+
+// slowly pays an invoice a second and call.
+func slowly(context.Context, invoice.Invoice) error { time.Sleep(time.Second); return nil }
+
+func TestALongPayAllSaysSoOnTheWay(t *testing.T) {
+	l := newLedger(800) // 100 s
+	inBubble(t, l, slowly, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+		start := time.Now()
+		for _, paid := range []int{45 * 8, 90 * 8} {
+			var underway *invoice.UnderwayError
+			require.ErrorAs(t, payer.PayAll(t.Context()), &underway)
+			assert.InDelta(t, 800-paid, underway.Unpaid, 16)
+		}
+		require.NoError(t, payer.PayAll(t.Context()), "waits for the end")
+		assert.InDelta(t, 100, time.Since(start).Seconds(), 5, "it went on without a caller")
+		assert.Equal(t, 800, l.paid())
+	})
+}
+
+func TestOneRunAndOneToFollow(t *testing.T) {
+	l := newLedger(80) // 10 s
+	var lastSeqs atomic.Int32
+	l.fails = func(call string) error {
+		if call == "LastSeq" {
+			lastSeqs.Add(1)
+		}
+		return nil
+	}
+	inBubble(t, l, slowly, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+		var callers sync.WaitGroup
+		call := func() { callers.Go(func() { assert.NoError(t, payer.PayAll(t.Context())) }) }
+		call()
+		synctest.Wait()
+		for range 50 {
+			call()
+		}
+		l.add("late")
+		callers.Wait()
+		assert.EqualValues(t, 2, lastSeqs.Load())
+		assert.Equal(t, 81, l.paid(), "the one to follow has what came before its callers' call")
+	})
+}
+
+func TestWhatACallerWhoLeavesMeans(t *testing.T) {
+	for name, test := range map[string]struct {
+		stay, told, goesOn bool
+	}{
+		"nobody waits":        {false, false, false},
+		"another one waits":   {true, false, true},
+		"was told it goes on": {false, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLedger(800) // 100 s
+			inBubble(t, l, slowly, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+				var callers sync.WaitGroup
+				ctx, leave := context.WithCancel(t.Context())
+				callers.Go(func() { _ = payer.PayAll(ctx) })
+				if test.stay { // at the same instant: the run has not begun
+					callers.Go(func() { _ = payer.PayAll(t.Context()) })
+				}
+				time.Sleep(10*time.Second + time.Millisecond)
+				if test.told {
+					callers.Wait()
+				}
+				leave()
+				callers.Wait()
+				time.Sleep(200 * time.Second)
+				if test.goesOn {
+					assert.Equal(t, 800, l.paid())
+				} else {
+					assert.LessOrEqual(t, l.paid(), 96, "what was in hand, and no more")
+					assert.GreaterOrEqual(t, l.paid(), 80)
+				}
+			})
+		})
+	}
+}
+
+func TestALeaverDoesNotSpoilTheRunToFollow(t *testing.T) {
+	l := newLedger(80) // 10 s
+	inBubble(t, l, slowly, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+		var callers sync.WaitGroup
+		callers.Go(func() { assert.NoError(t, payer.PayAll(t.Context())) })
+		synctest.Wait()
+		ctx, leave := context.WithCancel(t.Context())
+		callers.Go(func() { assert.ErrorIs(t, payer.PayAll(ctx), context.Canceled) })
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		l.add("late")
+		callers.Go(func() { assert.NoError(t, payer.PayAll(t.Context())) })
+		callers.Wait()
+		assert.Equal(t, 81, l.paid())
+	})
+}
+
+func TestCloseWaitsForWhatIsInHand(t *testing.T) {
+	l := newLedger(800)
+	inBubble(t, l, slowly, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+		done := make(chan error, 1)
+		go func() { done <- payer.PayAll(t.Context()) }()
+		synctest.Wait()
+		payer.Close()
+		assert.Equal(t, steady.Concurrency, l.paid())
+		assert.ErrorIs(t, <-done, invoice.ErrStopping)
+		requireRemaining(t, payer.PayAll(t.Context()), -1, invoice.ErrStopping)
+	})
+}
