@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -18,30 +20,57 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// TestConformance runs on both engines: whatever holds on one holds on the other.
-func TestConformance(t *testing.T) {
+// onEachEngine runs test on all engines: whatever holds on one holds on the
+// others. open returns a store on a new database.
+func onEachEngine(t *testing.T, test func(t *testing.T, open func(*testing.T) Store)) {
 	t.Run("SQLite", func(t *testing.T) {
-		conformance(t, func(t *testing.T) Store {
-			s, err := Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "invoices.db"), 1)
-			require.NoError(t, err)
-			t.Cleanup(s.Close)
-			return s
+		test(t, func(t *testing.T) Store {
+			return openURL(t, "sqlite:"+filepath.Join(t.TempDir(), "invoices.db"))
 		})
 	})
-	t.Run("PostgreSQL", func(t *testing.T) {
-		server := postgrestest.Start(t)
-		server.Exec("postgres", "CREATE ROLE app LOGIN")
-		conformance(t, func(t *testing.T) Store {
-			name := filepath.Base(t.Name())
-			server.CreateDatabase(name)
-			require.NoError(t, Schema.Migrate(t.Context(), server.URL(postgrestest.Superuser, name), "app"))
-			s, err := Open(t.Context(), server.URL("app", name), 10)
-			require.NoError(t, err)
-			t.Cleanup(s.Close)
-			return s
+	server := startMigrated(t)
+	for name, url := range map[string]func(role, database string) string{
+		"PostgreSQL": server.URL,
+		"PgBouncer":  server.Pooler("app"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			test(t, func(t *testing.T) Store {
+				return openURL(t, url("app", newDatabase(t, server)))
+			})
 		})
-	})
+	}
 }
+
+func openURL(t *testing.T, url string) Store {
+	t.Helper()
+	s, err := Open(t.Context(), url, 10)
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// newDatabase creates a migrated database, in which the role app can do what
+// serving needs. Migrating each would take a second, a copy takes a moment.
+func newDatabase(t *testing.T, server *postgrestest.Server) (name string) {
+	t.Helper()
+	name = fmt.Sprint("test", databases.Add(1))
+	server.Exec("postgres", "CREATE DATABASE "+name+" TEMPLATE migrated")
+	return name
+}
+
+// startMigrated starts a server that newDatabase can be given.
+func startMigrated(t *testing.T) *postgrestest.Server {
+	t.Helper()
+	server := postgrestest.Start(t)
+	server.Exec("postgres", "CREATE ROLE app LOGIN")
+	server.CreateDatabase("migrated")
+	require.NoError(t, Schema.Migrate(t.Context(), server.URL(postgrestest.Superuser, "migrated"), "app"))
+	return server
+}
+
+var databases atomic.Int32
+
+func TestConformance(t *testing.T) { onEachEngine(t, conformance) }
 
 const all = 1 << 62 // as a Seq: every invoice
 
@@ -366,7 +395,10 @@ func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {
 		`INSERT INTO invoices (id, amount_minor, currency, paid_at) VALUES ('x', 1, 'EUR', now())`,
 		`DELETE FROM invoices`, `TRUNCATE invoices`, `DROP TABLE invoices`,
 	} {
-		_, err := s.(postgres).pool.Exec(t.Context(), statement)
+		err := s.(postgres).Do(t.Context(), func(conn *pgx.Conn) error {
+			_, err := conn.Exec(t.Context(), statement)
+			return err
+		})
 		assert.ErrorContains(t, err, "42501", statement) // insufficient privilege
 	}
 }
