@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -277,6 +278,9 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		"overflow":             `{"InvoiceId":"X","Value":92233720368547758.08,"Currency":"EUR"}`,
 		"1e400":                `{"InvoiceId":"X","Value":1e400,"Currency":"EUR"}`,
 		"NaN":                  `{"InvoiceId":"X","Value":NaN,"Currency":"EUR"}`,
+		"blank after the id":   `{"InvoiceId":"X ","Value":1,"Currency":"EUR"}`,
+		"invisible in the id":  `{"InvoiceId":"X\u200b","Value":1,"Currency":"EUR"}`,
+		"withdrawn currency":   `{"InvoiceId":"X","Value":1,"Currency":"BGN"}`,
 		"unknown currency":     `{"InvoiceId":"X","Value":1,"Currency":"XXX"}`,
 		"lower-case currency":  `{"InvoiceId":"X","Value":1,"Currency":"eur"}`,
 		"paid somewhere else?": `{"InvoiceId":"X","Value":1,"Currency":"EUR","IsPaid":true}`,
@@ -291,6 +295,33 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 	}
 }
 
+// Amounts that were agreed before their currency was withdrawn keep their worth,
+// and one whose worth cannot be known is an error, never a number.
+func TestStoredCurrencies(t *testing.T) {
+	s := newStore(t)
+	add := func(id, currency string) {
+		i := invoice.Invoice{ID: id, Amount: money.Amount{Minor: 1215, Currency: currency}}
+		_, err := s.Add(t.Context(), invoice.All([]invoice.Invoice{i}))
+		require.NoError(t, err)
+	}
+	add("withdrawn", "BGN")
+	c := newContract(t, s, nil)
+	const shown = `{"InvoiceId":"withdrawn","Value":12.15,"Currency":"BGN","IsPaid":false}`
+	assert.Equal(t, shown, c.Do(t, http.MethodGet, "/invoices/withdrawn", "").Body.String())
+	assert.Equal(t, "["+shown+"]", c.Do(t, http.MethodGet, "/invoices", "").Body.String())
+
+	add("unknown", "XXX")
+	log := slog.New(slog.DiscardHandler)
+	server := NewServer(log, s.Ping)
+	Register(server, log, s, nil, time.Minute)
+	for _, path := range []string{"/invoices/unknown", "/invoices?limit=5"} {
+		answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
+		server.Router.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+		assert.Equal(t, 500, answer.Code, path)
+	}
+	assert.PanicsWithValue(t, http.ErrAbortHandler, func() { c.Do(t, http.MethodGet, "/invoices", "") }, "cut")
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"InvoiceId":"I1","Value":12.15,"Currency":"EUR"}`))
 	f.Add([]byte(`[{"InvoiceId":"I1","Value":1e2,"Currency":"JPY","IsPaid":false}]`))
@@ -303,7 +334,9 @@ func FuzzDecode(f *testing.F) {
 		for _, i := range invoices {
 			require.NotEmpty(t, i.ID)
 			require.Positive(t, i.Amount.Minor)
-			shown, err := json.Marshal(newAnswer(i))
+			answer, err := newAnswer(i)
+			require.NoError(t, err)
+			shown, err := json.Marshal(answer)
 			require.NoError(t, err)
 			again, err := Decode(shown)
 			require.NoError(t, err)

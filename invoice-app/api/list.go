@@ -77,7 +77,10 @@ func (a *api) page(c *gin.Context, filter invoice.Filter, limit int) {
 	}
 	answers := make([]answer, len(invoices))
 	for n, i := range invoices {
-		answers[n] = newAnswer(i)
+		if answers[n], err = newAnswer(i); err != nil {
+			a.fail(c, err)
+			return
+		}
 	}
 	c.JSON(http.StatusOK, answers)
 }
@@ -101,7 +104,12 @@ func (a *api) stream(c *gin.Context, filter invoice.Filter) {
 			if n > 0 {
 				buffer.WriteByte(',')
 			}
-			text, err := json.Marshal(newAnswer(i))
+			shown, err := newAnswer(i)
+			if err != nil {
+				a.log.Error("list cut short", "error", err)
+				panic(http.ErrAbortHandler)
+			}
+			text, err := json.Marshal(shown)
 			if err != nil {
 				panic(http.ErrAbortHandler)
 			}
