@@ -241,6 +241,9 @@ func Transaction(ctx context.Context, conn *pgx.Conn, longest time.Duration, f f
 	if err := f(tx); err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return err // before anything is sent
+	}
 	return Unanswered(tx.Commit(ctx))
 }
 
@@ -279,11 +282,12 @@ func noteWarning(conn *pgconn.PgConn, notice *pgconn.Notice) {
 }
 
 // Unanswered marks the error of a statement that commits as ErrUnknownOutcome,
-// unless the server has refused the statement, or never got it.
+// unless the server has refused the statement. (pgconn.SafeToRetry does not help:
+// it is true for some commits whose connection was cut.)
 func Unanswered(err error) error {
 	var refused *pgconn.PgError
 	switch {
-	case err == nil, errors.Is(err, pgx.ErrNoRows), errors.Is(err, pgx.ErrTxCommitRollback), pgconn.SafeToRetry(err):
+	case err == nil, errors.Is(err, pgx.ErrNoRows), errors.Is(err, pgx.ErrTxCommitRollback):
 		return err
 	case errors.As(err, &refused) && refused.SeverityUnlocalized == "ERROR": // FATAL may follow a commit
 		return err

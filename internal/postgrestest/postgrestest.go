@@ -147,6 +147,25 @@ func (s *Server) Pooler(roles ...string) (url func(role, database string) string
 	return url
 }
 
+// RequirePassword lets role in by its password only. (Others need none.)
+func (s *Server) RequirePassword(role string) {
+	s.t.Helper()
+	path := filepath.Join(s.data(), "pg_hba.conf")
+	rules, err := os.ReadFile(path)
+	require.NoError(s.t, err)
+	rule := fmt.Sprintf("host all %s 127.0.0.1/32 scram-sha-256\n", role)
+	require.NoError(s.t, os.WriteFile(path, append([]byte(rule), rules...), 0o600))
+	s.Exec("postgres", "SELECT pg_reload_conf()")
+	require.Eventually(s.t, func() bool {
+		conn, err := pgx.Connect(context.Background(), s.URL(role, "postgres"))
+		if err != nil {
+			return true
+		}
+		_ = conn.Close(context.Background())
+		return false
+	}, time.Minute, 10*time.Millisecond, "the rule has no effect")
+}
+
 // CreateDatabase creates an empty database that belongs to the superuser.
 func (s *Server) CreateDatabase(name string) {
 	s.t.Helper()
