@@ -120,6 +120,10 @@ func (s postgres) listBelow(ctx context.Context, f invoice.Filter) (list []invoi
 	return list, last, horizon, err
 }
 
+const retrySQL = `
+	UPDATE invoices SET rejected_reason = NULL, claimed_until = '-infinity'
+	WHERE id = $1 AND rejected_reason IS NOT NULL`
+
 func (s postgres) Retry(ctx context.Context, id string) error {
 	i, err := s.Get(ctx, id)
 	switch {
@@ -130,9 +134,7 @@ func (s postgres) Retry(ctx context.Context, id string) error {
 	case i.Rejected == "": // somebody may be paying it: leave it alone
 		return nil
 	}
-	return s.exec(ctx, "retry invoice", `
-		UPDATE invoices SET rejected_reason = NULL, claimed_until = '-infinity'
-		WHERE id = $1 AND rejected_reason IS NOT NULL`, id)
+	return s.exec(ctx, "retry invoice", retrySQL, id)
 }
 
 const maxSQL = `SELECT coalesce(max(seq), 0) FROM invoices`
@@ -175,16 +177,20 @@ func (s postgres) MarkPaid(ctx context.Context, id string) error {
 	return s.exec(ctx, "mark invoice paid", markPaidSQL, id)
 }
 
+const rejectSQL = `
+	UPDATE invoices SET rejected_reason = $3
+	WHERE id = $1 AND attempts = $2 AND paid_at IS NULL`
+
 func (s postgres) Reject(ctx context.Context, claim invoice.Claim, reason string) error {
-	return s.exec(ctx, "reject invoice", `
-		UPDATE invoices SET rejected_reason = $3
-		WHERE id = $1 AND attempts = $2 AND paid_at IS NULL`, claim.ID, claim.Attempt, reason)
+	return s.exec(ctx, "reject invoice", rejectSQL, claim.ID, claim.Attempt, reason)
 }
 
+const releaseSQL = `
+	UPDATE invoices SET claimed_until = clock_timestamp() + $3
+	WHERE id = $1 AND attempts = $2 AND paid_at IS NULL`
+
 func (s postgres) Release(ctx context.Context, claim invoice.Claim, wait time.Duration) error {
-	return s.exec(ctx, "release invoice", `
-		UPDATE invoices SET claimed_until = clock_timestamp() + $3
-		WHERE id = $1 AND attempts = $2 AND paid_at IS NULL`, claim.ID, claim.Attempt, wait)
+	return s.exec(ctx, "release invoice", releaseSQL, claim.ID, claim.Attempt, wait)
 }
 
 // '-infinity' has no distance from now, so a free invoice counts as zero.

@@ -159,14 +159,18 @@ func addRows(ctx context.Context, db querier, list []invoice.Invoice) (added int
 	return added, conflict, err
 }
 
+func conflictSQL(list string) string {
+	return `
+		SELECT place - 1, id FROM ` + list + ` JOIN invoices USING (id)
+		WHERE (invoices.amount_minor, invoices.currency) <> (sent.amount_minor, sent.currency)
+		ORDER BY place LIMIT 1`
+}
+
 // findConflict returns the first of the rows of list, a part of a FROM, that is
 // kept with other data.
 func findConflict(ctx context.Context, db querier, list string, args ...any) (*invoice.ConflictError, error) {
 	var conflict invoice.ConflictError
-	err := db.QueryRow(ctx, `
-		SELECT place - 1, id FROM `+list+` JOIN invoices USING (id)
-		WHERE (invoices.amount_minor, invoices.currency) <> (sent.amount_minor, sent.currency)
-		ORDER BY place LIMIT 1`, args...).Scan(&conflict.Index, &conflict.ID)
+	err := db.QueryRow(ctx, conflictSQL(list), args...).Scan(&conflict.Index, &conflict.ID)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

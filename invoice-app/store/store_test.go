@@ -47,6 +47,8 @@ func TestEngines(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *postgrestest.Server){
 		"a list ends before what may yet become visible": listEndsBeforeWhatMayBecomeVisible,
 		"other transactions hide nothing":                otherTransactionsHideNothing,
+		"plans":                                          plans,
+		"claims under an old snapshot":                   claimsUnderAnOldSnapshot,
 		"a staged list that got lost":                    stagedListGotLost,
 		"an invoice of an import that is under way":      invoiceOfAnImportUnderWay,
 	} {
