@@ -18,6 +18,7 @@ type Config struct {
 	ListenAddr        string
 	DatabaseURL       string
 	DatabaseConns     int
+	RequireNarrowRole bool
 	ProviderURL       *url.URL
 	ProviderTokenFile string
 	Seed              bool
@@ -32,6 +33,7 @@ func readConfig(s *config.Set) Config {
 		ListenAddr:        s.Address("LISTEN_ADDR", ":8081", "address to listen on, as host:port or :port"),
 		DatabaseURL:       s.URL("DATABASE_URL", "sqlite:data/invoice-app.db", database.Schemes, "`sqlite:` and a file's path, or the `postgres://` URL of a database").String(),
 		DatabaseConns:     s.Int("DATABASE_CONNS", 10, 1, 1000, "most connections to PostgreSQL at once"),
+		RequireNarrowRole: s.Bool("REQUIRE_NARROW_ROLE", false, "refuse to serve with a database role that can do more than it needs"),
 		ProviderURL:       s.URL("PAYMENT_PROVIDER_URL", "http://localhost:8082", []string{"http", "https"}, "where payment-provider is"),
 		ProviderTokenFile: s.Text("PAYMENT_PROVIDER_TOKEN_FILE", "file with the token that tells payment-provider who calls; if not set, none is sent"),
 		Seed:              s.Bool("SEED_INVOICES", false, "put the invoices I1, I2 and I3 into a database that has none"),

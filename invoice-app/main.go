@@ -79,6 +79,9 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 		return err
 	}
 	defer invoices.Close()
+	if err := database.CheckRole(ctx, invoices, cfg.RequireNarrowRole, cfg.Log); err != nil {
+		return err
+	}
 	server := api.NewServer(cfg.Log, invoices.Ping)
 	if cfg.ProviderTokenFile == "" {
 		cfg.Log.Warn("payment-provider is not told who calls; PAYMENT_PROVIDER_TOKEN_FILE is not set")

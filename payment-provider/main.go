@@ -51,6 +51,9 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 		return err
 	}
 	defer payments.Close()
+	if err := database.CheckRole(ctx, payments, cfg.RequireNarrowRole, cfg.Log); err != nil {
+		return err
+	}
 	var callers *identity.Verifier
 	if cfg.Callers == (identity.Config{}) {
 		cfg.Log.Warn("callers are not verified: whoever reaches this address may have payments taken; CALLER_KEYS_FILE is not set")

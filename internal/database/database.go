@@ -23,10 +23,11 @@ var Schemes = []string{"postgres", "postgresql", "sqlite"}
 // IsSQLite says which engine a DATABASE_URL means.
 func IsSQLite(url string) bool { return strings.HasPrefix(url, "sqlite:") }
 
-// Schema is what a service's database looks like, and what the service may do.
+// Schema is what a service's database looks like, and what the service's role
+// in PostgreSQL needs.
 type Schema struct {
-	Files  fs.FS    // has the folders migrations/postgres and migrations/sqlite, of SQL files
-	Grants []string // what the service's role gets in PostgreSQL; its quoted name goes in place of %s
+	Files  fs.FS // has the folders migrations/postgres and migrations/sqlite, of SQL files
+	Grants []Grant
 }
 
 func (s Schema) migrations(engine string) fs.FS {
@@ -53,16 +54,37 @@ func (s Schema) Migrate(ctx context.Context, url, role string) error {
 	return err
 }
 
-// Connection is what a program needs around the store that it uses.
+// Connection is a store's side towards the program that uses it.
 type Connection interface {
 	// Ping returns an error unless the database can be asked.
 	Ping(ctx context.Context) error
+	// Excess returns what the program's role can do beyond what its service needs.
+	Excess(ctx context.Context) ([]string, error)
 	Close()
+}
+
+// CheckRole logs a warning where the program's role can do more than it needs,
+// or returns an error where narrow requires a role that cannot.
+func CheckRole(ctx context.Context, conn Connection, narrow bool, log *slog.Logger) error {
+	excess, err := conn.Excess(ctx)
+	if err != nil || len(excess) == 0 {
+		return err
+	}
+	if narrow {
+		return fmt.Errorf("the database role of DATABASE_URL can do more than it needs (REQUIRE_NARROW_ROLE): %s; "+
+			"take that away, or give a role what it needs with: migrate --grant-to ROLE", strings.Join(excess, ", "))
+	}
+	log.Warn("the database role of DATABASE_URL can do more than it needs", "excess", excess)
+	return nil
 }
 
 // ErrUnavailable is wrapped by every error that means: the database cannot be
 // reached or cannot work now, and the same call may succeed later.
 var ErrUnavailable = errors.New("database is unavailable")
+
+// ErrUnknownOutcome is an ErrUnavailable of a call that may have been carried
+// out or not: the answer to its commit was lost, or a standby may lack it.
+var ErrUnknownOutcome = fmt.Errorf("%w: the commit is not confirmed, so it may or may not have happened", ErrUnavailable)
 
 // ErrNotMigrated says that the schema is older than the program.
 var ErrNotMigrated = errors.New("database schema is older than this program")

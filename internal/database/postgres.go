@@ -2,57 +2,219 @@ package database
 
 import (
 	"context"
-	"database/sql"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
+	"log/slog"
+	"net"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/jackc/pgx/v5/stdlib" // goose speaks database/sql
-	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 )
 
 // PostgreSQL's condition codes that the code below has to tell apart
 // (https://www.postgresql.org/docs/current/errcodes-appendix.html).
-const undefinedTable = "42P01"
+const (
+	undefinedTable   = "42P01"
+	lockNotAvailable = "55P03"
+)
 
-// OpenPostgres returns a pool of at most maxConns connections to the database
-// at url, whose schema must be as new as s: ErrNotMigrated if it is not,
-// ErrUnavailable if the server cannot be asked.
-func (s Schema) OpenPostgres(ctx context.Context, url string, maxConns int) (*pgxpool.Pool, error) {
+// How long one side waits for the other. The settings that the server gets make
+// it end a session that stands still, whatever has happened to the client:
+// nothing here relies on a client that works.
+const (
+	connectTimeout = 3 * time.Second
+	// acquireTimeout bounds the wait for a free connection of the pool.
+	acquireTimeout = 3 * time.Second
+	// peerSilence is after how long a peer that does not even acknowledge
+	// packets counts as gone. keepAlive comes to about the same.
+	peerSilence = 15 * time.Second
+)
+
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
+
+// sessionSettings bound what a session can hold, and for how long. A
+// DATABASE_URL may override each (…?statement_timeout=60s).
+var sessionSettings = map[string]string{
+	// No statement of ours takes long; one that does is stuck behind something.
+	"statement_timeout":                   "10s",
+	"lock_timeout":                        "2s",
+	"idle_in_transaction_session_timeout": "5s",
+	"tcp_keepalives_idle":                 "10s",
+	"tcp_keepalives_interval":             "5s",
+	"tcp_keepalives_count":                "3",
+	"tcp_user_timeout":                    "15s",
+	"client_connection_check_interval":    "2s",
+	"client_min_messages":                 "warning", // Confirmed needs the warnings
+	"default_transaction_isolation":       "read committed",
+}
+
+// parseURL reads a DATABASE_URL and adds the settings of the client's side.
+func parseURL(url string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	config.MaxConns = int32(maxConns)
-	config.ConnConfig.ConnectTimeout = 3 * time.Second
-	// No statement of ours takes long; one that does is stuck behind something.
-	config.ConnConfig.RuntimeParams["statement_timeout"] = "10s"
-	config.ConnConfig.OnNotice = noteUnreplicated
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("open PostgreSQL: %w", err)
+	config.ConnConfig.ConnectTimeout = connectTimeout
+	config.ConnConfig.DialFunc = dialer().DialContext
+	return config, nil
+}
+
+// bound adds settings to those that a session starts with, unless they are there.
+func bound(config *pgx.ConnConfig, settings map[string]string) {
+	for name, value := range settings {
+		if _, set := config.RuntimeParams[name]; !set {
+			config.RuntimeParams[name] = value
+		}
 	}
-	if err := await(ctx, servePatience, func() error { return checkPostgres(ctx, pool, s.migrations("postgres")) }); err != nil {
-		pool.Close()
+}
+
+// Pool is a pool of connections to PostgreSQL, and one more for Ping: how busy
+// the pool is says nothing about whether the database can be asked.
+type Pool struct {
+	pool, probe *pgxpool.Pool
+}
+
+// OpenPostgres returns a pool of at most maxConns connections to the database
+// at url, whose schema must be as new as s: ErrNotMigrated if it is not,
+// ErrUnavailable if the server cannot be asked.
+func (s Schema) OpenPostgres(ctx context.Context, url string, maxConns int) (*Pool, error) {
+	var pool *Pool
+	err := await(ctx, servePatience, func() (err error) {
+		if pool == nil {
+			if pool, err = openPool(ctx, url, maxConns); err != nil {
+				return Postgres(err)
+			}
+		}
+		return pool.checkVersion(ctx, s.migrations("postgres"))
+	})
+	if err != nil {
+		if pool != nil {
+			pool.Close()
+		}
 		return nil, err
 	}
 	return pool, nil
 }
 
-func checkPostgres(ctx context.Context, pool *pgxpool.Pool, migrations fs.FS) error {
+func openPool(ctx context.Context, url string, maxConns int) (*Pool, error) {
+	config, err := parseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	pooled, err := throughPooler(ctx, config.ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	if pooled {
+		// A pooler such as PgBouncer refuses settings at the start of a session, and
+		// may give each transaction another server process, which does not know the
+		// statements that the last one has prepared.
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	} else {
+		bound(config.ConnConfig, sessionSettings)
+	}
+	config.MaxConns = int32(maxConns)
+	config.ConnConfig.OnNotice = noteWarning
+	probe := config.Copy()
+	probe.MaxConns = 1
+	p := &Pool{}
+	if p.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return nil, fmt.Errorf("open PostgreSQL: %w", err)
+	}
+	if p.probe, err = pgxpool.NewWithConfig(ctx, probe); err != nil {
+		p.pool.Close()
+		return nil, fmt.Errorf("open PostgreSQL: %w", err)
+	}
+	if pooled {
+		if err := p.warnOfUnbounded(ctx); err != nil {
+			p.Close()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// throughPooler says whether something that speaks PostgreSQL's protocol is in
+// front of the server: then the process that answers is not the one that
+// greeted.
+func throughPooler(ctx context.Context, config *pgx.ConnConfig) (bool, error) {
+	config = config.Copy()
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(ctx)
+	var pid uint32
+	err = conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&pid)
+	return pid != conn.PgConn().PID(), err
+}
+
+// warnOfUnbounded says which settings a session through a pooler lacks. There
+// they can only come from the role. (Transactions have theirs in any case.)
+func (p *Pool) warnOfUnbounded(ctx context.Context) error {
+	wanted, err := json.Marshal(sessionSettings)
+	if err != nil {
+		return err
+	}
+	return p.Do(ctx, func(conn *pgx.Conn) error {
+		rows, _ := conn.Query(ctx, `
+			SELECT format('ALTER ROLE %I SET %s = %s', current_user, name, quote_literal(wanted.value))
+			FROM jsonb_each_text($1::text::jsonb) AS wanted (name, value) JOIN pg_settings USING (name)
+			WHERE CASE name
+			      WHEN 'client_min_messages' THEN setting = 'error'
+			      WHEN 'default_transaction_isolation' THEN setting <> wanted.value
+			      ELSE setting = '0' END
+			  AND name NOT LIKE 'tcp%' AND name NOT LIKE 'client_connection%' -- the pooler's own matter
+			ORDER BY name`, string(wanted))
+		statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err == nil && len(statements) > 0 {
+			slog.Warn("DATABASE_URL leads through a connection pooler, and the server does not bound what comes "+
+				"that way: run these statements as a superuser", "statements", strings.Join(statements, "; "))
+		}
+		return err
+	})
+}
+
+// Do runs f with a connection of the pool. It waits a few seconds for one at
+// most, and returns f's error as it is.
+func (p *Pool) Do(ctx context.Context, f func(*pgx.Conn) error) error {
+	acquiring, cancel := context.WithTimeout(ctx, acquireTimeout)
+	conn, err := p.pool.Acquire(acquiring)
+	cancel()
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("%w: none of its %d connections was free within %s",
+			ErrUnavailable, p.pool.Config().MaxConns, acquireTimeout)
+	}
+	if err != nil {
+		return Postgres(err)
+	}
+	defer conn.Release()
+	return f(conn.Conn())
+}
+
+// Ping returns an error unless the database can be asked.
+func (p *Pool) Ping(ctx context.Context) error { return Postgres(p.probe.Ping(ctx)) }
+
+// Close closes all connections.
+func (p *Pool) Close() {
+	p.pool.Close()
+	p.probe.Close()
+}
+
+func (p *Pool) checkVersion(ctx context.Context, migrations fs.FS) error {
 	want, err := newest(migrations)
 	if err != nil {
 		return err
 	}
 	var have int64
-	err = pool.QueryRow(ctx, appliedVersion).Scan(&have)
+	err = p.Do(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, appliedVersion).Scan(&have) })
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == undefinedTable {
 		err = nil // an empty database
@@ -66,107 +228,96 @@ func checkPostgres(ctx context.Context, pool *pgxpool.Pool, migrations fs.FS) er
 	return nil
 }
 
-// migratePostgres is safe to run several times at once: an advisory lock lets
-// one work while others wait, and a grant can be repeated.
-func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
-	db, err := sql.Open("pgx", url)
-	if err != nil {
-		return fmt.Errorf("open PostgreSQL: %w", err)
-	}
-	defer db.Close()
-	locker, err := lock.NewPostgresSessionLocker(retries)
+// Transaction runs f in a transaction that the server ends when one of its
+// statements takes longer than longest, or when the client stands still in it.
+func Transaction(ctx context.Context, conn *pgx.Conn, longest time.Duration, f func(pgx.Tx) error) error {
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: fmt.Sprintf(`BEGIN;
+		SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = '%s'; SET LOCAL idle_in_transaction_session_timeout = '%s'`,
+		longest.Milliseconds(), sessionSettings["lock_timeout"], sessionSettings["idle_in_transaction_session_timeout"])})
 	if err != nil {
 		return err
 	}
-	if err := await(ctx, migratePatience, func() error { return Postgres(db.PingContext(ctx)) }); err != nil {
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // after a commit it does nothing
+	if err := f(tx); err != nil {
 		return err
 	}
-	if err := migrate(ctx, db, goose.DialectPostgres, s.migrations("postgres"), goose.WithSessionLocker(locker)); err != nil {
-		return Postgres(err)
+	if err := ctx.Err(); err != nil {
+		return err // before anything is sent
 	}
-	if role == "" {
-		return nil
-	}
-	if err := grant(ctx, db, role, append(slices.Clip(s.Grants), `GRANT SELECT ON goose_db_version TO %s`)); err != nil {
-		return fmt.Errorf("grant to %s: %w", role, Postgres(err))
-	}
-	return nil
+	return Unanswered(tx.Commit(ctx))
 }
 
-// grantLock is an arbitrary key, ours in this database. PostgreSQL refuses two
-// grants on one table at the same instant ("tuple concurrently updated").
-const grantLock = 7_301_984
-
-func grant(ctx context.Context, db *sql.DB, role string, grants []string) error {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
-	if _, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock($1)`, grantLock); err != nil {
-		return err
-	}
-	for _, statement := range grants {
-		if _, err := tx.ExecContext(ctx, fmt.Sprintf(statement, pgx.Identifier{role}.Sanitize())); err != nil {
-			return err
+// Confirmed runs write, which commits what it likes to, and returns nil only if
+// what it has committed is as durable as the server can make it: with
+// synchronous replication, on the standby, too.
+//
+// A commit that changes nothing waits for nothing. So where a row is there
+// already, by a transaction that may still wait for the standby, write must run
+// Confirm before that row counts.
+func (p *Pool) Confirmed(ctx context.Context, write func(*pgx.Conn) error) error {
+	return p.Do(ctx, func(conn *pgx.Conn) error {
+		notes := conn.PgConn().CustomData()
+		delete(notes, warned)
+		err := write(conn)
+		if err == nil && notes[warned] != nil {
+			return fmt.Errorf("%w (%s)", ErrUnknownOutcome, notes[warned])
 		}
-	}
-	return tx.Commit()
-}
-
-// Confirmed runs insert in a transaction and returns nil only if what its rows
-// say is as durable as the server can make it: with synchronous replication, on
-// the standby, too. insert says whether it inserted all its rows; the others
-// are there already, by a transaction that may still wait for the standby.
-func Confirmed(ctx context.Context, pool *pgxpool.Pool, insert func(pgx.Tx) (all bool, err error)) error {
-	conn, err := pool.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Release()
-	notes := conn.Conn().PgConn().CustomData()
-	delete(notes, unreplicated)
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		all, err := insert(tx)
-		if err != nil || all {
-			return err
-		}
-		// A commit that wrote nothing waits for nothing. This one writes, behind
-		// those rows in the log, so it waits until they are replicated.
-		_, err = tx.Exec(ctx, `SELECT pg_logical_emit_message(true, 'confirm', '')`)
 		return err
 	})
-	if err == nil && notes[unreplicated] != nil {
-		err = errUnreplicated
-	}
-	return err
 }
 
+// Confirm is an expression that makes its transaction's commit wait until all
+// that was visible before is replicated: it writes, behind it in the log.
+const Confirm = `pg_logical_emit_message(true, 'confirm', '')`
+
 // A wait for the standby that somebody cancels ends in a commit that succeeds,
-// and a warning.
-const unreplicated = "unreplicated"
+// and a warning. None of our statements causes another one, so each counts: its
+// words are translated, and its code is that of any warning.
+const warned = "warned"
 
-var errUnreplicated = fmt.Errorf("%w: the commit may not have reached the standby", ErrUnavailable)
-
-func noteUnreplicated(conn *pgconn.PgConn, notice *pgconn.Notice) {
-	if strings.Contains(notice.Message, "synchronous replication") {
-		conn.CustomData()[unreplicated] = true
+func noteWarning(conn *pgconn.PgConn, notice *pgconn.Notice) {
+	if notice.SeverityUnlocalized == "WARNING" {
+		conn.CustomData()[warned] = notice.Message
 	}
+}
+
+// Unanswered marks the error of a statement that commits as ErrUnknownOutcome,
+// unless the server has refused the statement. (pgconn.SafeToRetry does not help:
+// it is true for some commits whose connection was cut.)
+func Unanswered(err error) error {
+	var refused *pgconn.PgError
+	switch {
+	case err == nil, errors.Is(err, pgx.ErrNoRows), errors.Is(err, pgx.ErrTxCommitRollback):
+		return err
+	case errors.As(err, &refused) && refused.SeverityUnlocalized == "ERROR": // FATAL may follow a commit
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 }
 
 // Postgres marks an error of pgx as ErrUnavailable where it is one: no
 // connection, or a server that is starting, stopping, full or too slow.
 func Postgres(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, ErrUnavailable) {
+		return err
 	}
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) {
 		switch refused.Code[:2] {
-		case "08", "53", "57", "58", "25": // connection, resources, operator, system, read-only after a failover
+		// Connection, resources, operator, system, read-only after a failover, and a
+		// transaction that another one has got in the way of.
+		case "08", "53", "57", "58", "25", "40":
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		if refused.Code == lockNotAvailable {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		return err
+	}
+	var unusable *pgconn.ParseConfigError
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &unusable) || errors.As(err, &untrusted) || errors.Is(err, ErrNotMigrated) {
+		return err // it will not get better by waiting
 	}
 	// What is not the server's answer is the lack of one: a refused, cut or
 	// timed-out connection. A caller who went away is told apart by the caller.

@@ -24,6 +24,9 @@ import (
 // is refused, and left as it is.
 func (s Schema) OpenSQLite(ctx context.Context, address string) (*sql.DB, error) {
 	path := strings.TrimPrefix(address, "sqlite:")
+	if wrong := checkPath(path); wrong != "" {
+		return nil, fmt.Errorf("DATABASE_URL=%q %s: allowed is sqlite: and the path of a file, as in sqlite:data/my.db", address, wrong)
+	}
 	if u, err := url.Parse(address); err == nil && u.Opaque == "" { // an absolute path, which a URL escapes
 		if u.Host != "" {
 			return nil, fmt.Errorf("DATABASE_URL=%q: a file is sqlite:PATH, without //", address)
@@ -42,6 +45,22 @@ func (s Schema) OpenSQLite(ctx context.Context, address string) (*sql.DB, error)
 		return nil, fmt.Errorf("SQLite file %s: %w", path, err)
 	}
 	return db, nil
+}
+
+// checkPath says what is wrong with the path of an address, or "". What other
+// programs take for an option would be a part of the file's name here.
+func checkPath(path string) string {
+	switch {
+	case path == "" || strings.HasSuffix(path, "/"):
+		return "names no file"
+	case strings.ContainsAny(path, "?#"):
+		return "has options after the path"
+	case strings.HasPrefix(path, ":"):
+		return "is no file: what is kept in memory would be gone at the end"
+	case strings.HasPrefix(path, "file:"):
+		return "has two schemes"
+	}
+	return ""
 }
 
 // dsn asks for a commit that survives a power cut (synchronous=FULL), readers

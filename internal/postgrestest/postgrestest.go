@@ -106,6 +106,66 @@ func (s *Server) URL(role, database string) string {
 	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", role, s.port, database)
 }
 
+// Pooler starts PgBouncer in front of the server, in transaction mode, and
+// returns what makes the DATABASE_URL of a database that leads through it.
+func (s *Server) Pooler(roles ...string) (url func(role, database string) string) {
+	s.t.Helper()
+	path, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		path = "/usr/sbin/pgbouncer" // where Debian puts it, which is not on everybody's PATH
+	}
+	var users strings.Builder
+	for _, role := range append(roles, Superuser) {
+		fmt.Fprintf(&users, "%q \"\"\n", role)
+	}
+	port := freePort(s.t)
+	settings := filepath.Join(s.folder, "pgbouncer.ini")
+	for name, text := range map[string]string{
+		settings: fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%d\n"+
+			"unix_socket_dir=\nauth_type=trust\nauth_file=%s/users\npool_mode=transaction\n", s.port, port, s.folder),
+		filepath.Join(s.folder, "users"): users.String(),
+	} {
+		require.NoError(s.t, os.WriteFile(name, []byte(text), 0o644))
+	}
+	pooler := s.command(path, settings)
+	pooler.Stderr = &s.log
+	require.NoError(s.t, pooler.Start(), "PgBouncer is not installed: apt-get install pgbouncer")
+	s.t.Cleanup(func() {
+		_ = pooler.Process.Kill()
+		_ = pooler.Wait() // ended by a signal, as asked
+	})
+	url = func(role, database string) string {
+		return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", role, port, database)
+	}
+	require.Eventually(s.t, func() bool {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			return false
+		}
+		return conn.Close() == nil
+	}, time.Minute, 50*time.Millisecond, "PgBouncer did not start")
+	return url
+}
+
+// RequirePassword lets role in by its password only. (Others need none.)
+func (s *Server) RequirePassword(role string) {
+	s.t.Helper()
+	path := filepath.Join(s.data(), "pg_hba.conf")
+	rules, err := os.ReadFile(path)
+	require.NoError(s.t, err)
+	rule := fmt.Sprintf("host all %s 127.0.0.1/32 scram-sha-256\n", role)
+	require.NoError(s.t, os.WriteFile(path, append([]byte(rule), rules...), 0o600))
+	s.Exec("postgres", "SELECT pg_reload_conf()")
+	require.Eventually(s.t, func() bool {
+		conn, err := pgx.Connect(context.Background(), s.URL(role, "postgres"))
+		if err != nil {
+			return true
+		}
+		_ = conn.Close(context.Background())
+		return false
+	}, time.Minute, 10*time.Millisecond, "the rule has no effect")
+}
+
 // CreateDatabase creates an empty database that belongs to the superuser.
 func (s *Server) CreateDatabase(name string) {
 	s.t.Helper()
@@ -125,7 +185,10 @@ func (s *Server) Exec(database, statement string) {
 func (s *Server) data() string { return filepath.Join(s.folder, "data") }
 
 func (s *Server) command(name string, args ...string) *exec.Cmd {
-	c := exec.Command(filepath.Join(s.bin, name), args...)
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(s.bin, name)
+	}
+	c := exec.Command(name, args...)
 	c.Dir = s.folder
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: s.account}
 	return c

@@ -3,9 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
-	"iter"
 	"time"
 
 	"example.com/invoices/internal/database"
@@ -19,11 +17,23 @@ func openSQLite(ctx context.Context, url string) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sqlite{db}, nil
+	s := sqlite{db}
+	if err := s.discardLeftovers(ctx); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s sqlite) Ping(ctx context.Context) error { return database.PingSQLite(ctx, s.db) }
 func (s sqlite) Close()                         { s.db.Close() }
+
+// Excess returns nothing: a file has no roles.
+func (s sqlite) Excess(context.Context) ([]string, error) { return nil, nil }
+
+// visible is true for every invoice but those of an import that is under way,
+// which are behind all others.
+const visible = `seq < coalesce((SELECT first FROM importing), 9223372036854775807)`
 
 // now is the database's clock, as the tables keep time.
 const now = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`
@@ -64,54 +74,10 @@ func scanSQLite(rows *sql.Rows) (i invoice.Invoice, err error) {
 	return i, err
 }
 
-// Add takes the file's write lock first, so that invoices become visible in
-// the order of their seq.
-func (s sqlite) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, error]) (added int, err error) {
-	tx, err := s.db.BeginTx(ctx, nil)
-	if err != nil {
-		return 0, fmt.Errorf("add invoices: %w", database.SQLite(err))
-	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
-	index := 0
-	for i, err := range invoices {
-		if err != nil {
-			return 0, err
-		}
-		isNew, err := addRow(ctx, tx, index, i)
-		if err != nil {
-			return 0, err
-		}
-		if isNew {
-			added++
-		}
-		index++
-	}
-	if err := tx.Commit(); err != nil {
-		return 0, fmt.Errorf("add invoices: %w", database.SQLite(err))
-	}
-	return added, nil
-}
-
-func addRow(ctx context.Context, tx *sql.Tx, index int, i invoice.Invoice) (isNew bool, err error) {
-	var same bool
-	err = tx.QueryRowContext(ctx, `SELECT amount_minor = ? AND currency = ? FROM invoices WHERE id = ?`,
-		i.Amount.Minor, i.Amount.Currency, i.ID).Scan(&same)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		_, err = tx.ExecContext(ctx, `INSERT INTO invoices (id, amount_minor, currency) VALUES (?, ?, ?)`,
-			i.ID, i.Amount.Minor, i.Amount.Currency)
-		isNew = true
-	case err == nil && !same:
-		return false, &invoice.ConflictError{Index: index, ID: i.ID}
-	}
-	if err != nil {
-		return false, fmt.Errorf("add invoice: %w", database.SQLite(err))
-	}
-	return isNew, nil
-}
+const getSQLite = `SELECT ` + columns + ` FROM invoices WHERE id = ?1 AND ` + visible
 
 func (s sqlite) Get(ctx context.Context, id string) (invoice.Invoice, error) {
-	list, err := query(ctx, s.db, "get invoice", scanSQLite, `SELECT `+columns+` FROM invoices WHERE id = ?`, id)
+	list, err := query(ctx, s.db, "get invoice", scanSQLite, getSQLite, id)
 	if err != nil {
 		return invoice.Invoice{}, err
 	}
@@ -121,11 +87,12 @@ func (s sqlite) Get(ctx context.Context, id string) (invoice.Invoice, error) {
 	return list[0], nil
 }
 
+func listSQLite(paid *bool) string {
+	return `SELECT ` + columns + ` FROM invoices WHERE seq > ?1 AND ` + visible + paidCondition(paid) + ` ORDER BY seq LIMIT ?2`
+}
+
 func (s sqlite) List(ctx context.Context, f invoice.Filter) ([]invoice.Invoice, error) {
-	return query(ctx, s.db, "list invoices", scanSQLite, `
-		SELECT `+columns+` FROM invoices
-		WHERE seq > ?1 AND (?2 IS NULL OR (paid_at IS NOT NULL) = ?2)
-		ORDER BY seq LIMIT ?3`, f.After, f.Paid, f.Limit)
+	return query(ctx, s.db, "list invoices", scanSQLite, listSQLite(f.Paid), f.After, f.Limit)
 }
 
 func (s sqlite) Retry(ctx context.Context, id string) error {
@@ -143,26 +110,32 @@ func (s sqlite) Retry(ctx context.Context, id string) error {
 		WHERE id = ? AND rejected_reason IS NOT NULL`, id)
 }
 
+const maxSQLite = `SELECT coalesce(max(seq), 0) FROM invoices WHERE ` + visible
+
 func (s sqlite) LastSeq(ctx context.Context) (seq int64, err error) {
-	if err := s.db.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM invoices`).Scan(&seq); err != nil {
+	if err := s.db.QueryRowContext(ctx, maxSQLite).Scan(&seq); err != nil {
 		return 0, fmt.Errorf("ask for the last invoice: %w", database.SQLite(err))
 	}
 	return seq, nil
 }
+
+// Without statistics SQLite would take invoices_unpaid, where all that was ever
+// rejected comes first.
+const claimSQLite = `
+	UPDATE invoices SET claimed_until = ` + now + ` + ?4, attempts = attempts + 1
+	WHERE seq IN (
+		SELECT seq FROM invoices INDEXED BY invoices_unsettled
+		WHERE paid_at IS NULL AND rejected_reason IS NULL
+		  AND seq > ?1 AND seq <= ?2 AND claimed_until <= ` + now + ` AND ` + visible + `
+		ORDER BY seq LIMIT ?3)
+	RETURNING attempts, ` + columns
 
 func (s sqlite) Claim(ctx context.Context, after, through int64, limit int, lease time.Duration) ([]invoice.Claim, error) {
 	scan := func(rows *sql.Rows) (c invoice.Claim, err error) {
 		err = rows.Scan(&c.Attempt, &c.Seq, &c.ID, &c.Amount.Minor, &c.Amount.Currency, &c.Paid, &c.Rejected)
 		return c, err
 	}
-	return query(ctx, s.db, "claim invoices", scan, `
-		UPDATE invoices SET claimed_until = `+now+` + ?4, attempts = attempts + 1
-		WHERE seq IN (
-			SELECT seq FROM invoices
-			WHERE paid_at IS NULL AND rejected_reason IS NULL
-			  AND seq > ?1 AND seq <= ?2 AND claimed_until <= `+now+`
-			ORDER BY seq LIMIT ?3)
-		RETURNING attempts, `+columns, after, through, limit, lease.Milliseconds())
+	return query(ctx, s.db, "claim invoices", scan, claimSQLite, after, through, limit, lease.Milliseconds())
 }
 
 // MarkPaid is the line that marks an invoice paid.
@@ -184,12 +157,13 @@ func (s sqlite) Release(ctx context.Context, claim invoice.Claim, wait time.Dura
 		WHERE id = ? AND attempts = ? AND paid_at IS NULL`, wait.Milliseconds(), claim.ID, claim.Attempt)
 }
 
+const unsettledSQLite = `
+	SELECT count(*), coalesce(min(claimed_until) - ` + now + `, 0) FROM invoices INDEXED BY invoices_unsettled
+	WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= ?1 AND ` + visible
+
 func (s sqlite) Unsettled(ctx context.Context, through int64) (count int, wait time.Duration, err error) {
 	var milliseconds int64
-	err = s.db.QueryRowContext(ctx, `
-		SELECT count(*), coalesce(min(claimed_until) - `+now+`, 0) FROM invoices
-		WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= ?`, through).Scan(&count, &milliseconds)
-	if err != nil {
+	if err := s.db.QueryRowContext(ctx, unsettledSQLite, through).Scan(&count, &milliseconds); err != nil {
 		return 0, 0, fmt.Errorf("count unsettled invoices: %w", database.SQLite(err))
 	}
 	return count, time.Duration(milliseconds) * time.Millisecond, nil

@@ -4,6 +4,7 @@ package store
 import (
 	"context"
 	"embed"
+	"iter"
 
 	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/money"
@@ -18,13 +19,19 @@ var Schema = database.Schema{
 	Files: files,
 	// Only the bookkeeping may be updated: whatever the program does, an
 	// invoice's id, amount and currency stay what they were.
-	Grants: []string{
-		`GRANT SELECT, INSERT (id, amount_minor, currency) ON invoices TO %s`,
-		`GRANT UPDATE (paid_at, rejected_reason, claimed_until, attempts) ON invoices TO %s`,
+	Grants: []database.Grant{
+		{Privilege: "SELECT", On: "invoices"},
+		{Privilege: "INSERT", On: "invoices", Columns: []string{"seq", "id", "amount_minor", "currency"}},
+		{Privilege: "UPDATE", On: "invoices", Columns: []string{"paid_at", "rejected_reason", "claimed_until", "attempts"}},
+		{Privilege: "SELECT", On: "invoices_seq_seq"},
+		{Privilege: "UPDATE", On: "invoices_seq_seq"},
+		{Privilege: "SELECT", On: "staged_invoices"},
+		{Privilege: "INSERT", On: "staged_invoices"},
+		{Privilege: "DELETE", On: "staged_invoices"},
 	},
 }
 
-// Store is invoice.Store with what a program needs around it.
+// Store is an invoice.Store that a program can open, watch and close.
 type Store interface {
 	invoice.Store
 	database.Connection
@@ -37,6 +44,51 @@ func Open(ctx context.Context, url string, maxConns int) (Store, error) {
 		return openSQLite(ctx, url)
 	}
 	return openPostgres(ctx, url, maxConns)
+}
+
+const (
+	// addChunk is the longest list that is added in one go. A longer one comes
+	// from its source bit by bit, and no transaction may wait for that.
+	addChunk = 1000
+	// importGap is how far behind the last invoice a longer list is numbered:
+	// invoices that become visible before it have room for a lower Seq.
+	importGap = 1 << 32
+)
+
+// columns are what a query for invoices selects, and scan reads.
+const columns = `seq, id, amount_minor, currency, paid_at IS NOT NULL, coalesce(rejected_reason, '')`
+
+// paidCondition is the part of a query's WHERE that a partial index answers.
+func paidCondition(paid *bool) string {
+	switch {
+	case paid == nil:
+		return ""
+	case *paid:
+		return " AND paid_at IS NOT NULL"
+	}
+	return " AND paid_at IS NULL"
+}
+
+// chunks calls each with addChunk invoices at a time, and with what is left at
+// the end, if anything or if there were none at all. index is the first one's
+// place; the slice is used again.
+func chunks(invoices iter.Seq2[invoice.Invoice, error], each func(index int, chunk []invoice.Invoice, last bool) error) error {
+	index := 0
+	var chunk []invoice.Invoice
+	for i, err := range invoices {
+		if err != nil {
+			return err
+		}
+		if len(chunk) == addChunk {
+			if err := each(index, chunk, false); err != nil {
+				return err
+			}
+			index += len(chunk)
+			chunk = chunk[:0]
+		}
+		chunk = append(chunk, i)
+	}
+	return each(index, chunk, true)
 }
 
 // Seed adds the first three invoices to a store that has none.

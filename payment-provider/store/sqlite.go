@@ -24,6 +24,9 @@ func openSQLite(ctx context.Context, url string) (Store, error) {
 func (s sqlite) Ping(ctx context.Context) error { return database.PingSQLite(ctx, s.db) }
 func (s sqlite) Close()                         { s.db.Close() }
 
+// Excess returns nothing: a file has no roles.
+func (s sqlite) Excess(context.Context) ([]string, error) { return nil, nil }
+
 func (s sqlite) Insert(ctx context.Context, p payment.Payment) (payment.Payment, bool, error) {
 	result, err := s.db.ExecContext(ctx,
 		`INSERT INTO payments (id, amount_minor, currency) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,

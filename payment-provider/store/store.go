@@ -16,7 +16,7 @@ var files embed.FS
 var Schema = database.Schema{
 	Files: files,
 	// No UPDATE and no DELETE: what was taken stays taken.
-	Grants: []string{`GRANT SELECT, INSERT ON payments TO %s`},
+	Grants: []database.Grant{{Privilege: "SELECT", On: "payments"}, {Privilege: "INSERT", On: "payments"}},
 }
 
 // Store is payment.Store with what a program needs around it.

@@ -5,11 +5,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -21,7 +23,7 @@ import (
 
 var twelve = money.Amount{Minor: 1215, Currency: "EUR"}
 
-// TestConformance runs on both engines: whatever holds on one holds on the other.
+// TestConformance runs on all engines: whatever holds on one holds on the others.
 func TestConformance(t *testing.T) {
 	t.Run("SQLite", func(t *testing.T) {
 		conformance(t, func(t *testing.T) Store {
@@ -31,19 +33,24 @@ func TestConformance(t *testing.T) {
 			return s
 		})
 	})
-	t.Run("PostgreSQL", func(t *testing.T) {
-		server := postgrestest.Start(t)
-		server.Exec("postgres", "CREATE ROLE provider LOGIN")
-		conformance(t, func(t *testing.T) Store {
-			name := filepath.Base(t.Name())
-			server.CreateDatabase(name)
-			require.NoError(t, Schema.Migrate(t.Context(), server.URL(postgrestest.Superuser, name), "provider"))
-			s, err := Open(t.Context(), server.URL("provider", name), 10)
-			require.NoError(t, err)
-			t.Cleanup(s.Close)
-			return s
+	server := postgrestest.Start(t)
+	server.Exec("postgres", "CREATE ROLE provider LOGIN")
+	for name, url := range map[string]func(role, database string) string{
+		"PostgreSQL": server.URL,
+		"PgBouncer":  server.Pooler("provider"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			conformance(t, func(t *testing.T) Store {
+				database := strings.ReplaceAll(t.Name(), "/", "_")
+				server.CreateDatabase(database)
+				require.NoError(t, Schema.Migrate(t.Context(), server.URL(postgrestest.Superuser, database), "provider"))
+				s, err := Open(t.Context(), url("provider", database), 10)
+				require.NoError(t, err)
+				t.Cleanup(s.Close)
+				return s
+			})
 		})
-	})
+	}
 }
 
 func conformance(t *testing.T, open func(*testing.T) Store) {
@@ -131,7 +138,10 @@ func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
 		`UPDATE payments SET amount_minor = 1`, `DELETE FROM payments`, `TRUNCATE payments`,
 		`DROP TABLE payments`, `CREATE TABLE mine (x int)`,
 	} {
-		_, err := s.(postgres).pool.Exec(t.Context(), statement)
+		err := s.(postgres).Do(t.Context(), func(conn *pgx.Conn) error {
+			_, err := conn.Exec(t.Context(), statement)
+			return err
+		})
 		assert.ErrorContains(t, err, "42501", statement) // insufficient privilege
 	}
 

@@ -70,8 +70,8 @@ func TestMutants(t *testing.T) {
 		"a claim does not end with its lease": {
 			mutation: mutation{
 				"invoice-app", "invoice-app/store/postgres.go",
-				`SET claimed_until = clock_timestamp() + $3, attempts = attempts + 1`,
-				`SET claimed_until = clock_timestamp() + $3 + interval '1 hour', attempts = attempts + 1`,
+				`SET claimed_until = clock_timestamp() + $4, attempts = attempts + 1`,
+				`SET claimed_until = clock_timestamp() + $4 + interval '1 hour', attempts = attempts + 1`,
 			},
 			caught: neverStuck,
 		},
