@@ -94,5 +94,6 @@ func recoverPanic(log *slog.Logger) gin.HandlerFunc {
 }
 
 func limitBody(c *gin.Context) {
+	c.Set(bodyKey, c.Request.Body)
 	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, maxBody)
 }

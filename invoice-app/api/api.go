@@ -23,12 +23,13 @@ type api struct {
 	payer      *invoice.Payer
 	payTimeout time.Duration
 	log        *slog.Logger
+	uploads    uploads
 }
 
 // Register adds every call of openapi.yaml to s. One pay-all takes payTimeout
 // at most.
 func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, payTimeout time.Duration) {
-	a := &api{store: store, payer: payer, payTimeout: payTimeout, log: log}
+	a := &api{store: store, payer: payer, payTimeout: payTimeout, log: log, uploads: newUploads()}
 	s.Router.GET("/invoices", a.list)
 	s.Router.POST("/invoices", a.add)
 	s.Router.POST("/invoices/pay", a.payAll)
