@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -17,26 +18,13 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// uploads bounds the POST /invoices of CSV and of JSON lines, which are read as
-// they arrive and may be many.
-type uploads struct {
-	each server.Upload
-	// running holds one for each that is running: it may keep a connection to
-	// the database for as long as its sender takes.
-	running chan struct{}
-}
-
-func newUploads() uploads {
-	return uploads{
-		each: server.Upload{
-			MaxBytes: 64 << 20,
-			Stall:    30 * time.Second,
-			Time:     10 * time.Minute,
-			Finish:   time.Minute,
-		},
-		running: make(chan struct{}, 2),
-	}
-}
+const (
+	// maxUpload bounds a POST of CSV or JSON lines, in bytes. They are read as
+	// they arrive; JSON is read into memory, and bounded by server.ReadBody.
+	maxUpload = 64 << 20
+	// commitTimeout is what making an upload's invoices visible may take.
+	commitTimeout = time.Minute
+)
 
 // add keeps new invoices, all or none: POST /invoices. Sent again, it changes
 // nothing and succeeds.
@@ -94,16 +82,19 @@ func (a *api) addJSON(c *gin.Context) {
 }
 
 func (a *api) addUpload(c *gin.Context, format importer.Format) {
-	select {
-	case a.uploads.running <- struct{}{}:
-		defer func() { <-a.uploads.running }()
-	default:
-		c.Header("Retry-After", "5")
-		a.fail(c, &server.Failure{Status: http.StatusServiceUnavailable,
-			Text: fmt.Sprintf("%d uploads are running, which is as many as there may be: try again", cap(a.uploads.running))})
+	body, err := server.OpenBody(c)
+	if err != nil {
+		a.fail(c, err)
 		return
 	}
-	result, err := importer.Import(c.Request.Context(), a.store, a.uploads.each.Body(c), importer.Options{Format: format})
+	text := readerFunc(func(p []byte) (int, error) {
+		n, err := body.Read(p)
+		if errors.Is(err, io.EOF) {
+			server.ExtendDeadlines(c, commitTimeout)
+		}
+		return n, err
+	})
+	result, err := importer.Import(c.Request.Context(), a.store, text, importer.Options{Format: format})
 	var wrong *importer.Error
 	switch {
 	case errors.As(err, &wrong):
@@ -114,6 +105,10 @@ func (a *api) addUpload(c *gin.Context, format importer.Format) {
 		answerAdded(c, result)
 	}
 }
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 func answerAdded(c *gin.Context, result importer.Result) {
 	status := http.StatusOK

@@ -41,7 +41,7 @@ func newContract(t *testing.T, s invoice.Store, p provider) *contracttest.Contra
 	ready := func(ctx context.Context) error { _, err := s.LastSeq(ctx); return err }
 	server := NewServer(log, ready)
 	Register(server, log, s, invoice.NewPayer(s, p, impatient, log), time.Minute)
-	return contracttest.New(t, server.Router)
+	return contracttest.New(t, server)
 }
 
 func newStore(t *testing.T) store.Store {
@@ -140,12 +140,13 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 413, c.Do(t, http.MethodPost, "/invoices", strings.Repeat(" ", 2<<20)).Code)
 	wrong := c.Do(t, http.MethodDelete, "/invoices", "")
 	assert.Equal(t, 405, wrong.Code)
-	assert.Equal(t, "GET, POST", wrong.Header().Get("Allow"))
+	assert.Equal(t, "GET, HEAD, POST", wrong.Header().Get("Allow"))
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/nowhere", "").Code)
 	for _, path := range []string{"/livez", "/readyz", "/metrics", "/openapi.yaml"} {
 		code, _ = call(http.MethodGet, path, "")
 		assert.Equal(t, 200, code)
 	}
+	c.RequireLimits(t)
 	c.RequireAllSeen(contractOfFailures(t)...)
 }
 

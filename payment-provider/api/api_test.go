@@ -32,7 +32,7 @@ func newContract(t *testing.T) (*contracttest.Contract, payment.Store, *identity
 	payments, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "payments.db"), 1)
 	require.NoError(t, err)
 	t.Cleanup(payments.Close)
-	c := contracttest.New(t, New(silent, payments, payments.Ping, identity.NewVerifier(cluster.Config(), silent)).Router)
+	c := contracttest.New(t, New(silent, payments, payments.Ping, identity.NewVerifier(cluster.Config(), silent)))
 	c.Authorization = "Bearer " + cluster.Token()
 	return c, payments, cluster
 }
@@ -98,7 +98,7 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I3", "").Code, "not taken")
 
 	// The same contract where the database is gone: 503, and nothing of what is inside.
-	broken := contracttest.New(t, New(silent, gone{}, func(context.Context) error { return errors.New("gone") }, nil).Router)
+	broken := contracttest.New(t, New(silent, gone{}, func(context.Context) error { return errors.New("gone") }, nil))
 	for _, answer := range []struct{ method, path, body string }{
 		{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
 		{http.MethodGet, "/payments/I1", ""},
@@ -108,6 +108,7 @@ func TestContract(t *testing.T) {
 		assert.Equal(t, 503, got.Code)
 		assert.NotContains(t, got.Body.String(), "10.0.0.7")
 	}
+	c.RequireLimits(t)
 	c.RequireAllSeen(broken)
 }
 
@@ -115,9 +116,9 @@ func TestContract(t *testing.T) {
 func TestWhatIsUnderPaymentsNeedsAToken(t *testing.T) {
 	cluster := identitytest.New(t)
 	s := New(silent, gone{}, func(context.Context) error { return nil }, identity.NewVerifier(cluster.Config(), silent))
-	for _, route := range s.Router.Routes() {
+	for _, route := range s.Routes() {
 		answer := httptest.NewRecorder()
-		s.Router.ServeHTTP(answer, httptest.NewRequest(route.Method, strings.ReplaceAll(route.Path, ":", ""), nil))
+		s.ServeHTTP(answer, httptest.NewRequest(route.Method, strings.ReplaceAll(route.Path, ":", ""), nil))
 		assert.Equal(t, strings.HasPrefix(route.Path, "/payments"), answer.Code == http.StatusUnauthorized, "%s %s answers %d", route.Method, route.Path, answer.Code)
 	}
 }
