@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -19,6 +21,7 @@ import (
 	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/money"
+	"example.com/invoices/internal/server"
 	"example.com/invoices/payment-provider/payment"
 	"example.com/invoices/payment-provider/store"
 )
@@ -99,17 +102,80 @@ func TestContract(t *testing.T) {
 
 	// The same contract where the database is gone: 503, and nothing of what is inside.
 	broken := contracttest.New(t, New(silent, gone{}, func(context.Context) error { return errors.New("gone") }, nil))
-	for _, answer := range []struct{ method, path, body string }{
-		{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
-		{http.MethodGet, "/payments/I1", ""},
-		{http.MethodGet, "/readyz", ""},
-	} {
-		got := broken.Do(t, answer.method, answer.path, answer.body)
+	for _, call := range asksTheStore {
+		got := broken.Do(t, call.method, call.path, call.body)
 		assert.Equal(t, 503, got.Code)
 		assert.NotContains(t, got.Body.String(), "10.0.0.7")
 	}
+	var full *contracttest.Contract
+	synctest.Test(t, func(t *testing.T) {
+		s := frozen{deaf: true, thawed: make(chan struct{})}
+		full = contracttest.New(t, New(silent, s, s.wait, nil))
+		full.RequireFull(t, "/payments/I1")
+		close(s.thawed)
+	})
 	c.RequireLimits(t)
-	c.RequireAllSeen(broken)
+	c.RequireHeads(t)
+	broken.RequireHeads(t)
+	c.RequireAllSeen(broken, full)
+}
+
+// asksTheStore are all calls that need the database.
+var asksTheStore = []struct{ method, path, body string }{
+	{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
+	{http.MethodGet, "/payments/I1", ""},
+	{http.MethodGet, "/readyz", ""},
+}
+
+// frozen is a database that neither answers nor fails. If it is deaf, it does
+// not even notice that nobody waits any more.
+type frozen struct {
+	deaf   bool
+	thawed chan struct{}
+}
+
+func (f frozen) wait(ctx context.Context) error {
+	if f.deaf {
+		ctx = context.WithoutCancel(ctx)
+	}
+	select {
+	case <-ctx.Done():
+	case <-f.thawed:
+	}
+	return fmt.Errorf("10.0.0.7: %w: %w", database.ErrUnavailable, context.Cause(ctx))
+}
+
+func (f frozen) Insert(ctx context.Context, _ payment.Payment) (payment.Payment, bool, error) {
+	return payment.Payment{}, false, f.wait(ctx)
+}
+func (f frozen) Get(ctx context.Context, _ string) (payment.Payment, error) {
+	return payment.Payment{}, f.wait(ctx)
+}
+
+// A call that needs a frozen database is answered all the same, in its time.
+func TestEveryCallIsAnsweredInTime(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := frozen{deaf: deaf, thawed: make(chan struct{})}
+				c := contracttest.New(t, New(silent, s, s.wait, nil))
+				for _, call := range asksTheStore {
+					most := server.AnswerTimeout
+					if call.path == "/readyz" {
+						most = 2 * time.Second
+					}
+					start := time.Now()
+					answer := c.Do(t, call.method, call.path, call.body)
+					assert.LessOrEqual(t, time.Since(start), most, call)
+					assert.Equal(t, 503, answer.Code, call)
+					assert.NotContains(t, answer.Body.String(), "10.0.0.7")
+				}
+				c.Do(t, http.MethodGet, "/livez", "")
+				close(s.thawed)
+				synctest.Wait()
+			})
+		})
+	}
 }
 
 // What is under /payments is for the one account, a call added later included.
