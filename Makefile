@@ -61,6 +61,8 @@ fuzz:
 	go test ./internal/money -run='^$$' -fuzz=FuzzParse -fuzztime=$(FUZZTIME)
 	go test ./payment-provider/api -run='^$$' -fuzz=FuzzDecodePayment -fuzztime=$(FUZZTIME)
 	go test ./invoice-app/api -run='^$$' -fuzz=FuzzDecode -fuzztime=$(FUZZTIME)
+	go test ./invoice-app/importer -run='^$$' -fuzz=FuzzCSV -fuzztime=$(FUZZTIME)
+	go test ./invoice-app/importer -run='^$$' -fuzz=FuzzJSONLines -fuzztime=$(FUZZTIME)
 
 ##@ Test on a cluster (needs Docker)
 

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/program"
@@ -24,13 +26,16 @@ const usage = `invoice-app keeps invoices, and pays the unpaid ones through paym
   invoice-app                            serve
   invoice-app migrate [--grant-to ROLE]  bring the database's schema up to date; in
                                          PostgreSQL, let ROLE do what serving needs
-  invoice-app import FILE                add the invoices of a CSV or JSON-lines file
-                                         (- for standard input), all of them or none
+  invoice-app import [--decimal-comma] FILE
+                                         add the invoices of a file of CSV, JSON lines or
+                                         JSON (- for standard input), all of them or none;
+                                         with --decimal-comma a CSV's 12,15 is 12.15
   invoice-app help                       this text
 `
 
 func main() {
 	var grantTo string
+	var options importer.Options
 	program.Program[Config]{
 		Name:   "invoice-app",
 		Usage:  usage,
@@ -51,7 +56,13 @@ func main() {
 					return err
 				},
 			},
-			"import": {Args: 1, Run: importFile},
+			"import": {
+				Args:  1,
+				Flags: func(f *flag.FlagSet) { f.BoolVar(&options.DecimalComma, "decimal-comma", false, "") },
+				Run: func(ctx context.Context, cfg Config, args []string) error {
+					return importFile(ctx, cfg, args[0], options, os.Stdout)
+				},
+			},
 		},
 	}.Main()
 }
@@ -97,16 +108,33 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)
 }
 
-func importFile(ctx context.Context, cfg Config, args []string) error {
-	invoices, err := openStore(ctx, cfg)
-	if err != nil {
-		return err
+// importFile adds the invoices of the file at path, or of standard input for
+// "-", and writes to out what it did.
+func importFile(ctx context.Context, cfg Config, path string, options importer.Options, out io.Writer) error {
+	file := os.Stdin
+	if path != "-" {
+		var err error
+		if file, err = os.Open(path); err != nil {
+			return fmt.Errorf("nothing was imported: %w", err)
+		}
+		defer file.Close()
 	}
-	defer invoices.Close()
-	added, total, err := importer.Import(ctx, invoices, args[0])
+	invoices, err := openStore(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("nothing was imported: %w", err)
 	}
-	fmt.Fprintf(os.Stdout, "%d invoices added, %d were there already\n", added, total-added)
+	defer invoices.Close()
+	result, err := importer.Import(ctx, invoices, file, options)
+	var wrong *importer.Error
+	switch {
+	case errors.As(err, &wrong):
+		return fmt.Errorf("nothing was imported: %s:%d: %w", path, wrong.Line, wrong.Err)
+	case err != nil:
+		return fmt.Errorf("nothing was imported: %w", err)
+	}
+	fmt.Fprintf(out, "%d invoices added, %d were there already\n", result.Added, result.Existing)
+	if len(result.Ignored) > 0 {
+		fmt.Fprintf(out, "not read, since only InvoiceId, Value, Currency and IsPaid are: %s\n", strings.Join(result.Ignored, ", "))
+	}
 	return nil
 }

@@ -1,18 +1,65 @@
 package api
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
 	"example.com/invoices/internal/server"
+	"example.com/invoices/invoice-app/importer"
 	"example.com/invoices/invoice-app/invoice"
+)
+
+const (
+	// maxUpload bounds a POST of CSV or JSON lines, in bytes. They are read as
+	// they arrive; JSON is read into memory, and bounded by server.ReadBody.
+	maxUpload = 64 << 20
+	// commitTimeout is what making an upload's invoices visible may take.
+	commitTimeout = time.Minute
 )
 
 // add keeps new invoices, all or none: POST /invoices. Sent again, it changes
 // nothing and succeeds.
 func (a *api) add(c *gin.Context) {
+	format, err := formatOf(c.GetHeader("Content-Type"))
+	switch {
+	case err != nil:
+		a.fail(c, err)
+	case format == importer.JSON:
+		a.addJSON(c)
+	default:
+		a.addUpload(c, format)
+	}
+}
+
+// formatOf returns how a body of contentType is read. What is not one of the
+// formats for many invoices is taken for JSON.
+func formatOf(contentType string) (importer.Format, error) {
+	mediaType, parameters, _ := mime.ParseMediaType(contentType)
+	format, known := map[string]importer.Format{
+		"text/csv":             importer.CSV,
+		"application/x-ndjson": importer.JSONLines,
+	}[mediaType]
+	if !known {
+		return importer.JSON, nil
+	}
+	charset := strings.ToLower(parameters["charset"])
+	if !slices.Contains([]string{"", "utf-8", "us-ascii", "utf-16"}, charset) {
+		return 0, &server.Failure{Status: http.StatusUnsupportedMediaType,
+			Text: fmt.Sprintf("the charset %.40q cannot be read: send UTF-8", charset)}
+	}
+	return format, nil
+}
+
+func (a *api) addJSON(c *gin.Context) {
 	body, err := server.ReadBody(c)
 	if err != nil {
 		a.fail(c, err)
@@ -28,12 +75,49 @@ func (a *api) add(c *gin.Context) {
 		a.fail(c, err)
 		return
 	}
-	status := http.StatusOK
-	if added > 0 {
-		status = http.StatusCreated
-		if len(invoices) == 1 {
-			c.Header("Location", "/invoices/"+url.PathEscape(invoices[0].ID))
-		}
+	if added > 0 && len(invoices) == 1 {
+		c.Header("Location", "/invoices/"+url.PathEscape(invoices[0].ID))
 	}
-	c.JSON(status, gin.H{"added": added, "existing": len(invoices) - added})
+	answerAdded(c, importer.Result{Added: added, Existing: len(invoices) - added})
+}
+
+func (a *api) addUpload(c *gin.Context, format importer.Format) {
+	body, err := server.OpenBody(c)
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	text := readerFunc(func(p []byte) (int, error) {
+		n, err := body.Read(p)
+		if errors.Is(err, io.EOF) {
+			server.ExtendDeadlines(c, commitTimeout)
+		}
+		return n, err
+	})
+	result, err := importer.Import(c.Request.Context(), a.store, text, importer.Options{Format: format})
+	var wrong *importer.Error
+	switch {
+	case errors.As(err, &wrong):
+		a.fail(c, refusal(err))
+	case err != nil:
+		a.fail(c, err)
+	default:
+		answerAdded(c, result)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func answerAdded(c *gin.Context, result importer.Result) {
+	status := http.StatusOK
+	if result.Added > 0 {
+		status = http.StatusCreated
+	}
+	body := gin.H{"added": result.Added, "existing": result.Existing}
+	if len(result.Ignored) > 0 {
+		body["ignored"] = result.Ignored
+	}
+	c.JSON(status, body)
 }

@@ -28,15 +28,14 @@ type api struct {
 }
 
 const (
-	maxPayAlls = 32      // that wait at once
-	maxList    = 1 << 20 // bytes of invoices in one POST
+	maxPayAlls = 32 // that wait at once
 )
 
 // Register adds every call of openapi.yaml to s. A pay-all is answered
 // after payAnswer at the latest.
 func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, payAnswer time.Duration) {
 	a := &api{store: store, payer: payer, payAnswer: payAnswer, log: log, lists: server.NewSlots(maxLists), pages: server.NewSlots(maxPages)}
-	s.AcceptBody(http.MethodPost, "/invoices", maxList, "application/json")
+	s.AcceptBody(http.MethodPost, "/invoices", maxUpload, "application/json", "text/csv", "application/x-ndjson")
 	s.Router.GET("/invoices", a.list)
 	s.Router.POST("/invoices", a.add)
 	s.Router.POST("/invoices/pay", server.AtMost(maxPayAlls), a.payAll)

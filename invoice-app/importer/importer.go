@@ -1,194 +1,219 @@
-// Package importer reads invoices from files: CSV with a header line, or JSON
-// lines as POST /invoices takes them.
+// Package importer reads invoices from text as people have it: CSV of any
+// spreadsheet, JSON lines, or JSON as the service's own API writes it.
 package importer
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
-	"os"
+	"slices"
 	"strings"
+	"unicode"
 
-	"example.com/invoices/invoice-app/api"
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// maxLine is the longest line, in bytes, that an invoice may take.
-const maxLine = 1 << 20
+// Format is how invoices are written.
+type Format int
 
-// Import adds the invoices of the file at path, or of standard input for "-",
-// to store: all of them, or none and an error that begins with the file's name
-// and the line's number. It reads the file twice, line by line: first to check
-// every line, then to add them, so that the database never waits for the file's
-// source. added leaves out those that were there already.
-func Import(ctx context.Context, store invoice.Store, path string) (added, total int, err error) {
-	file, err := open(path)
+// The formats. Any is recognized by the text's first character: [ and { begin
+// JSON, anything else CSV.
+const (
+	Any       Format = iota
+	CSV              // a header that names the columns, then a row for each invoice
+	JSONLines        // JSON objects, one after another
+	JSON             // one JSON object, or a list of them
+)
+
+// Options says how to read.
+type Options struct {
+	Format Format
+	// DecimalComma reads the 12,15 of a CSV as 12.15, and refuses points. It is
+	// never guessed: in a currency with three decimals 1,000 may be one.
+	DecimalComma bool
+}
+
+// Result is what an import did.
+type Result struct {
+	Added, Existing int
+	// Ignored names columns, or keys of JSON objects, that mean nothing here.
+	Ignored []string
+}
+
+// Error says on which line, from 1, the invoice begins that is wrong.
+type Error struct {
+	Line int
+	Err  error
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+
+// Unwrap returns the cause: an *invoice.InvalidError, an
+// *invoice.ConflictError, what the text's reader returned, or a description of
+// what cannot be read.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Import adds the invoices in text to store, all of them or none. Text is read
+// once and in pieces, so that it may come from a pipe and be of any length.
+// What is wrong with it is an *Error.
+func Import(ctx context.Context, store invoice.Store, text io.Reader, options Options) (Result, error) {
+	r := NewReader(text, options)
+	added, err := store.Add(ctx, r.All())
+	if r.err != nil {
+		return Result{}, r.err // whatever the store made of it
+	}
+	var conflict *invoice.ConflictError
+	if errors.As(err, &conflict) {
+		return Result{}, &Error{r.lines.of(conflict.Index), r.inList(conflict.Index, err)}
+	}
 	if err != nil {
-		return 0, 0, err
+		return Result{}, err
 	}
-	defer file.Close()
+	return Result{Added: added, Existing: r.lines.count - added, Ignored: r.ignored}, nil
+}
 
-	for r, err := range records(file) {
-		if err != nil {
-			return 0, 0, fmt.Errorf("%s:%d: %w", path, r.line, err)
-		}
-		total++
-	}
-	added, err = store.Add(ctx, func(yield func(invoice.Invoice, error) bool) {
-		for r, err := range records(file) {
-			if !yield(r.Invoice, err) {
+// Reader reads invoices from one text, once.
+type Reader struct {
+	options Options
+	text    *lineReader
+	lines   lines
+	ignored []string
+	isList  bool // JSON in square brackets
+	begun   bool
+	err     error
+}
+
+// NewReader returns a Reader of text.
+func NewReader(text io.Reader, options Options) *Reader {
+	return &Reader{options: options, text: &lineReader{from: bufio.NewReaderSize(text, readAhead)}}
+}
+
+// next returns the next invoice and the line on which it begins, or io.EOF.
+type next func() (invoice.Invoice, int, error)
+
+// All yields the invoices. The first error, an *Error, ends it.
+func (r *Reader) All() iter.Seq2[invoice.Invoice, error] {
+	return func(yield func(invoice.Invoice, error) bool) {
+		read, line, err := r.open()
+		for {
+			var i invoice.Invoice
+			if err == nil {
+				i, line, err = read()
+			}
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				r.err = &Error{line, err}
+				yield(invoice.Invoice{}, r.err)
+				return
+			}
+			r.lines.add(line)
+			if !yield(i, nil) {
 				return
 			}
 		}
-	})
-	var conflict *invoice.ConflictError
-	if errors.As(err, &conflict) {
-		return 0, 0, fmt.Errorf("%s:%d: %w", path, lineOf(file, conflict.Index), err)
 	}
-	return added, total, err
 }
 
-// open opens path. Standard input is copied to a temporary file, since it can
-// be read only once.
-func open(path string) (io.ReadSeekCloser, error) {
-	if path != "-" {
-		return os.Open(path)
+// inList adds the place in a JSON list, which may be all on one line.
+func (r *Reader) inList(index int, err error) error {
+	if !r.isList {
+		return err
 	}
-	spool, err := os.CreateTemp("", "invoices-*")
+	return fmt.Errorf("invoice %d of the list: %w", index+1, err)
+}
+
+// open recognizes the format.
+func (r *Reader) open() (next, int, error) {
+	if r.begun {
+		return nil, 0, errors.New("the text has been read already")
+	}
+	r.begun = true
+	if err := r.text.decode(); err != nil {
+		return nil, 1, err
+	}
+	first, err := r.text.first()
 	if err != nil {
-		return nil, err
+		return nil, 1, err
 	}
-	if err := os.Remove(spool.Name()); err != nil { // the open file stays until it is closed
-		return nil, err
+	format := r.options.Format
+	switch {
+	case format == Any && first == '[':
+		format = JSON
+	case format == Any && first == '{':
+		format = JSONLines
 	}
-	if _, err := io.Copy(spool, os.Stdin); err != nil {
-		return nil, fmt.Errorf("read standard input: %w", err)
+	if format == JSON || format == JSONLines {
+		return r.openJSON(format), 0, nil
 	}
-	return spool, nil
+	return r.openCSV()
 }
 
-// record is an invoice and the line, from 1, that it begins on.
-type record struct {
-	invoice.Invoice
-	line int
+// The fields of an invoice, as the API spells them.
+const (
+	fieldID       = "InvoiceId"
+	fieldValue    = "Value"
+	fieldCurrency = "Currency"
+	fieldPaid     = "IsPaid"
+)
+
+// fold reduces a name to its letters and digits, in lower case: Invoice ID,
+// invoice_id and InvoiceId are one name.
+func fold(name string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.In(c, unicode.L, unicode.M, unicode.N) {
+			return unicode.ToLower(c)
+		}
+		return -1
+	}, name)
 }
 
-func lineOf(file io.ReadSeeker, index int) int {
-	n := 0
-	for r := range records(file) {
-		if n == index {
-			return r.line
-		}
-		n++
+// fieldOf returns the field that the name of a column or key means, or "".
+func fieldOf(name string) string {
+	switch fold(name) {
+	case "invoiceid":
+		return fieldID
+	case "value":
+		return fieldValue
+	case "currency":
+		return fieldCurrency
+	case "ispaid", "paid":
+		return fieldPaid
 	}
-	return 0
+	return ""
 }
 
-// records yields the file's invoices from its beginning, and ends with the
-// first error. A file whose first character is { is JSON lines.
-func records(file io.ReadSeeker) iter.Seq2[record, error] {
-	return func(yield func(record, error) bool) {
-		if _, err := file.Seek(0, io.SeekStart); err != nil {
-			yield(record{}, err)
-			return
-		}
-		reader := bufio.NewReader(file)
-		if bom, _ := reader.Peek(3); string(bom) == "\uFEFF" { // spreadsheets write one
-			_, _ = reader.Discard(3)
-		}
-		if first, _ := reader.Peek(1); string(first) == "{" {
-			jsonLines(reader, yield)
-		} else {
-			csvLines(reader, yield)
-		}
-	}
-}
+// maxIgnored bounds what is remembered of names that mean nothing.
+const maxIgnored = 20
 
-func jsonLines(reader io.Reader, yield func(record, error) bool) {
-	lines := bufio.NewScanner(reader)
-	lines.Buffer(nil, maxLine)
-	n := 0
-	for lines.Scan() {
-		n++
-		text := bytes.TrimSpace(lines.Bytes())
-		if len(text) == 0 {
-			continue
-		}
-		decoded, err := api.Decode(text)
-		if err == nil && text[0] != '{' {
-			err = errors.New("a line must be one JSON object")
-		}
-		if err != nil {
-			yield(record{line: n}, err)
-			return
-		}
-		if !yield(record{decoded[0], n}, nil) {
-			return
-		}
-	}
-	if err := lines.Err(); err != nil {
-		yield(record{line: n + 1}, err)
+func (r *Reader) ignore(name string) {
+	name = fmt.Sprintf("%.40q", name)
+	if len(r.ignored) < maxIgnored && !slices.Contains(r.ignored, name) {
+		r.ignored = append(r.ignored, name)
 	}
 }
 
-func csvLines(reader io.Reader, yield func(record, error) bool) {
-	rows := csv.NewReader(reader)
-	rows.ReuseRecord = true
-	header, err := rows.Read()
-	if errors.Is(err, io.EOF) {
-		yield(record{line: 1}, errors.New("the file is empty"))
-		return
-	}
-	column := map[string]int{}
-	for n, name := range header {
-		column[strings.ToLower(strings.TrimSpace(name))] = n
-	}
-	for _, name := range []string{"InvoiceId", "Value", "Currency"} {
-		if _, there := column[strings.ToLower(name)]; !there && err == nil {
-			err = fmt.Errorf("the header has no column %s; needed are InvoiceId, Value and Currency", name)
+// notText returns what is wrong with text that begins so, or nil.
+func notText(begin []byte) error {
+	for _, known := range []struct{ mark, is string }{
+		{"\x1f\x8b", "compressed with gzip: decompress it first, with gunzip"},
+		{"BZh91AY", "compressed with bzip2: decompress it first, with bunzip2"},
+		{"\xfd7zXZ", "compressed with xz: decompress it first, with unxz"},
+		{"\x28\xb5\x2f\xfd", "compressed with zstd: decompress it first, with unzstd"},
+		{"PK\x03\x04", "a ZIP file, as .xlsx and .ods are: save the table as CSV"},
+		{"\xd0\xcf\x11\xe0", "a spreadsheet in the old .xls format: save the table as CSV"},
+		{"%PDF", "a PDF: CSV, JSON lines and JSON can be read"},
+		{"\xff\xfe\x00\x00", "in UTF-32: save it as UTF-8"},
+		{"\x00\x00\xfe\xff", "in UTF-32: save it as UTF-8"},
+	} {
+		if bytes.HasPrefix(begin, []byte(known.mark)) {
+			return fmt.Errorf("the input is %s", known.is)
 		}
 	}
-	if err != nil {
-		yield(record{line: 1}, err)
-		return
-	}
-	paid, hasPaid := column["ispaid"]
-	for {
-		row, err := rows.Read()
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		var bad *csv.ParseError
-		if errors.As(err, &bad) {
-			yield(record{line: bad.Line}, bad.Err)
-			return
-		}
-		if err != nil {
-			yield(record{}, err)
-			return
-		}
-		line, _ := rows.FieldPos(0)
-		i, err := api.NewInvoice(row[column["invoiceid"]], row[column["value"]], row[column["currency"]])
-		if err == nil && hasPaid {
-			err = checkUnpaid(row[paid])
-		}
-		if !yield(record{i, line}, err) || err != nil {
-			return
-		}
-	}
-}
-
-// checkUnpaid refuses every IsPaid that is not clearly false: an invoice that is
-// paid already, in whatever words, would be paid a second time.
-func checkUnpaid(isPaid string) error {
-	switch strings.ToLower(strings.TrimSpace(isPaid)) {
-	case "", "false":
-		return nil
-	}
-	return fmt.Errorf("IsPaid is %.20q: only unpaid invoices can be added (false, or nothing)", isPaid)
+	return nil
 }

@@ -1,0 +1,143 @@
+package importer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"example.com/invoices/invoice-app/invoice"
+)
+
+// openJSON reads element by element: nothing is kept of those before, and
+// nothing is read behind the first that is wrong.
+func (r *Reader) openJSON(format Format) next {
+	decoder := jsontext.NewDecoder(r.text)
+	begun, list := false, false
+	return func() (i invoice.Invoice, line int, err error) {
+		peek := func() jsontext.Kind {
+			r.text.begin()
+			kind := decoder.PeekKind() // reads up to its first character
+			line = max(r.text.line, 1)
+			r.text.begin()
+			return kind
+		}
+		kind := peek()
+		over := begun && format == JSON && !list
+		if !begun && format == JSON && kind == jsontext.KindBeginArray {
+			_, _ = decoder.ReadToken() // cannot fail, having been seen
+			list = true
+			kind = peek()
+		}
+		begun = true
+		if list && kind == jsontext.KindEndArray {
+			_, _ = decoder.ReadToken()
+			kind = peek()
+			over = true
+		}
+		r.isList = list
+		switch {
+		case kind == jsontext.KindInvalid:
+			_, err = decoder.ReadToken()
+			err = describeJSON(err)
+		case over:
+			err = errors.New("something follows the end of the JSON text")
+		case kind == jsontext.KindBeginObject:
+			i, err = r.object(decoder)
+		default:
+			err = fmt.Errorf("an invoice must be a JSON object, and this is %s", describeKind(kind))
+		}
+		if err != nil && !over && !errors.Is(err, io.EOF) {
+			err = r.inList(r.lines.count, err)
+		}
+		return i, line, err
+	}
+}
+
+// object reads one invoice.
+func (r *Reader) object(decoder *jsontext.Decoder) (i invoice.Invoice, err error) {
+	refuse := func(err error) (invoice.Invoice, error) { return i, describeJSON(err) }
+	if _, err := decoder.ReadToken(); err != nil {
+		return refuse(err)
+	}
+	text := map[string]string{} // by field
+	for decoder.PeekKind() != '}' {
+		key, err := decoder.ReadToken()
+		if err != nil {
+			return refuse(err)
+		}
+		name := key.String()
+		field := fieldOf(name)
+		if field == "" {
+			r.ignore(name)
+			if err := decoder.SkipValue(); err != nil {
+				return refuse(err)
+			}
+			continue
+		}
+		if _, twice := text[field]; twice {
+			return i, fmt.Errorf("the object has %s twice", field)
+		}
+		kind := decoder.PeekKind()
+		value, err := decoder.ReadToken()
+		if err != nil {
+			return refuse(err)
+		}
+		want := jsontext.KindString
+		switch field {
+		case fieldValue:
+			want = jsontext.KindNumber
+		case fieldPaid:
+			want = jsontext.KindFalse
+		}
+		switch kind {
+		case want:
+			text[field] = value.String()
+		case jsontext.KindNull:
+			text[field] = ""
+		case jsontext.KindTrue:
+			if field == fieldPaid {
+				return i, errPaid("true")
+			}
+			fallthrough
+		default:
+			return i, fmt.Errorf("%s must be %s, and is %s", field, describeKind(want), describeKind(kind))
+		}
+	}
+	if _, err := decoder.ReadToken(); err != nil {
+		return refuse(err)
+	}
+	return invoice.New(text[fieldID], text[fieldValue], text[fieldCurrency])
+}
+
+func describeKind(kind jsontext.Kind) string {
+	switch kind {
+	case jsontext.KindNull:
+		return "null"
+	case jsontext.KindFalse, jsontext.KindTrue:
+		return "true or false"
+	case jsontext.KindString:
+		return "a string"
+	case jsontext.KindNumber:
+		return "a number"
+	case jsontext.KindBeginObject:
+		return "an object"
+	}
+	return "a list"
+}
+
+// describeJSON says what is wrong with the syntax. Errors of the text's reader
+// stay what they are.
+func describeJSON(err error) error {
+	var syntax *jsontext.SyntacticError
+	switch {
+	case !errors.As(err, &syntax):
+		return err
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return fmt.Errorf("the object has a key twice: %.40q", syntax.JSONPointer.LastToken())
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("the text ends before the JSON does: was it cut off?")
+	}
+	return fmt.Errorf("this is not JSON: %w", syntax.Err)
+}
