@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -o errexit -o nounset -o pipefail -c
 
-# The product's own packages; test/faults is run apart, since it takes minutes.
+# The product's own packages; test/limits and test/faults are run apart, since they take minutes.
 PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./dev/... ./test/payall/...
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -40,6 +40,7 @@ test-local: check
 	dev/need.sh gcc build-essential # the race detector needs a C compiler and libc's headers
 	dev/need.sh initdb postgresql
 	go test -race -shuffle=on $(PACKAGES)
+	go test -race -shuffle=on -count=1 -v ./test/limits
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 
 ## test-loop: a real tilt up on the cluster that CLUSTER_NAME names: saves, crashes, restarts

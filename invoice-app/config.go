@@ -11,7 +11,7 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// Config is everything that can be set from outside. The README's table is
+// Config is everything that can be set from outside. The table in docs/reference.md is
 // made from the same lines (a test compares them).
 type Config struct {
 	ListenAddr        string

@@ -10,12 +10,12 @@ import (
 	"example.com/invoices/internal/config"
 )
 
-func TestTheREADMEDocumentsEveryVariable(t *testing.T) {
+func TestTheReferenceDocumentsEveryVariable(t *testing.T) {
 	settings := config.New("invoice-app")
 	readConfig(settings)
-	readme, err := os.ReadFile("../README.md")
+	reference, err := os.ReadFile("../docs/reference.md")
 	require.NoError(t, err)
-	assert.Contains(t, string(readme), settings.Markdown(), "the table of invoice-app's variables is to be")
+	assert.Contains(t, string(reference), settings.Markdown(), "docs/reference.md: the table of invoice-app's variables must read")
 }
 
 func TestALeaseMustOutliveTheCall(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 	"example.com/invoices/internal/config"
 )
 
-func TestTheREADMEDocumentsEveryVariable(t *testing.T) {
+func TestTheReferenceDocumentsEveryVariable(t *testing.T) {
 	settings := config.New("payment-provider")
 	readConfig(settings)
-	readme, err := os.ReadFile("../README.md")
+	reference, err := os.ReadFile("../docs/reference.md")
 	require.NoError(t, err)
-	assert.Contains(t, string(readme), settings.Markdown(), "the table of payment-provider's variables is to be")
+	assert.Contains(t, string(reference), settings.Markdown(), "docs/reference.md: the table of payment-provider's variables must read")
 }

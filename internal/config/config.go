@@ -66,7 +66,7 @@ func (s *Set) Help(w io.Writer) {
 	table.Flush()
 }
 
-// Markdown is the same table as a README shows it.
+// Markdown returns the same table as docs/reference.md shows it.
 func (s *Set) Markdown() string {
 	var b strings.Builder
 	for _, v := range s.vars {

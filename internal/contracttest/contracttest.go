@@ -9,37 +9,42 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/gorillamux"
-	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/server"
 )
 
 // Contract checks every call that is made through it.
 type Contract struct {
 	Authorization string // the header of every call from now on
 
-	t       testing.TB
-	handler http.Handler
-	doc     *openapi3.T
-	router  routers.Router
-	seen    map[string]bool // "GET /path 200"
+	t      testing.TB
+	server *server.Server
+	doc    *openapi3.T
+	router routers.Router
+	seen   map[string]bool          // "GET /path 200"
+	gets   map[string]*http.Request // by target and authorization
 }
 
-// New returns a Contract between router and the document that it serves at
+// New returns a Contract between s and the document that it serves at
 // /openapi.yaml. Paths and methods must be the same in both.
-func New(t testing.TB, router *gin.Engine) *Contract {
+func New(t testing.TB, s *server.Server) *Contract {
 	t.Helper()
 	answer := httptest.NewRecorder()
-	router.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/openapi.yaml", nil))
+	s.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/openapi.yaml", nil))
 	require.Equal(t, http.StatusOK, answer.Code)
 	doc, err := openapi3.NewLoader().LoadFromData(answer.Body.Bytes())
 	require.NoError(t, err)
@@ -47,7 +52,7 @@ func New(t testing.TB, router *gin.Engine) *Contract {
 
 	var served, documented []string
 	parameter := regexp.MustCompile(`:(\w+)`)
-	for _, route := range router.Routes() {
+	for _, route := range s.Routes() {
 		served = append(served, route.Method+" "+parameter.ReplaceAllString(route.Path, "{$1}"))
 	}
 	for path, item := range doc.Paths.Map() {
@@ -59,7 +64,7 @@ func New(t testing.TB, router *gin.Engine) *Contract {
 
 	found, err := gorillamux.NewRouter(doc)
 	require.NoError(t, err)
-	return &Contract{t: t, handler: router, doc: doc, router: found, seen: map[string]bool{}}
+	return &Contract{t: t, server: s, doc: doc, router: found, seen: map[string]bool{}, gets: map[string]*http.Request{}}
 }
 
 // Do sends a request to the handlers and returns the answer, which must be one
@@ -68,25 +73,34 @@ func (c *Contract) Do(t testing.TB, method, target, body string) *httptest.Respo
 	t.Helper()
 	request := httptest.NewRequest(method, target, strings.NewReader(body))
 	request.Header.Set("Content-Type", "application/json")
+	if method == http.MethodGet {
+		c.gets[target+" "+c.Authorization] = request.Clone(t.Context())
+	}
+	return c.Send(t, request)
+}
+
+// Send is Do for any request.
+func (c *Contract) Send(t testing.TB, request *http.Request) *httptest.ResponseRecorder {
+	t.Helper()
 	if c.Authorization != "" {
 		request.Header.Set("Authorization", c.Authorization)
 	}
 	answer := httptest.NewRecorder()
-	c.handler.ServeHTTP(answer, request)
+	c.server.ServeHTTP(answer, request)
 
 	route, parameters, err := c.router.FindRoute(request)
 	if err != nil { // wrong path or method: only the shape of the error is promised
 		assert.Regexp(t, `^\{"error":"[^"]+"\}$`, answer.Body.String())
 		return answer
 	}
-	c.seen[fmt.Sprintf("%s %s %d", method, route.Path, answer.Code)] = true
+	c.seen[fmt.Sprintf("%s %s %d", request.Method, route.Path, answer.Code)] = true
 	require.NoError(t, openapi3filter.ValidateResponse(t.Context(), &openapi3filter.ResponseValidationInput{
 		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: request, PathParams: parameters, Route: route},
 		Status:                 answer.Code,
 		Header:                 answer.Header(),
 		Body:                   io.NopCloser(bytes.NewReader(answer.Body.Bytes())),
 		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
-	}), "%s %s answered %d %s", method, target, answer.Code, answer.Body)
+	}), "%s %s answered %d %s", request.Method, request.URL, answer.Code, answer.Body)
 	return answer
 }
 
@@ -101,6 +115,93 @@ func (c *Contract) RequireSecurity(t testing.TB) {
 			answer := anonymous.Do(t, method, path, "")
 			assert.Equal(t, operation.Security != nil, answer.Code == http.StatusUnauthorized, "%s %s answers %d", method, path, answer.Code)
 		}
+	}
+}
+
+// RequireLimits sees what every call that may have a body says to a body that
+// is too large, of no type it takes, late, or cut off, and to a web page of
+// another origin.
+func (c *Contract) RequireLimits(t testing.TB) {
+	t.Helper()
+	for path, item := range c.doc.Paths.Map() {
+		if item.Post == nil {
+			continue
+		}
+		for status, body := range map[int]io.Reader{
+			http.StatusRequestEntityTooLarge: strings.NewReader(strings.Repeat(" ", 80<<20)),
+			http.StatusUnsupportedMediaType:  strings.NewReader("a=b"),
+			http.StatusRequestTimeout:        iotest.ErrReader(os.ErrDeadlineExceeded),
+			http.StatusBadRequest:            iotest.ErrReader(io.ErrUnexpectedEOF),
+		} {
+			request := httptest.NewRequest(http.MethodPost, path, body)
+			request.Header.Set("Content-Type", "application/json")
+			if status == http.StatusUnsupportedMediaType {
+				request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			}
+			assert.Equal(t, status, c.Send(t, request).Code, path)
+		}
+		request := httptest.NewRequest(http.MethodPost, path, nil)
+		request.Header.Set("Sec-Fetch-Site", "cross-site")
+		assert.Equal(t, http.StatusForbidden, c.Send(t, request).Code, path)
+	}
+	for path, item := range c.doc.Paths.Map() {
+		for method := range item.Operations() {
+			request := httptest.NewRequest(method, path, nil)
+			request.Host = "evil.example"
+			request.Header.Set("Accept-Language", "en")
+			assert.Equal(t, http.StatusMisdirectedRequest, c.Send(t, request).Code, path)
+		}
+	}
+}
+
+// RequireFull sees what every call but the probes gets while the server works on
+// as many requests as it may: on one like fill, which must not get an answer
+// yet. It runs in a synctest bubble.
+func (c *Contract) RequireFull(t testing.TB, fill string) {
+	t.Helper()
+	const more = 1000 // than any server works on
+	for range more {
+		go c.server.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, fill, nil))
+	}
+	synctest.Wait()
+	for path, item := range c.doc.Paths.Map() {
+		for method := range item.Operations() {
+			want := http.StatusServiceUnavailable
+			if path == "/livez" {
+				want = http.StatusOK
+			}
+			assert.Equal(t, want, c.Do(t, method, path, "").Code, "%s %s", method, path)
+		}
+	}
+}
+
+// RequireHeads sends each GET that was made again, and as a HEAD, and fails
+// unless both have the same status and header.
+func (c *Contract) RequireHeads(t testing.TB) {
+	t.Helper()
+	site := httptest.NewServer(c.server)
+	defer site.Close()
+	header := func(get *http.Request, method string) http.Header {
+		request, err := http.NewRequestWithContext(t.Context(), method, site.URL+get.URL.RequestURI(), nil)
+		require.NoError(t, err)
+		request.Header = get.Header.Clone()
+		request.Header.Set(server.RequestIDHeader, "same")
+		request.Header.Set("Accept-Encoding", "identity")
+		response, err := http.DefaultTransport.RoundTrip(request)
+		require.NoError(t, err, "%s %s", method, get.URL)
+		defer response.Body.Close()
+		response.Header.Set("status", response.Status)
+		response.Header.Del("Date")
+		if get.URL.Path == "/metrics" || response.ContentLength < 0 || len(response.TransferEncoding) > 0 {
+			response.Header.Del("Content-Length") // another time, another length; and of a long GET it is not known
+		}
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		assert.Equal(t, method == http.MethodGet, len(body) > 0, "%s %s", method, get.URL)
+		return response.Header
+	}
+	for target, get := range c.gets {
+		assert.Equal(t, header(get, http.MethodGet), header(get, http.MethodHead), "HEAD %s", target)
 	}
 }
 

@@ -44,7 +44,7 @@ func get(s *server.Server, path, authorization string) *httptest.ResponseRecorde
 	request := httptest.NewRequest(http.MethodGet, path, nil)
 	request.Header.Set("Authorization", authorization)
 	answer := httptest.NewRecorder()
-	s.Router.ServeHTTP(answer, request)
+	s.ServeHTTP(answer, request)
 	return answer
 }
 
@@ -205,7 +205,7 @@ func TestRotationFailsNoCall(t *testing.T) {
 	const rotations, callers = 50, 8
 	cluster := identitytest.New(t)
 	s, logs := newService(cluster.Config())
-	door := httptest.NewServer(s.Router)
+	door := httptest.NewServer(s)
 	defer door.Close()
 	token := identity.NewTokenFile(cluster.TokenFile(cluster.Token()))
 

@@ -28,3 +28,15 @@ var exponents = map[string]uint8{
 	"BHD": 3, "IQD": 3, "JOD": 3, "KWD": 3, "LYD": 3, "OMR": 3, "TND": 3,
 	"CLF": 4, "UYW": 4,
 }
+
+// withdrawn are the codes that ISO took from list one. Amounts in them were
+// agreed and paid, and stay readable; a code that leaves list one moves here with
+// its exponent, and is never deleted.
+var withdrawn = map[string]struct {
+	digits uint8
+	since  int // the year from which no new amount can be in it
+}{
+	"EEK": {2, 2011}, "LVL": {2, 2014}, "LTL": {2, 2015}, "BYR": {0, 2017}, "MRO": {2, 2018}, "STD": {2, 2018},
+	"VEF": {2, 2018}, "CUC": {2, 2021}, "HRK": {2, 2023}, "SLL": {2, 2024}, "ZWL": {2, 2024}, "ANG": {2, 2025},
+	"BGN": {2, 2026},
+}

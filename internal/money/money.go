@@ -19,6 +19,7 @@ var (
 	ErrTooPrecise      = errors.New("has more decimals than the currency")
 	ErrOverflow        = errors.New("is too large")
 	ErrUnknownCurrency = errors.New("is not a current ISO 4217 code")
+	ErrWithdrawn       = errors.New("was withdrawn")
 )
 
 // Amount is a positive sum of money. The zero Amount is not valid.
@@ -38,10 +39,28 @@ const (
 
 // Parse reads the text of a JSON number as an amount of currency. The same
 // amount written otherwise (12.150, 1e2) is the same Amount. It returns
-// ErrUnknownCurrency, ErrNotANumber, ErrNotPositive, ErrTooPrecise or
-// ErrOverflow, wrapped with the text that was refused.
+// ErrUnknownCurrency, ErrWithdrawn, ErrNotANumber, ErrNotPositive, ErrTooPrecise
+// or ErrOverflow, wrapped with the text that was refused.
 func Parse(literal, currency string) (Amount, error) {
-	digits, known := exponents[currency]
+	if old, is := withdrawn[currency]; is {
+		return Amount{}, fmt.Errorf("currency %q %w as of %d: use the one that replaced it", currency, ErrWithdrawn, old.since)
+	}
+	return ParseHistoric(literal, currency)
+}
+
+// digits is how many decimals a currency has or, if it was withdrawn, had.
+func digits(currency string) (n uint8, known bool) {
+	if n, known = exponents[currency]; known {
+		return n, true
+	}
+	old, known := withdrawn[currency]
+	return old.digits, known
+}
+
+// ParseHistoric reads an amount that was agreed at some time. It is Parse, for
+// withdrawn currencies too.
+func ParseHistoric(literal, currency string) (Amount, error) {
+	digits, known := digits(currency)
 	if !known {
 		return Amount{}, fmt.Errorf("currency %.20q %w", currency, ErrUnknownCurrency)
 	}
@@ -80,12 +99,12 @@ func Parse(literal, currency string) (Amount, error) {
 }
 
 // Number is the amount in major units as a JSON number, without trailing
-// zeros: 12.15, 10.5, 7.
-func (a Amount) Number() string {
-	return decimal.New(a.Minor, -int32(exponents[a.Currency])).String()
-}
-
-// String is the amount for people: "12.15 EUR".
-func (a Amount) String() string {
-	return a.Number() + " " + a.Currency
+// zeros: 12.15, 10.5, 7. It returns ErrUnknownCurrency rather than a number that
+// could be a hundred times too large.
+func (a Amount) Number() (string, error) {
+	digits, known := digits(a.Currency)
+	if !known {
+		return "", fmt.Errorf("stored currency %.20q %w, nor a withdrawn one: this program cannot tell its decimals", a.Currency, ErrUnknownCurrency)
+	}
+	return decimal.New(a.Minor, -int32(digits)).String(), nil
 }

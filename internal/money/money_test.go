@@ -34,7 +34,9 @@ func TestParse(t *testing.T) {
 		amount, err := Parse(test.literal, test.currency)
 		if assert.NoError(t, err, test.literal) {
 			assert.Equal(t, Amount{test.minor, test.currency}, amount, test.literal)
-			assert.Equal(t, test.number, amount.Number())
+			number, err := amount.Number()
+			assert.NoError(t, err)
+			assert.Equal(t, test.number, number)
 		}
 	}
 }
@@ -77,6 +79,31 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// What was agreed before its currency was withdrawn is worth what it was, and
+// nothing new is agreed in it.
+func TestAWithdrawnCurrency(t *testing.T) {
+	number, err := Amount{1215, "BGN"}.Number()
+	require.NoError(t, err)
+	assert.Equal(t, "12.15", number)
+	_, err = Parse("12.15", "BGN")
+	require.ErrorIs(t, err, ErrWithdrawn)
+	assert.EqualError(t, err, `currency "BGN" was withdrawn as of 2026: use the one that replaced it`)
+	amount, err := ParseHistoric("12.15", "BGN")
+	require.NoError(t, err)
+	assert.Equal(t, Amount{1215, "BGN"}, amount)
+	for code := range withdrawn {
+		assert.NotContains(t, exponents, code)
+	}
+}
+
+func TestAnUnknownStoredCurrencyIsNoNumber(t *testing.T) {
+	for _, currency := range []string{"", "XXX", "eur", "EURO"} {
+		number, err := Amount{1215, currency}.Number()
+		require.ErrorIs(t, err, ErrUnknownCurrency, currency)
+		assert.Empty(t, number)
+	}
+}
+
 // FuzzParse holds Parse against exact rational arithmetic.
 func FuzzParse(f *testing.F) {
 	for _, literal := range []string{"12.15", "1e2", "0", "-1", "1e-400", "92233720368547758.07", "12.155", "1E+05"} {
@@ -96,7 +123,9 @@ func FuzzParse(f *testing.F) {
 		require.Zero(t, want.Cmp(new(big.Rat).SetInt64(amount.Minor)), "%s became %d", literal, amount.Minor)
 		require.Positive(t, amount.Minor)
 
-		again, err := Parse(amount.Number(), currency)
+		number, err := amount.Number()
+		require.NoError(t, err)
+		again, err := Parse(number, currency)
 		require.NoError(t, err)
 		require.Equal(t, amount, again, "what was shown is not what was meant")
 	})

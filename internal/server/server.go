@@ -8,37 +8,39 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Limits of every connection. A handler that streams or waits for long extends
-// its own write deadline, see ExtendDeadline.
-const (
-	readTimeout  = 10 * time.Second // the whole request, body included
-	writeTimeout = 15 * time.Second // from the end of the request's header
-	idleTimeout  = 60 * time.Second // between two requests of a connection
-	maxHeader    = 16 << 10         // bytes
-	maxBody      = 1 << 20          // bytes
-	// drainNotice is how long a stopping server still answers, telling each
-	// client to close, before it closes the connections itself. Without it a
-	// connection that was accepted but not yet read, or on which the client is
-	// just writing, dies unanswered.
-	drainNotice = 500 * time.Millisecond
-)
+// drainNotice is how long a stopping server still answers, telling each
+// client to close, before it closes the connections itself. Without it a
+// connection that was accepted but not yet read, or on which the client is
+// just writing, dies unanswered.
+const drainNotice = 500 * time.Millisecond
 
-// Server is a service's HTTP side. Add routes to Router, then Run it.
+// Server is a service's HTTP side. Add routes to Router, then Run it. Each
+// request has AnswerTimeout for its answer, unless the handler extends that:
+// then it is answered with 503, whatever the handler does.
 type Server struct {
-	Router   *gin.Engine
-	Registry *prometheus.Registry // a service adds its own metrics here
+	Router       gin.IRouter
+	Registry     *prometheus.Registry // a service adds its own metrics here
+	AllowedHosts []string             // names, in lower case, by which browsers may reach it besides localhost
 
-	log      *slog.Logger
-	draining atomic.Bool
+	router      *gin.Engine
+	log         *slog.Logger
+	durations   *prometheus.HistogramVec
+	crossOrigin *http.CrossOriginProtection
+	bodies      map[string]bodies // by method and path
+	requests    Slots
+	bulk        Slots
+	draining    atomic.Bool
 }
 
 // New returns a Server with /livez, /readyz, /metrics and, at /openapi.yaml,
@@ -46,21 +48,28 @@ type Server struct {
 // work, within the context's deadline.
 func New(log *slog.Logger, openapi []byte, ready func(context.Context) error) *Server {
 	gin.SetMode(gin.ReleaseMode)
-	s := &Server{Router: gin.New(), Registry: prometheus.NewRegistry(), log: log}
+	r := gin.New()
+	s := &Server{
+		Router: r, Registry: prometheus.NewRegistry(), router: r, log: log,
+		crossOrigin: http.NewCrossOriginProtection(), bodies: map[string]bodies{},
+		requests: NewSlots(maxRequests), bulk: NewSlots(maxBulk),
+	}
 	s.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.durations = newDurations(s.Registry)
 
-	r := s.Router
 	r.HandleMethodNotAllowed = true // 405 with Allow
 	r.RedirectTrailingSlash = false
 	r.UseRawPath = true          // an id may hold an escaped slash
 	r.UnescapePathValues = false // gin's way makes "+" a space; see ID
-	r.Use(s.announceDrain, requestID, s.observe(), recoverPanic(log), limitBody)
+	r.Use(noteRoute, recoverPanic(log), s.door, s.receive, s.admit)
 	r.NoRoute(func(c *gin.Context) { Fail(c, http.StatusNotFound, "", "no such path") })
 	r.NoMethod(func(c *gin.Context) {
-		Fail(c, http.StatusMethodNotAllowed, "", "allowed here: "+c.Writer.Header().Get("Allow"))
+		allowed := strings.Replace(c.Writer.Header().Get("Allow"), http.MethodGet, "GET, HEAD", 1)
+		c.Header("Allow", allowed)
+		Fail(c, http.StatusMethodNotAllowed, "", "allowed here: "+allowed)
 	})
 
-	probe := &readiness{check: ready}
+	probe := newReadiness(ready)
 	r.GET("/livez", func(c *gin.Context) { c.String(http.StatusOK, "ok") })
 	r.GET("/readyz", func(c *gin.Context) {
 		err := probe.ask()
@@ -74,7 +83,9 @@ func New(log *slog.Logger, openapi []byte, ready func(context.Context) error) *S
 		}
 		c.String(http.StatusOK, "ok")
 	})
-	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{})))
+	// A compressor takes more memory than all else of a scrape.
+	metrics := promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{DisableCompression: true})
+	r.GET("/metrics", AtMost(maxScrapes), gin.WrapH(metrics))
 	r.GET("/openapi.yaml", func(c *gin.Context) { c.Data(http.StatusOK, "application/yaml", openapi) })
 	return s
 }
@@ -87,12 +98,17 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	if err != nil {
 		return err
 	}
+	listener = &connections{Listener: listener, max: maxConnections, closed: promauto.With(s.Registry).NewCounter(prometheus.CounterOpts{
+		Name: "http_connections_closed_early_total",
+		Help: "Connections without a request that were closed because others wanted in.",
+	})}
 	defer listener.Close()
 	server := &http.Server{
-		Handler:           s.Router,
-		ReadTimeout:       readTimeout,
-		ReadHeaderTimeout: readTimeout,
-		WriteTimeout:      writeTimeout,
+		Handler:           s,
+		ConnContext:       withConnection,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       headerTimeout + AnswerTimeout, // until the exchange sets its own
+		WriteTimeout:      AnswerTimeout + sendTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
@@ -128,19 +144,17 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	return nil
 }
 
-// announceDrain tells clients of a stopping server to open no further request
-// on their connection.
-func (s *Server) announceDrain(c *gin.Context) {
-	if s.draining.Load() {
-		c.Header("Connection", "close")
-	}
-}
+// Routes are those of Router.
+func (s *Server) Routes() gin.RoutesInfo { return s.router.Routes() }
 
-// ExtendDeadlines gives the handler another d for its answer.
-func ExtendDeadlines(c *gin.Context, d time.Duration) {
-	connection := http.NewResponseController(c.Writer)
-	// These fail only where the writer is not a connection's, as in a test. The
-	// read deadline counts too: when it passes, the request's context ends.
-	_ = connection.SetReadDeadline(time.Now().Add(d))
-	_ = connection.SetWriteDeadline(time.Now().Add(d))
+// admit waits for one of the slots of requests that are worked on. Probes need
+// none: that others wait says nothing about this replica's health.
+func (s *Server) admit(c *gin.Context) {
+	if path := c.FullPath(); path != "/livez" && path != "/readyz" {
+		if err := s.requests.Take(c); err != nil {
+			FailUnexpected(c, s.log, err)
+			return
+		}
+	}
+	exchangeOf(c).occupy()
 }

@@ -132,7 +132,7 @@ func TestNotReadyWhileStopping(t *testing.T) {
 
 func get(s *Server, path string) *httptest.ResponseRecorder {
 	answer := httptest.NewRecorder()
-	s.Router.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+	s.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
 	return answer
 }
 
@@ -156,7 +156,7 @@ func TestRequestID(t *testing.T) {
 		request := httptest.NewRequest(http.MethodGet, "/id", nil)
 		request.Header.Set(RequestIDHeader, sent)
 		answer := httptest.NewRecorder()
-		s.Router.ServeHTTP(answer, request)
+		s.ServeHTTP(answer, request)
 		id := answer.Body.String()
 		assert.NotEmpty(t, id)
 		assert.Equal(t, taken, id == sent)
@@ -173,26 +173,6 @@ func TestAPanicIsA500AndLogged(t *testing.T) {
 	assert.Equal(t, http.StatusInternalServerError, answer.Code)
 	assert.JSONEq(t, `{"error":"internal error"}`, answer.Body.String())
 	assert.Contains(t, logs.String(), "secret detail")
-}
-
-func TestARequestLongerThanTheReadTimeoutKeepsItsContext(t *testing.T) {
-	s := newServer(io.Discard)
-	s.Router.POST("/long", func(c *gin.Context) {
-		ExtendDeadlines(c, time.Minute)
-		select {
-		case <-c.Request.Context().Done():
-			c.String(http.StatusInternalServerError, "cut off")
-		case <-time.After(readTimeout + time.Second):
-			c.String(http.StatusOK, "done")
-		}
-	})
-	url, _ := serve(t, s, func() {})
-	response, err := http.Post(url+"/long", "", nil)
-	require.NoError(t, err)
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	assert.Equal(t, "done", string(body))
 }
 
 func TestMetricsCountByRoute(t *testing.T) {

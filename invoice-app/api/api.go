@@ -23,15 +23,23 @@ type api struct {
 	payer      *invoice.Payer
 	payTimeout time.Duration
 	log        *slog.Logger
+
+	lists, pages server.Slots
 }
+
+const (
+	maxPayAlls = 32      // that wait at once
+	maxList    = 1 << 20 // bytes of invoices in one POST
+)
 
 // Register adds every call of openapi.yaml to s. One pay-all takes payTimeout
 // at most.
 func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, payTimeout time.Duration) {
-	a := &api{store: store, payer: payer, payTimeout: payTimeout, log: log}
+	a := &api{store: store, payer: payer, payTimeout: payTimeout, log: log, lists: server.NewSlots(maxLists), pages: server.NewSlots(maxPages)}
+	s.AcceptBody(http.MethodPost, "/invoices", maxList, "application/json")
 	s.Router.GET("/invoices", a.list)
 	s.Router.POST("/invoices", a.add)
-	s.Router.POST("/invoices/pay", a.payAll)
+	s.Router.POST("/invoices/pay", server.AtMost(maxPayAlls), a.payAll)
 	s.Router.GET("/invoices/:id", a.get)
 	s.Router.POST("/invoices/:id/retry", a.retry)
 }

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
+	"math"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -19,6 +23,7 @@ import (
 	"example.com/invoices/internal/contracttest"
 	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/money"
+	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
 	"example.com/invoices/invoice-app/store"
 )
@@ -39,9 +44,9 @@ func newContract(t *testing.T, s invoice.Store, p provider) *contracttest.Contra
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	ready := func(ctx context.Context) error { _, err := s.LastSeq(ctx); return err }
-	server := NewServer(log, ready)
-	Register(server, log, s, invoice.NewPayer(s, p, impatient, log), time.Minute)
-	return contracttest.New(t, server.Router)
+	site := NewServer(log, ready)
+	Register(site, log, s, invoice.NewPayer(s, p, impatient, log), time.Minute)
+	return contracttest.New(t, site)
 }
 
 func newStore(t *testing.T) store.Store {
@@ -140,33 +145,107 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 413, c.Do(t, http.MethodPost, "/invoices", strings.Repeat(" ", 2<<20)).Code)
 	wrong := c.Do(t, http.MethodDelete, "/invoices", "")
 	assert.Equal(t, 405, wrong.Code)
-	assert.Equal(t, "GET, POST", wrong.Header().Get("Allow"))
+	assert.Equal(t, "GET, HEAD, POST", wrong.Header().Get("Allow"))
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/nowhere", "").Code)
 	for _, path := range []string{"/livez", "/readyz", "/metrics", "/openapi.yaml"} {
 		code, _ = call(http.MethodGet, path, "")
 		assert.Equal(t, 200, code)
 	}
+	c.RequireLimits(t)
+	c.RequireHeads(t)
 	c.RequireAllSeen(contractOfFailures(t)...)
+}
+
+// asksTheStore are all calls that need the database.
+var asksTheStore = []struct{ method, path, body string }{
+	{http.MethodGet, "/invoices", ""},
+	{http.MethodGet, "/invoices?limit=1", ""},
+	{http.MethodPost, "/invoices", `{"InvoiceId":"a","Value":1,"Currency":"EUR"}`},
+	{http.MethodPost, "/invoices/pay", ""},
+	{http.MethodGet, "/invoices/a", ""},
+	{http.MethodPost, "/invoices/a/retry", ""},
+	{http.MethodGet, "/readyz", ""},
+}
+
+// frozen is a database that neither answers nor fails. If it is deaf, it does
+// not even notice that nobody waits any more.
+type frozen struct {
+	invoice.Store
+	deaf   bool
+	thawed chan struct{}
+}
+
+func (f frozen) wait(ctx context.Context) error {
+	if f.deaf {
+		ctx = context.WithoutCancel(ctx)
+	}
+	select {
+	case <-ctx.Done():
+	case <-f.thawed:
+	}
+	return fmt.Errorf("10.0.0.7: %w: %w", database.ErrUnavailable, context.Cause(ctx))
+}
+
+func (f frozen) Add(ctx context.Context, _ iter.Seq2[invoice.Invoice, error]) (int, error) {
+	return 0, f.wait(ctx)
+}
+func (f frozen) Get(ctx context.Context, _ string) (invoice.Invoice, error) {
+	return invoice.Invoice{}, f.wait(ctx)
+}
+func (f frozen) List(ctx context.Context, _ invoice.Filter) ([]invoice.Invoice, error) {
+	return nil, f.wait(ctx)
+}
+func (f frozen) Retry(ctx context.Context, _ string) error  { return f.wait(ctx) }
+func (f frozen) LastSeq(ctx context.Context) (int64, error) { return 0, f.wait(ctx) }
+
+// A call that needs a frozen database is answered all the same, in its time.
+func TestEveryCallIsAnsweredInTime(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := frozen{deaf: deaf, thawed: make(chan struct{})}
+				c := newContract(t, s, nil)
+				for _, call := range asksTheStore {
+					most := server.AnswerTimeout
+					switch call.path {
+					case "/invoices/pay": // a minute here, and time to count what remains
+						most = time.Minute + 15*time.Second
+					case "/readyz":
+						most = 2 * time.Second
+					}
+					start := time.Now()
+					answer := c.Do(t, call.method, call.path, call.body)
+					assert.LessOrEqual(t, time.Since(start), most, call)
+					assert.Equal(t, 503, answer.Code, call)
+					assert.NotContains(t, answer.Body.String(), "10.0.0.7")
+				}
+				c.Do(t, http.MethodGet, "/livez", "")
+				close(s.thawed)
+				synctest.Wait()
+			})
+		})
+	}
 }
 
 // contractOfFailures sees the answers of a service whose database, or whose
 // provider, is in trouble: an honest 5xx, and nothing of what is inside.
 func contractOfFailures(t *testing.T) (seen []*contracttest.Contract) {
 	broken := newContract(t, gone{}, nil)
-	for _, call := range []struct{ method, path, body string }{
-		{http.MethodGet, "/invoices", ""},
-		{http.MethodGet, "/invoices?limit=1", ""},
-		{http.MethodPost, "/invoices", `{"InvoiceId":"a","Value":1,"Currency":"EUR"}`},
-		{http.MethodPost, "/invoices/pay", ""},
-		{http.MethodGet, "/invoices/a", ""},
-		{http.MethodPost, "/invoices/a/retry", ""},
-		{http.MethodGet, "/readyz", ""},
-	} {
+	for _, call := range asksTheStore {
 		answer := broken.Do(t, call.method, call.path, call.body)
 		assert.Equal(t, 503, answer.Code, call)
 		assert.NotContains(t, answer.Body.String(), "10.0.0.7")
 	}
+	broken.RequireHeads(t)
 	seen = append(seen, broken)
+
+	synctest.Test(t, func(t *testing.T) {
+		s := frozen{deaf: true, thawed: make(chan struct{})}
+		full := newContract(t, s, nil)
+		full.RequireFull(t, "/invoices/a")
+		close(s.thawed)
+		seen = append(seen, full)
+	})
 
 	for status, failure := range map[int]provider{
 		502: func(context.Context, invoice.Invoice) error { return errors.New("dial tcp 10.0.0.7: refused") },
@@ -222,6 +301,102 @@ func TestPages(t *testing.T) {
 	assert.Equal(t, `[]`, c.Do(t, http.MethodGet, "/invoices?paid=true", "").Body.String())
 }
 
+// growing is a store to which others add as fast as a list is read.
+type growing struct {
+	store.Store
+	t     *testing.T
+	total *int
+}
+
+func (g growing) List(ctx context.Context, filter invoice.Filter) ([]invoice.Invoice, error) {
+	var list []invoice.Invoice
+	for range chunk {
+		*g.total++
+		list = append(list, invoice.Invoice{ID: fmt.Sprint("I", *g.total), Amount: money.Amount{Minor: 1, Currency: "EUR"}})
+	}
+	_, err := g.Add(ctx, invoice.All(list))
+	require.NoError(g.t, err)
+	require.Less(g.t, *g.total, 20*chunk, "the list has no end")
+	return g.Store.List(ctx, filter)
+}
+
+func TestAListEndsAtTheLastInvoiceOfItsBeginning(t *testing.T) {
+	s := growing{newStore(t), t, new(int)}
+	c := newContract(t, s, nil)
+	assert.Equal(t, "[]", c.Do(t, http.MethodGet, "/invoices", "").Body.String())
+	for _, path := range []string{"/invoices", "/invoices?paid=false", "/invoices?after=0"} {
+		before := *s.total
+		assert.Equal(t, before, strings.Count(c.Do(t, http.MethodGet, path, "").Body.String(), "InvoiceId"), path)
+	}
+	assert.Equal(t, "[]", c.Do(t, http.MethodGet, "/invoices?paid=true", "").Body.String())
+}
+
+// endless is a store with more invoices than anybody reads.
+type endless struct{ invoice.Store }
+
+func (endless) LastSeq(context.Context) (int64, error) { return math.MaxInt64, nil }
+func (endless) List(_ context.Context, filter invoice.Filter) ([]invoice.Invoice, error) {
+	list := make([]invoice.Invoice, filter.Limit)
+	for n := range list {
+		list[n] = invoice.Invoice{Seq: filter.After + int64(n) + 1, ID: "I", Amount: money.Amount{Minor: 1, Currency: "EUR"}}
+	}
+	return list, nil
+}
+
+// slowly reads a part every so often, just fast enough not to be cut.
+type slowly struct{ *httptest.ResponseRecorder }
+
+func (s slowly) Write(part []byte) (int, error) {
+	time.Sleep(time.Second)
+	return len(part), nil
+}
+
+func TestAListIsReadInSomeTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		site := NewServer(slog.New(slog.DiscardHandler), nil)
+		Register(site, slog.New(slog.DiscardHandler), endless{}, nil, time.Minute)
+		start := time.Now()
+		assert.PanicsWithValue(t, http.ErrAbortHandler, func() {
+			site.ServeHTTP(slowly{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/invoices", nil))
+		})
+		assert.LessOrEqual(t, time.Since(start), listTimeout+time.Minute)
+		assert.Greater(t, time.Since(start), listTimeout-time.Minute)
+	})
+}
+
+// Whoever does not read holds few lists, and keeps nobody from pages.
+func TestListsAndPagesWaitForTheirOwnKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		site := NewServer(slog.New(slog.DiscardHandler), nil)
+		Register(site, slog.New(slog.DiscardHandler), endless{}, nil, time.Minute)
+		stop := make(chan struct{})
+		for range maxLists {
+			go func() {
+				defer func() { _ = recover() }() // it is cut in the end
+				site.ServeHTTP(stuck{httptest.NewRecorder(), stop}, httptest.NewRequest(http.MethodGet, "/invoices", nil))
+			}()
+		}
+		synctest.Wait()
+		for path, want := range map[string]int{"/invoices": 503, "/invoices?limit=1000": 200} {
+			answer := httptest.NewRecorder()
+			site.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+			assert.Equal(t, want, answer.Code, path)
+		}
+		close(stop)
+	})
+}
+
+// stuck is a client that does not read.
+type stuck struct {
+	*httptest.ResponseRecorder
+	stop chan struct{}
+}
+
+func (s stuck) Write([]byte) (int, error) {
+	<-s.stop
+	return 0, io.ErrClosedPipe
+}
+
 func TestAListThatBreaksOffIsNoWholeList(t *testing.T) {
 	s := newStore(t)
 	var list []invoice.Invoice
@@ -232,6 +407,8 @@ func TestAListThatBreaksOffIsNoWholeList(t *testing.T) {
 	require.NoError(t, err)
 	c := newContract(t, failsLater{s}, nil)
 	assert.PanicsWithValue(t, http.ErrAbortHandler, func() { c.Do(t, http.MethodGet, "/invoices", "") })
+	assert.Contains(t, c.Do(t, http.MethodGet, "/metrics", "").Body.String(),
+		`http_request_duration_seconds_count{method="GET",route="/invoices",status="aborted"} 1`)
 }
 
 // failsLater is a database that goes after the first chunk.
@@ -277,6 +454,9 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		"overflow":             `{"InvoiceId":"X","Value":92233720368547758.08,"Currency":"EUR"}`,
 		"1e400":                `{"InvoiceId":"X","Value":1e400,"Currency":"EUR"}`,
 		"NaN":                  `{"InvoiceId":"X","Value":NaN,"Currency":"EUR"}`,
+		"blank after the id":   `{"InvoiceId":"X ","Value":1,"Currency":"EUR"}`,
+		"invisible in the id":  `{"InvoiceId":"X\u200b","Value":1,"Currency":"EUR"}`,
+		"withdrawn currency":   `{"InvoiceId":"X","Value":1,"Currency":"BGN"}`,
 		"unknown currency":     `{"InvoiceId":"X","Value":1,"Currency":"XXX"}`,
 		"lower-case currency":  `{"InvoiceId":"X","Value":1,"Currency":"eur"}`,
 		"paid somewhere else?": `{"InvoiceId":"X","Value":1,"Currency":"EUR","IsPaid":true}`,
@@ -288,6 +468,32 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 			require.NoError(t, err)
 			assert.Zero(t, last)
 		})
+	}
+}
+
+// Amounts that were agreed before their currency was withdrawn keep their worth,
+// and one whose worth cannot be known is an error, never a number.
+func TestStoredCurrencies(t *testing.T) {
+	s := newStore(t)
+	add := func(id, currency string) {
+		i := invoice.Invoice{ID: id, Amount: money.Amount{Minor: 1215, Currency: currency}}
+		_, err := s.Add(t.Context(), invoice.All([]invoice.Invoice{i}))
+		require.NoError(t, err)
+	}
+	add("withdrawn", "BGN")
+	c := newContract(t, s, nil)
+	const shown = `{"InvoiceId":"withdrawn","Value":12.15,"Currency":"BGN","IsPaid":false}`
+	assert.Equal(t, shown, c.Do(t, http.MethodGet, "/invoices/withdrawn", "").Body.String())
+	assert.Equal(t, "["+shown+"]", c.Do(t, http.MethodGet, "/invoices", "").Body.String())
+
+	add("unknown", "XXX")
+	log := slog.New(slog.DiscardHandler)
+	server := NewServer(log, s.Ping)
+	Register(server, log, s, nil, time.Minute)
+	for _, path := range []string{"/invoices/unknown", "/invoices?limit=5", "/invoices"} {
+		answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
+		server.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+		assert.Equal(t, 500, answer.Code, path)
 	}
 }
 
@@ -303,7 +509,9 @@ func FuzzDecode(f *testing.F) {
 		for _, i := range invoices {
 			require.NotEmpty(t, i.ID)
 			require.Positive(t, i.Amount.Minor)
-			shown, err := json.Marshal(newAnswer(i))
+			answer, err := newAnswer(i)
+			require.NoError(t, err)
+			shown, err := json.Marshal(answer)
 			require.NoError(t, err)
 			again, err := Decode(shown)
 			require.NoError(t, err)

@@ -21,5 +21,10 @@ func (a *api) get(c *gin.Context) {
 		a.fail(c, err)
 		return
 	}
-	c.JSON(http.StatusOK, newAnswer(i))
+	shown, err := newAnswer(i)
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	c.JSON(http.StatusOK, shown)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"example.com/invoices/internal/identifier"
 	"example.com/invoices/internal/money"
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
@@ -23,8 +24,12 @@ type answer struct {
 	Rejected  string `json:",omitempty"`
 }
 
-func newAnswer(i invoice.Invoice) answer {
-	return answer{i.ID, json.Number(i.Amount.Number()), i.Amount.Currency, i.Paid, i.Rejected}
+func newAnswer(i invoice.Invoice) (answer, error) {
+	number, err := i.Amount.Number()
+	if err != nil {
+		return answer{}, fmt.Errorf("show invoice %q: %w", i.ID, err)
+	}
+	return answer{i.ID, json.Number(number), i.Amount.Currency, i.Paid, i.Rejected}, nil
 }
 
 // request is an invoice as it is sent.
@@ -76,7 +81,7 @@ func (r request) invoice() (invoice.Invoice, error) {
 // NewInvoice checks the three fields of an invoice from outside. Its error is
 // a *server.Failure that names the field.
 func NewInvoice(id, value, currency string) (invoice.Invoice, error) {
-	if wrong := server.CheckID(id); wrong != "" {
+	if wrong := identifier.Check(id); wrong != "" {
 		return invoice.Invoice{}, refuse("InvoiceId %s", wrong)
 	}
 	if value == "" {

@@ -1,11 +1,13 @@
 package api
 
 import (
-	"bytes"
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,8 +22,13 @@ const (
 	// chunk is how many are read from the store at a time for the whole list:
 	// memory stays flat, and no database connection waits for a slow client.
 	chunk = 500
-	// chunkTimeout is how long a client may take to receive one chunk.
-	chunkTimeout = 30 * time.Second
+	// chunkTimeout is how long a client may take to receive one chunk, and
+	// listTimeout the whole list.
+	chunkTimeout = 25 * time.Second
+	listTimeout  = 15 * time.Minute
+	// Slow clients hold lists for long, so these have slots apart from the pages.
+	maxLists = 16 // at once
+	maxPages = 32
 )
 
 // list answers the invoices in order of arrival: GET /invoices. With ?limit=
@@ -63,6 +70,10 @@ func parseList(query url.Values) (filter invoice.Filter, limit int, err error) {
 }
 
 func (a *api) page(c *gin.Context, filter invoice.Filter, limit int) {
+	if err := a.pages.Take(c); err != nil {
+		a.fail(c, err)
+		return
+	}
 	filter.Limit = limit + 1 // one more tells whether there is a next page
 	invoices, err := a.store.List(c.Request.Context(), filter)
 	if err != nil {
@@ -75,57 +86,112 @@ func (a *api) page(c *gin.Context, filter invoice.Filter, limit int) {
 		next.Set("after", strconv.FormatInt(invoices[limit-1].Seq, 10))
 		c.Header("Link", fmt.Sprintf(`</invoices?%s>; rel="next"`, next.Encode()))
 	}
-	answers := make([]answer, len(invoices))
-	for n, i := range invoices {
-		answers[n] = newAnswer(i)
+	list := startList(c)
+	if a.send(c, list, invoices) {
+		list.end()
 	}
-	c.JSON(http.StatusOK, answers)
 }
 
-// stream writes the list chunk by chunk. Once the first is written, an error
-// can only be shown by cutting the connection: the client must not take half a
-// list for a whole one.
+// stream writes the list chunk by chunk, up to the last invoice that there is
+// when it begins. Once the first is written, an error can only be shown by
+// cutting the connection: the client must not take half a list for a whole one.
 func (a *api) stream(c *gin.Context, filter invoice.Filter) {
+	if err := a.lists.Take(c); err != nil {
+		a.fail(c, err)
+		return
+	}
+	over := time.Now().Add(listTimeout)
+	through, err := a.store.LastSeq(c.Request.Context())
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
 	filter.Limit = chunk
 	invoices, err := a.store.List(c.Request.Context(), filter)
 	if err != nil {
 		a.fail(c, err)
 		return
 	}
-	c.Header("Content-Type", "application/json; charset=utf-8")
-	c.Status(http.StatusOK)
-	var buffer bytes.Buffer
-	buffer.WriteByte('[')
+	list := startList(c)
 	for {
-		for n, i := range invoices {
-			if n > 0 {
-				buffer.WriteByte(',')
-			}
-			text, err := json.Marshal(newAnswer(i))
-			if err != nil {
-				panic(http.ErrAbortHandler)
-			}
-			buffer.Write(text)
-		}
-		last := len(invoices) < chunk
-		if !last {
-			filter.After = invoices[chunk-1].Seq
-			if invoices, err = a.store.List(c.Request.Context(), filter); err != nil {
-				a.log.Error("list cut short", "error", err)
-				panic(http.ErrAbortHandler)
-			}
-			if len(invoices) > 0 {
-				buffer.WriteByte(',')
-			}
-		} else {
-			buffer.WriteByte(']')
+		more := len(invoices) == chunk
+		if end := slices.IndexFunc(invoices, func(i invoice.Invoice) bool { return i.Seq > through }); end >= 0 {
+			invoices, more = invoices[:end], false
 		}
 		server.ExtendDeadlines(c, chunkTimeout)
-		if _, err := buffer.WriteTo(c.Writer); err != nil {
-			return // the client has gone
-		}
-		if last {
+		if !a.send(c, list, invoices) {
 			return
 		}
+		if !more {
+			list.end()
+			return
+		}
+		if time.Now().After(over) {
+			a.cut(c, fmt.Errorf("the client took more than %s", listTimeout))
+		}
+		filter.After = invoices[chunk-1].Seq
+		server.ExtendDeadlines(c, server.AnswerTimeout)
+		if invoices, err = a.store.List(c.Request.Context(), filter); err != nil {
+			a.cut(c, err)
+		}
 	}
+}
+
+// send writes a part of the list. It returns false if the rest is not wanted.
+func (a *api) send(c *gin.Context, list *listWriter, invoices []invoice.Invoice) bool {
+	err := list.write(invoices)
+	switch {
+	case err == nil:
+		return true
+	case errors.Is(err, http.ErrBodyNotAllowed): // which a HEAD gets
+	case !c.Writer.Written():
+		a.fail(c, err)
+	default:
+		a.cut(c, err)
+	}
+	return false
+}
+
+// cut ends a list of which a part is written.
+func (a *api) cut(c *gin.Context, err error) {
+	a.log.Error("list cut short", "error", err, "request_id", server.RequestID(c.Request.Context()))
+	panic(http.ErrAbortHandler)
+}
+
+// listWriter writes a JSON list of invoices, one by one: what one client costs
+// is what was read for it, and not a copy as text.
+type listWriter struct {
+	*bufio.Writer
+	separator string
+}
+
+func startList(c *gin.Context) *listWriter {
+	c.Header("Content-Type", "application/json; charset=utf-8")
+	c.Status(http.StatusOK)
+	return &listWriter{bufio.NewWriter(c.Writer), "["}
+}
+
+func (w *listWriter) write(invoices []invoice.Invoice) error {
+	for _, i := range invoices {
+		shown, err := newAnswer(i)
+		if err != nil {
+			return err
+		}
+		text, err := json.Marshal(shown)
+		if err != nil {
+			return err
+		}
+		_, _ = w.WriteString(w.separator) // Flush has the error
+		_, _ = w.Write(text)
+		w.separator = ","
+	}
+	return w.Flush()
+}
+
+func (w *listWriter) end() {
+	if w.separator == "[" {
+		_ = w.WriteByte('[')
+	}
+	_ = w.WriteByte(']')
+	_ = w.Flush() // should the client have gone, its request's end is noted as such
 }

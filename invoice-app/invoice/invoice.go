@@ -84,10 +84,10 @@ type Store interface {
 type Ledger interface {
 	// LastSeq returns the highest Seq there is, or 0.
 	LastSeq(ctx context.Context) (int64, error)
-	// Claim reserves up to limit unsettled, unclaimed invoices with a Seq of at
-	// most through, for the time of lease on the database's clock. Nobody else
-	// is given them before that time is over.
-	Claim(ctx context.Context, through int64, limit int, lease time.Duration) ([]Claim, error)
+	// Claim reserves up to limit unsettled, unclaimed invoices with a Seq over
+	// after and of at most through, the first ones first, for the time of lease
+	// on the database's clock. Nobody else is given them before that time is over.
+	Claim(ctx context.Context, after, through int64, limit int, lease time.Duration) ([]Claim, error)
 	// MarkPaid records that the provider has taken the payment. That is true
 	// whoever says it and however late, so it asks for no claim, and a
 	// rejection is overruled.

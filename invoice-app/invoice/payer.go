@@ -210,7 +210,7 @@ func (r *run) acquire(ctx context.Context) (int, error) {
 func (r *run) claim(ctx context.Context, limit int) ([]Claim, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeeping)
 	defer cancel()
-	return r.ledger.Claim(ctx, r.through, limit, r.cfg.Lease)
+	return r.ledger.Claim(ctx, 0, r.through, limit, r.cfg.Lease)
 }
 
 func (r *run) sleep(ctx context.Context, wait time.Duration) {

@@ -203,7 +203,7 @@ func TestPayAllWaitsForWhatAnotherReplicaHasClaimed(t *testing.T) {
 	slowDone := make(chan error, 1)
 	go func() { slowDone <- slow.PayAll(context.Background()) }()
 	require.Eventually(t, func() bool {
-		claims, err := s.Claim(t.Context(), 1<<62, 1, 0)
+		claims, err := s.Claim(t.Context(), 0, 1<<62, 1, 0)
 		return err == nil && len(claims) == 0
 	}, 5*time.Second, 5*time.Millisecond, "both are claimed")
 

@@ -66,11 +66,15 @@ func (c *Client) Pay(ctx context.Context, i invoice.Invoice) error {
 }
 
 func (c *Client) pay(ctx context.Context, i invoice.Invoice) (outcome string, err error) {
+	number, err := i.Amount.Number()
+	if err != nil { // no later try can succeed either, until a program that knows it is there
+		return "rejected", &invoice.Rejection{Reason: err.Error()}
+	}
 	body, err := json.Marshal(struct {
 		ID       string      `json:"id"`
 		Value    json.Number `json:"value"`
 		Currency string      `json:"currency"`
-	}{i.ID, json.Number(i.Amount.Number()), i.Amount.Currency})
+	}{i.ID, json.Number(number), i.Amount.Currency})
 	if err != nil {
 		return "failed", fmt.Errorf("encode payment: %w", err)
 	}

@@ -138,6 +138,14 @@ func TestAnAnswerThatNeverEnds(t *testing.T) {
 	assert.ErrorContains(t, client.Pay(t.Context(), i1), "over 65536 bytes")
 }
 
+func TestAnAmountInAnUnknownCurrencyIsNeverSent(t *testing.T) {
+	client := newClient(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") })
+	err := client.Pay(t.Context(), invoice.Invoice{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}})
+	var rejection *invoice.Rejection
+	require.ErrorAs(t, err, &rejection, "parked, with the reason")
+	assert.Contains(t, rejection.Reason, "XXX")
+}
+
 func TestASlowAnswer(t *testing.T) {
 	client := newClient(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // only then does a server notice that a client has gone

@@ -161,15 +161,15 @@ func (s postgres) LastSeq(ctx context.Context) (seq int64, err error) {
 	return seq, wrap("ask for the last invoice", err)
 }
 
-func (s postgres) Claim(ctx context.Context, through int64, limit int, lease time.Duration) ([]invoice.Claim, error) {
+func (s postgres) Claim(ctx context.Context, after, through int64, limit int, lease time.Duration) ([]invoice.Claim, error) {
 	rows, _ := s.pool.Query(ctx, `
-		UPDATE invoices SET claimed_until = clock_timestamp() + $3, attempts = attempts + 1
+		UPDATE invoices SET claimed_until = clock_timestamp() + $4, attempts = attempts + 1
 		WHERE seq = ANY (ARRAY(
 			SELECT seq FROM invoices
 			WHERE paid_at IS NULL AND rejected_reason IS NULL
-			  AND seq <= $1 AND claimed_until <= clock_timestamp()
-			ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED))
-		RETURNING attempts, `+columns, through, limit, lease)
+			  AND seq > $1 AND seq <= $2 AND claimed_until <= clock_timestamp()
+			ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED))
+		RETURNING attempts, `+columns, after, through, limit, lease)
 	claims, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c invoice.Claim, err error) {
 		err = row.Scan(&c.Attempt, &c.Seq, &c.ID, &c.Amount.Minor, &c.Amount.Currency, &c.Paid, &c.Rejected)
 		return c, err

@@ -150,19 +150,19 @@ func (s sqlite) LastSeq(ctx context.Context) (seq int64, err error) {
 	return seq, nil
 }
 
-func (s sqlite) Claim(ctx context.Context, through int64, limit int, lease time.Duration) ([]invoice.Claim, error) {
+func (s sqlite) Claim(ctx context.Context, after, through int64, limit int, lease time.Duration) ([]invoice.Claim, error) {
 	scan := func(rows *sql.Rows) (c invoice.Claim, err error) {
 		err = rows.Scan(&c.Attempt, &c.Seq, &c.ID, &c.Amount.Minor, &c.Amount.Currency, &c.Paid, &c.Rejected)
 		return c, err
 	}
 	return query(ctx, s.db, "claim invoices", scan, `
-		UPDATE invoices SET claimed_until = `+now+` + ?3, attempts = attempts + 1
+		UPDATE invoices SET claimed_until = `+now+` + ?4, attempts = attempts + 1
 		WHERE seq IN (
 			SELECT seq FROM invoices
 			WHERE paid_at IS NULL AND rejected_reason IS NULL
-			  AND seq <= ?1 AND claimed_until <= `+now+`
-			ORDER BY seq LIMIT ?2)
-		RETURNING attempts, `+columns, through, limit, lease.Milliseconds())
+			  AND seq > ?1 AND seq <= ?2 AND claimed_until <= `+now+`
+			ORDER BY seq LIMIT ?3)
+		RETURNING attempts, `+columns, after, through, limit, lease.Milliseconds())
 }
 
 // MarkPaid is the line that marks an invoice paid.

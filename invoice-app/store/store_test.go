@@ -58,7 +58,7 @@ func add(t *testing.T, s Store, invoices ...invoice.Invoice) {
 
 func claimOne(t *testing.T, s Store, lease time.Duration) invoice.Claim {
 	t.Helper()
-	claims, err := s.Claim(t.Context(), all, 1, lease)
+	claims, err := s.Claim(t.Context(), 0, all, 1, lease)
 	require.NoError(t, err)
 	require.Len(t, claims, 1)
 	return claims[0]
@@ -185,7 +185,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		assert.Equal(t, "a", first.ID)
 		assert.Equal(t, 1, first.Attempt)
 		assert.Equal(t, "b", claimOne(t, s, time.Hour).ID)
-		none, err := s.Claim(t.Context(), all, 5, time.Hour)
+		none, err := s.Claim(t.Context(), 0, all, 5, time.Hour)
 		require.NoError(t, err)
 		assert.Empty(t, none)
 
@@ -205,13 +205,30 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		last, err := s.LastSeq(t.Context())
 		require.NoError(t, err)
 		add(t, s, euros("b", 1))
-		claims, err := s.Claim(t.Context(), last, 5, time.Hour)
+		claims, err := s.Claim(t.Context(), 0, last, 5, time.Hour)
 		require.NoError(t, err)
 		require.Len(t, claims, 1)
 		assert.Equal(t, "a", claims[0].ID)
 		count, _, err := s.Unsettled(t.Context(), last)
 		require.NoError(t, err)
 		assert.Equal(t, 1, count)
+	})
+
+	t.Run("claims go on behind a cursor", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1), euros("b", 1), euros("c", 1))
+		first, err := s.Claim(t.Context(), 0, all, 1, time.Hour)
+		require.NoError(t, err)
+		require.Len(t, first, 1)
+		assert.Equal(t, "a", first[0].ID, "the lowest Seq first")
+		require.NoError(t, s.Release(t.Context(), first[0], 0))
+		second, err := s.Claim(t.Context(), first[0].Seq, all, 1, time.Hour)
+		require.NoError(t, err)
+		require.Len(t, second, 1)
+		assert.Equal(t, "b", second[0].ID, "a is free, and before the cursor")
+		none, err := s.Claim(t.Context(), all, all, 1, time.Hour)
+		require.NoError(t, err)
+		assert.Empty(t, none)
 	})
 
 	t.Run("each invoice goes to one of many", func(t *testing.T) {
@@ -225,7 +242,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		for range 8 {
 			claimers.Go(func() {
 				for {
-					claims, err := s.Claim(context.Background(), all, 3, time.Hour)
+					claims, err := s.Claim(context.Background(), 0, all, 3, time.Hour)
 					if !assert.NoError(t, err) || len(claims) == 0 {
 						return
 					}
@@ -239,7 +256,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		}
 		claimers.Wait()
 		// SKIP LOCKED may end a claimer early, so the rest is claimed here.
-		rest, err := s.Claim(t.Context(), all, 60, time.Hour)
+		rest, err := s.Claim(t.Context(), 0, all, 60, time.Hour)
 		require.NoError(t, err)
 		for _, c := range rest {
 			seen[c.ID]++
@@ -259,7 +276,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		assert.True(t, get(t, s, "a").Paid)
 		requireUnsettled(t, s, 0)
 		assert.ErrorIs(t, s.Retry(t.Context(), "a"), invoice.ErrPaid)
-		none, err := s.Claim(t.Context(), all, 5, time.Hour)
+		none, err := s.Claim(t.Context(), 0, all, 5, time.Hour)
 		require.NoError(t, err)
 		assert.Empty(t, none)
 	})
@@ -290,7 +307,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		again := claimOne(t, s, time.Hour)
 		assert.Equal(t, "a", again.ID)
 		require.NoError(t, s.Retry(t.Context(), "a"), "while it is being paid")
-		none, err := s.Claim(t.Context(), all, 5, time.Hour)
+		none, err := s.Claim(t.Context(), 0, all, 5, time.Hour)
 		require.NoError(t, err)
 		assert.Empty(t, none, "retry takes no claim away")
 

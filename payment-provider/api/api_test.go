@@ -7,9 +7,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -19,6 +22,7 @@ import (
 	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/money"
+	"example.com/invoices/internal/server"
 	"example.com/invoices/payment-provider/payment"
 	"example.com/invoices/payment-provider/store"
 )
@@ -32,7 +36,7 @@ func newContract(t *testing.T) (*contracttest.Contract, payment.Store, *identity
 	payments, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "payments.db"), 1)
 	require.NoError(t, err)
 	t.Cleanup(payments.Close)
-	c := contracttest.New(t, New(silent, payments, payments.Ping, identity.NewVerifier(cluster.Config(), silent)).Router)
+	c := contracttest.New(t, New(silent, payments, payments.Ping, identity.NewVerifier(cluster.Config(), silent)))
 	c.Authorization = "Bearer " + cluster.Token()
 	return c, payments, cluster
 }
@@ -98,60 +102,166 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I3", "").Code, "not taken")
 
 	// The same contract where the database is gone: 503, and nothing of what is inside.
-	broken := contracttest.New(t, New(silent, gone{}, func(context.Context) error { return errors.New("gone") }, nil).Router)
-	for _, answer := range []struct{ method, path, body string }{
-		{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
-		{http.MethodGet, "/payments/I1", ""},
-		{http.MethodGet, "/readyz", ""},
-	} {
-		got := broken.Do(t, answer.method, answer.path, answer.body)
+	broken := contracttest.New(t, New(silent, gone{}, func(context.Context) error { return errors.New("gone") }, nil))
+	for _, call := range asksTheStore {
+		got := broken.Do(t, call.method, call.path, call.body)
 		assert.Equal(t, 503, got.Code)
 		assert.NotContains(t, got.Body.String(), "10.0.0.7")
 	}
-	c.RequireAllSeen(broken)
+	var full *contracttest.Contract
+	synctest.Test(t, func(t *testing.T) {
+		s := frozen{deaf: true, thawed: make(chan struct{})}
+		full = contracttest.New(t, New(silent, s, s.wait, nil))
+		full.RequireFull(t, "/payments/I1")
+		close(s.thawed)
+	})
+	c.RequireLimits(t)
+	c.RequireHeads(t)
+	broken.RequireHeads(t)
+	c.RequireAllSeen(broken, full)
+}
+
+// asksTheStore are all calls that need the database.
+var asksTheStore = []struct{ method, path, body string }{
+	{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
+	{http.MethodGet, "/payments/I1", ""},
+	{http.MethodGet, "/readyz", ""},
+}
+
+// frozen is a database that neither answers nor fails. If it is deaf, it does
+// not even notice that nobody waits any more.
+type frozen struct {
+	deaf   bool
+	thawed chan struct{}
+}
+
+func (f frozen) wait(ctx context.Context) error {
+	if f.deaf {
+		ctx = context.WithoutCancel(ctx)
+	}
+	select {
+	case <-ctx.Done():
+	case <-f.thawed:
+	}
+	return fmt.Errorf("10.0.0.7: %w: %w", database.ErrUnavailable, context.Cause(ctx))
+}
+
+func (f frozen) Insert(ctx context.Context, _ payment.Payment) (payment.Payment, bool, error) {
+	return payment.Payment{}, false, f.wait(ctx)
+}
+func (f frozen) Get(ctx context.Context, _ string) (payment.Payment, error) {
+	return payment.Payment{}, f.wait(ctx)
+}
+
+// A call that needs a frozen database is answered all the same, in its time.
+func TestEveryCallIsAnsweredInTime(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := frozen{deaf: deaf, thawed: make(chan struct{})}
+				c := contracttest.New(t, New(silent, s, s.wait, nil))
+				for _, call := range asksTheStore {
+					most := server.AnswerTimeout
+					if call.path == "/readyz" {
+						most = 2 * time.Second
+					}
+					start := time.Now()
+					answer := c.Do(t, call.method, call.path, call.body)
+					assert.LessOrEqual(t, time.Since(start), most, call)
+					assert.Equal(t, 503, answer.Code, call)
+					assert.NotContains(t, answer.Body.String(), "10.0.0.7")
+				}
+				c.Do(t, http.MethodGet, "/livez", "")
+				close(s.thawed)
+				synctest.Wait()
+			})
+		})
+	}
 }
 
 // What is under /payments is for the one account, a call added later included.
 func TestWhatIsUnderPaymentsNeedsAToken(t *testing.T) {
 	cluster := identitytest.New(t)
 	s := New(silent, gone{}, func(context.Context) error { return nil }, identity.NewVerifier(cluster.Config(), silent))
-	for _, route := range s.Router.Routes() {
+	for _, route := range s.Routes() {
 		answer := httptest.NewRecorder()
-		s.Router.ServeHTTP(answer, httptest.NewRequest(route.Method, strings.ReplaceAll(route.Path, ":", ""), nil))
+		s.ServeHTTP(answer, httptest.NewRequest(route.Method, strings.ReplaceAll(route.Path, ":", ""), nil))
 		assert.Equal(t, strings.HasPrefix(route.Path, "/payments"), answer.Code == http.StatusUnauthorized, "%s %s answers %d", route.Method, route.Path, answer.Code)
 	}
+}
+
+// Rules become stricter. Who missed the answer to a payment that was taken before
+// asks again, and must not hear that it is invalid.
+func TestWhatWasTakenUnderOlderRulesIsConfirmed(t *testing.T) {
+	c, payments, _ := newContract(t)
+	for name, p := range map[string]payment.Payment{
+		"an id that is refused now": {ID: "B\u200b1", Amount: money.Amount{Minor: 1215, Currency: "EUR"}},
+		"a withdrawn currency":      {ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "BGN"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := fmt.Sprintf(`{"id":%q,"value":12.15,"currency":%q}`, p.ID, p.Amount.Currency)
+			path := "/payments/" + url.PathEscape(p.ID)
+			refused := c.Do(t, http.MethodPost, "/payments/pay", body)
+			assert.Equal(t, 400, refused.Code, "a new one is not taken")
+			assert.Contains(t, refused.Body.String(), `"code":"invalid_payment"`)
+			assert.Equal(t, 404, c.Do(t, http.MethodGet, path, "").Code)
+
+			_, _, err := payments.Insert(t.Context(), p)
+			require.NoError(t, err)
+			again := c.Do(t, http.MethodPost, "/payments/pay", body)
+			assert.Equal(t, 200, again.Code, again.Body)
+			other := c.Do(t, http.MethodPost, "/payments/pay", strings.Replace(body, "12.15", "12.16", 1))
+			assert.Equal(t, 422, other.Code, other.Body)
+			shown := c.Do(t, http.MethodGet, path, "")
+			assert.Equal(t, 200, shown.Code)
+			assert.Contains(t, shown.Body.String(), `"value":12.15,"currency":"`+p.Amount.Currency+`"`)
+		})
+	}
+}
+
+func TestAPaymentInAnUnknownCurrencyIsAnError(t *testing.T) {
+	_, payments, _ := newContract(t)
+	_, _, err := payments.Insert(t.Context(), payment.Payment{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}})
+	require.NoError(t, err)
+	answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
+	New(silent, payments, nil, nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))
+	assert.Equal(t, 500, answer.Code)
+	assert.NotContains(t, answer.Body.String(), "1215")
 }
 
 func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 	c, payments, _ := newContract(t)
 	for name, bad := range map[string]struct{ body, code string }{
-		"empty body":        {``, "malformed"},
-		"not JSON":          {`hello`, "malformed"},
-		"cut off":           {`{"id":"X","value":1`, "malformed"},
-		"trailing garbage":  {`{"id":"X","value":1,"currency":"EUR"} x`, "malformed"},
-		"two values":        {`{"id":"X","value":1,"currency":"EUR"}{}`, "malformed"},
-		"duplicate key":     {`{"id":"X","value":1,"value":2,"currency":"EUR"}`, "malformed"},
-		"duplicate by case": {`{"id":"X","value":1,"Value":2,"currency":"EUR"}`, "malformed"},
-		"a list":            {`[{"id":"X","value":1,"currency":"EUR"}]`, "malformed"},
-		"id of wrong type":  {`{"id":7,"value":1,"currency":"EUR"}`, "malformed"},
-		"currency a number": {`{"id":"X","value":1,"currency":978}`, "malformed"},
-		"NaN":               {`{"id":"X","value":NaN,"currency":"EUR"}`, "malformed"},
-		"null":              {`null`, "invalid_payment"},
-		"value a string":    {`{"id":"X","value":"1","currency":"EUR"}`, "invalid_payment"},
-		"value null":        {`{"id":"X","value":null,"currency":"EUR"}`, "invalid_payment"},
-		"missing id":        {`{"value":1,"currency":"EUR"}`, "invalid_payment"},
-		"missing value":     {`{"id":"X","currency":"EUR"}`, "invalid_payment"},
-		"missing currency":  {`{"id":"X","value":1}`, "invalid_payment"},
-		"empty id":          {`{"id":"","value":1,"currency":"EUR"}`, "invalid_payment"},
-		"over-long id":      {`{"id":"` + strings.Repeat("X", 129) + `","value":1,"currency":"EUR"}`, "invalid_payment"},
-		"control character": {`{"id":"X\u0000","value":1,"currency":"EUR"}`, "invalid_payment"},
-		"zero":              {`{"id":"X","value":0,"currency":"EUR"}`, "invalid_payment"},
-		"negative":          {`{"id":"X","value":-1,"currency":"EUR"}`, "invalid_payment"},
-		"too precise":       {`{"id":"X","value":12.155,"currency":"EUR"}`, "invalid_payment"},
-		"overflow":          {`{"id":"X","value":92233720368547758.08,"currency":"EUR"}`, "invalid_payment"},
-		"1e400":             {`{"id":"X","value":1e400,"currency":"EUR"}`, "invalid_payment"},
-		"unknown currency":  {`{"id":"X","value":1,"currency":"XXX"}`, "invalid_payment"},
-		"lower case":        {`{"id":"X","value":1,"currency":"eur"}`, "invalid_payment"},
+		"empty body":          {``, "malformed"},
+		"not JSON":            {`hello`, "malformed"},
+		"cut off":             {`{"id":"X","value":1`, "malformed"},
+		"trailing garbage":    {`{"id":"X","value":1,"currency":"EUR"} x`, "malformed"},
+		"two values":          {`{"id":"X","value":1,"currency":"EUR"}{}`, "malformed"},
+		"duplicate key":       {`{"id":"X","value":1,"value":2,"currency":"EUR"}`, "malformed"},
+		"duplicate by case":   {`{"id":"X","value":1,"Value":2,"currency":"EUR"}`, "malformed"},
+		"a list":              {`[{"id":"X","value":1,"currency":"EUR"}]`, "malformed"},
+		"id of wrong type":    {`{"id":7,"value":1,"currency":"EUR"}`, "malformed"},
+		"currency a number":   {`{"id":"X","value":1,"currency":978}`, "malformed"},
+		"NaN":                 {`{"id":"X","value":NaN,"currency":"EUR"}`, "malformed"},
+		"null":                {`null`, "invalid_payment"},
+		"value a string":      {`{"id":"X","value":"1","currency":"EUR"}`, "invalid_payment"},
+		"value null":          {`{"id":"X","value":null,"currency":"EUR"}`, "invalid_payment"},
+		"missing id":          {`{"value":1,"currency":"EUR"}`, "invalid_payment"},
+		"missing value":       {`{"id":"X","currency":"EUR"}`, "invalid_payment"},
+		"missing currency":    {`{"id":"X","value":1}`, "invalid_payment"},
+		"empty id":            {`{"id":"","value":1,"currency":"EUR"}`, "invalid_payment"},
+		"over-long id":        {`{"id":"` + strings.Repeat("X", 129) + `","value":1,"currency":"EUR"}`, "invalid_payment"},
+		"blank after the id":  {`{"id":"X ","value":1,"currency":"EUR"}`, "invalid_payment"},
+		"invisible in the id": {`{"id":"X\u200b","value":1,"currency":"EUR"}`, "invalid_payment"},
+		"withdrawn":           {`{"id":"X","value":1,"currency":"BGN"}`, "invalid_payment"},
+		"control character":   {`{"id":"X\u0000","value":1,"currency":"EUR"}`, "invalid_payment"},
+		"zero":                {`{"id":"X","value":0,"currency":"EUR"}`, "invalid_payment"},
+		"negative":            {`{"id":"X","value":-1,"currency":"EUR"}`, "invalid_payment"},
+		"too precise":         {`{"id":"X","value":12.155,"currency":"EUR"}`, "invalid_payment"},
+		"overflow":            {`{"id":"X","value":92233720368547758.08,"currency":"EUR"}`, "invalid_payment"},
+		"1e400":               {`{"id":"X","value":1e400,"currency":"EUR"}`, "invalid_payment"},
+		"unknown currency":    {`{"id":"X","value":1,"currency":"XXX"}`, "invalid_payment"},
+		"lower case":          {`{"id":"X","value":1,"currency":"eur"}`, "invalid_payment"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			answer := c.Do(t, http.MethodPost, "/payments/pay", bad.body)
@@ -168,14 +278,16 @@ func FuzzDecodePayment(f *testing.F) {
 	f.Add([]byte(`{"id":"I1","value":1e2,"currency":"JPY","x":[{}]}`))
 	f.Add([]byte(`{"id":"I1","value":1,"Value":2,"currency":"EUR"}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		id, amount, err := decodePayment(body)
+		request, err := decodePayment(body)
 		if err != nil {
 			return
 		}
-		require.NotEmpty(t, id)
-		require.Positive(t, amount.Minor)
-		again, err := money.Parse(amount.Number(), amount.Currency)
+		require.NotEmpty(t, request.id)
+		require.Positive(t, request.amount.Minor)
+		number, err := request.amount.Number()
 		require.NoError(t, err)
-		require.Equal(t, amount, again)
+		again, err := money.ParseHistoric(number, request.amount.Currency)
+		require.NoError(t, err)
+		require.Equal(t, request.amount, again)
 	})
 }

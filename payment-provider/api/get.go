@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -23,10 +24,15 @@ func (a *api) get(c *gin.Context) {
 		a.fail(c, err)
 		return
 	}
+	number, err := p.Amount.Number()
+	if err != nil {
+		a.fail(c, fmt.Errorf("show payment %q: %w", p.ID, err))
+		return
+	}
 	c.JSON(http.StatusOK, struct {
 		ID        string      `json:"id"`
 		Value     json.Number `json:"value"`
 		Currency  string      `json:"currency"`
 		CreatedAt time.Time   `json:"createdAt"`
-	}{p.ID, json.Number(p.Amount.Number()), p.Amount.Currency, p.TakenAt})
+	}{p.ID, json.Number(number), p.Amount.Currency, p.TakenAt})
 }

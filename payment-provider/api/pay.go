@@ -7,6 +7,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"example.com/invoices/internal/identifier"
 	"example.com/invoices/internal/money"
 	"example.com/invoices/internal/server"
 	"example.com/invoices/payment-provider/payment"
@@ -19,12 +20,22 @@ func (a *api) pay(c *gin.Context) {
 		a.fail(c, err)
 		return
 	}
-	id, amount, err := decodePayment(body)
+	request, err := decodePayment(body)
 	if err != nil {
 		a.fail(c, err)
 		return
 	}
-	isNew, err := payment.Take(c.Request.Context(), a.store, id, amount)
+	id := request.id
+	if request.refusal != nil {
+		if _, err := a.store.Get(c.Request.Context(), id); err != nil {
+			if errors.Is(err, payment.ErrNotFound) {
+				err = request.refusal
+			}
+			a.fail(c, err)
+			return
+		}
+	}
+	isNew, err := payment.Take(c.Request.Context(), a.store, id, request.amount)
 	switch {
 	case errors.Is(err, payment.ErrMismatch):
 		a.taken.WithLabelValues("mismatch").Inc()
@@ -40,32 +51,52 @@ func (a *api) pay(c *gin.Context) {
 	c.JSON(http.StatusOK, gin.H{"id": id})
 }
 
+// paymentRequest is a payment that somebody asks for.
+type paymentRequest struct {
+	id     string
+	amount money.Amount
+	// refusal says why no new payment can be taken, or is nil. The rules become
+	// stricter and currencies are withdrawn, but one that was taken before is
+	// confirmed for ever: whoever missed our answer asks again.
+	refusal error
+}
+
 // decodePayment reads a request's body. What is wrong with the payment itself
 // has codeInvalid; what is wrong with the body as such, server.CodeMalformed.
-func decodePayment(body []byte) (id string, amount money.Amount, err error) {
-	var request struct {
+func decodePayment(body []byte) (paymentRequest, error) {
+	var sent struct {
 		ID       string         `json:"id"`
 		Value    jsontext.Value `json:"value"` // the literal's text: no float on the way
 		Currency string         `json:"currency"`
 	}
-	if err := server.Decode(body, &request); err != nil {
-		return "", money.Amount{}, err
+	if err := server.Decode(body, &sent); err != nil {
+		return paymentRequest{}, err
 	}
-	invalid := func(text string) (string, money.Amount, error) {
-		return "", money.Amount{}, &server.Failure{Status: http.StatusBadRequest, Code: codeInvalid, Text: text}
+	invalid := func(text string) error {
+		return &server.Failure{Status: http.StatusBadRequest, Code: codeInvalid, Text: text}
 	}
-	if wrong := server.CheckID(request.ID); wrong != "" {
-		return invalid("id " + wrong)
+	wrongID := identifier.Check(sent.ID)
+	if wrongID != "" && !identifier.Storable(sent.ID) {
+		return paymentRequest{}, invalid("id " + wrongID)
 	}
-	if len(request.Value) == 0 || request.Value.Kind() == 'n' {
-		return invalid("value is missing")
+	if len(sent.Value) == 0 || sent.Value.Kind() == 'n' {
+		return paymentRequest{}, invalid("value is missing")
 	}
-	if request.Currency == "" {
-		return invalid("currency is missing")
+	if sent.Currency == "" {
+		return paymentRequest{}, invalid("currency is missing")
 	}
-	amount, err = money.Parse(string(request.Value), request.Currency)
+	request := paymentRequest{id: sent.ID}
+	if wrongID != "" {
+		request.refusal = invalid("id " + wrongID)
+	}
+	var err error
+	request.amount, err = money.Parse(string(sent.Value), sent.Currency)
+	if errors.Is(err, money.ErrWithdrawn) {
+		request.refusal = invalid(err.Error())
+		request.amount, err = money.ParseHistoric(string(sent.Value), sent.Currency)
+	}
 	if err != nil {
-		return invalid(err.Error())
+		return paymentRequest{}, invalid(err.Error())
 	}
-	return request.ID, amount, nil
+	return request, nil
 }

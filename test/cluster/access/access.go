@@ -1,5 +1,5 @@
-// Package access is the table of who may do what in the cluster: access.csv. README.md shows it,
-// and the live tests try every cell of it with real certificates.
+// Package access is the table of who may do what in the cluster: access.csv. docs/security.md shows
+// it, and the live tests try every cell of it with real certificates.
 package access
 
 import (

@@ -15,10 +15,10 @@ import (
 
 const repository = "../../../"
 
-func TestTheREADMEShowsTheTable(t *testing.T) {
-	readme, err := os.ReadFile(repository + "README.md")
+func TestTheDocumentationShowsTheTable(t *testing.T) {
+	security, err := os.ReadFile(repository + "docs/security.md")
 	require.NoError(t, err)
-	assert.True(t, strings.Contains(string(readme), Markdown()), "the table of who may do what is to be:\n%s", Markdown())
+	assert.True(t, strings.Contains(string(security), Markdown()), "docs/security.md: the table of who may do what must read:\n%s", Markdown())
 }
 
 func TestEveryCellMeansSomething(t *testing.T) {

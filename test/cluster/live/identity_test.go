@@ -213,7 +213,7 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 	assert.Equal(t, http.StatusOK, status, answer)
 }
 
-// The bound that the README gives for a deleted pod's token is that of a real pod's real one.
+// The bound that docs/security.md gives for a deleted pod's token is that of a real pod's real one.
 func TestATokenOfAPodLivesForTenMinutes(t *testing.T) {
 	awaitEverything(t)
 	for _, pod := range pods(t, "invoicing", "invoice-app") {

@@ -3,6 +3,7 @@ package manifests
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +42,7 @@ func TestEveryOverlay(t *testing.T) {
 			t.Run("namespaces enforce Pod Security restricted", func(t *testing.T) { namespaces(t, objects) })
 			t.Run("teams' namespaces are bound by the admission policies", func(t *testing.T) { admission(t, overlay, objects) })
 			t.Run("services are reached as they should be", func(t *testing.T) { services(t, overlay, objects) })
+			t.Run("Go's memory limit is 90 % of the container's", func(t *testing.T) { memoryLimits(t, objects) })
 			t.Run("credentials stay where they belong", func(t *testing.T) { credentials(t, objects) })
 			t.Run("payment-provider knows invoice-app by its token", func(t *testing.T) { identity(t, objects) })
 			t.Run("only tilt up's pods run what is built outside", func(t *testing.T) {
@@ -238,6 +240,27 @@ func services(t *testing.T, overlay string, objects []runtime.Object) {
 		"payments/payment-provider": corev1.ServiceTypeClusterIP,
 		"payments/postgres":         "",
 	}, types)
+}
+
+// memoryLimits compares two numbers that no field of a manifest can derive from each other.
+func memoryLimits(t *testing.T, objects []runtime.Object) {
+	found := 0
+	for _, workload := range workloads(objects) {
+		if workload.GetName() == "postgres" {
+			continue
+		}
+		pod := workload.template.Spec
+		for _, container := range append(slices.Clone(pod.InitContainers), pod.Containers...) {
+			found++
+			want := fmt.Sprintf("%dMiB", container.Resources.Limits.Memory().Value()*9/10>>20)
+			set := map[string]string{}
+			for _, variable := range container.Env {
+				set[variable.Name] = variable.Value
+			}
+			assert.Equal(t, want, set["GOMEMLIMIT"], "%s of %s", container.Name, workload.GetName())
+		}
+	}
+	assert.Equal(t, 4, found, "two services, each with an init container")
 }
 
 func credentials(t *testing.T, objects []runtime.Object) {

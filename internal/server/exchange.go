@@ -1,0 +1,265 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+)
+
+// exchange is one request and its answer, as the handler's ResponseWriter. It
+// stands between the handler and the connection so that the client gets an
+// answer in time also from a handler that does not return.
+type exchange struct {
+	server     *Server
+	start      time.Time
+	id         string
+	client     *http.Request // as it came in; its context ends when the client has gone
+	connection *http.ResponseController
+	header     http.Header // the handler's own: it may still write to it when the time is over
+	body       io.Reader   // what the client sends
+	bulk       bool        // it is large, and no slot is occupied for that yet
+	timer      *time.Timer
+	slots      []Slots // occupied by the handler
+
+	mu      sync.Mutex
+	w       http.ResponseWriter
+	route   string
+	status  int // 0: nothing was sent
+	bytes   int
+	over    bool   // nothing that the handler writes is sent any more
+	cut     bool   // the answer ends early
+	release func() // see occupy
+	unheard bool   // the client had gone before the answer began
+	failed  error  // of a write
+}
+
+type exchangeKey struct{}
+
+func exchangeOf(c *gin.Context) *exchange {
+	return c.Request.Context().Value(exchangeKey{}).(*exchange)
+}
+
+// RequestIDHeader carries a request's id from service to service and back to
+// the client.
+const RequestIDHeader = "X-Request-Id"
+
+// RequestID returns the id of the request that ctx belongs to, or "".
+func RequestID(ctx context.Context) string {
+	if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
+		return x.id
+	}
+	return ""
+}
+
+// plainID matches request ids of a client that are safe to log.
+var plainID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// ServeHTTP answers a request. A HEAD is handled as a GET whose body is not
+// sent.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{
+		server: s, start: time.Now(), id: r.Header.Get(RequestIDHeader), client: r,
+		connection: http.NewResponseController(w), w: w, header: http.Header{}, body: http.NoBody,
+		timer: time.NewTimer(AnswerTimeout),
+	}
+	defer x.timer.Stop()
+	if !plainID.MatchString(x.id) {
+		x.id = uuid.NewString()
+	}
+	x.header.Set(RequestIDHeader, x.id)
+	if s.draining.Load() { // the client is not to send another request on this connection
+		x.header.Set("Connection", "close")
+	}
+	defer x.observe() // a panic on the way counts, too
+	defer x.finish()
+
+	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), exchangeKey{}, x))
+	defer cancel(nil)
+	request := r.WithContext(ctx)
+	if r.Method == http.MethodHead {
+		request.Method = http.MethodGet
+	}
+	ended := make(chan any, 1)
+	go func() {
+		defer func() {
+			cause := recover()
+			for _, slots := range x.slots {
+				<-slots
+			}
+			ended <- cause
+		}()
+		s.router.ServeHTTP(x, request)
+	}()
+	select {
+	case cause := <-ended:
+		if cause != nil {
+			x.abort(cause)
+		}
+	case <-x.timer.C:
+		cancel(context.DeadlineExceeded)
+		if sent := x.giveUp(); sent {
+			x.abort(http.ErrAbortHandler)
+		}
+	}
+}
+
+// occupy marks the connection as one that a handler works for, until finish.
+func (x *exchange) occupy() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.over {
+		x.release = occupy(x.client.Context())
+	}
+}
+
+// finish ends the exchange for a handler that still runs.
+func (x *exchange) finish() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.over = true
+	if x.release != nil {
+		x.release()
+	}
+}
+
+// giveUp answers in the place of a handler whose time is over, unless that has
+// sent something already.
+func (x *exchange) giveUp() (sent bool) {
+	x.mu.Lock() // a write that is going on ends at the connection's own deadline
+	defer x.mu.Unlock()
+	x.over = true
+	if x.status != 0 {
+		return true
+	}
+	x.header = http.Header{ // the handler may still be writing to the other
+		RequestIDHeader: {x.id},
+		"Content-Type":  {"application/json; charset=utf-8"},
+	}
+	x.sendHeader(http.StatusServiceUnavailable)
+	x.bytes, x.failed = fmt.Fprintf(x.w, `{"error":"no answer within %s: it may or may not be done, and it is safe to ask again"}`, AnswerTimeout)
+	return false
+}
+
+// abort cuts the connection: the client must not take half an answer for a
+// whole one.
+func (x *exchange) abort(cause any) {
+	x.mu.Lock()
+	x.cut = true
+	x.mu.Unlock()
+	panic(cause)
+}
+
+// allow gives the handler another d, and the connection a little more, so that
+// the client can still be told that the time is over. The read deadline counts,
+// too: when it passes, the request's context ends.
+func (x *exchange) allow(d time.Duration) { x.deadlines(d, d+sendTimeout, d+sendTimeout) }
+
+func (x *exchange) deadlines(handler, read, write time.Duration) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return // the connection may be on its next request
+	}
+	now := time.Now()
+	x.timer.Reset(handler)
+	// These fail only where the writer is not a connection's, as in a test.
+	_ = x.connection.SetReadDeadline(now.Add(read))
+	_ = x.connection.SetWriteDeadline(now.Add(write))
+}
+
+// ExtendDeadlines gives the handler another d, from now, for its answer. A
+// handler that streams does so for each part.
+func ExtendDeadlines(c *gin.Context, d time.Duration) { exchangeOf(c).allow(d) }
+
+// Header is the answer's header, for the handler.
+func (x *exchange) Header() http.Header { return x.header }
+
+// WriteHeader sends the header.
+func (x *exchange) WriteHeader(status int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.over && x.status == 0 {
+		x.sendHeader(status)
+	}
+}
+
+func (x *exchange) sendHeader(status int) {
+	x.status = status
+	x.unheard = x.client.Context().Err() != nil
+	switch status {
+	case http.StatusServiceUnavailable:
+		x.header.Set("Retry-After", "1")
+	case http.StatusRequestTimeout, http.StatusRequestEntityTooLarge: // the rest is not waited for
+		x.header.Set("Connection", "close")
+	}
+	maps.Copy(x.w.Header(), x.header)
+	x.w.WriteHeader(status)
+}
+
+// headEnough is how many bytes of a body that is not sent a handler has to
+// write: net/http works out the length of a short one. The whole list need not
+// be read for its header.
+const headEnough = 4 << 10
+
+// Write sends a part of the body.
+func (x *exchange) Write(part []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return 0, http.ErrHandlerTimeout
+	}
+	if x.status == 0 {
+		x.sendHeader(http.StatusOK)
+	}
+	if x.client.Method == http.MethodHead && x.bytes > headEnough {
+		return 0, http.ErrBodyNotAllowed
+	}
+	n, err := x.w.Write(part)
+	x.bytes += n
+	if err != nil {
+		x.failed = err
+	}
+	return n, err
+}
+
+// Flush sends what is buffered.
+func (x *exchange) Flush() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return
+	}
+	if x.status == 0 {
+		x.sendHeader(http.StatusOK)
+	}
+	if err := x.connection.Flush(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		x.failed = err
+	}
+}
+
+// statusGone is what is noted of a request whose client had gone before it had
+// its answer: nginx' number for that.
+const statusGone = 499
+
+// end tells how the exchange ended: with which status, and whether the answer
+// was cut.
+func (x *exchange) end() (status int, cut bool) {
+	left := x.client.Context().Err() != nil
+	switch {
+	case errors.Is(x.failed, os.ErrDeadlineExceeded):
+		return x.status, true // the client is there, and does not take it
+	case x.failed != nil, left && (x.cut || x.unheard || x.status == 0):
+		return statusGone, false
+	}
+	return x.status, x.cut
+}
