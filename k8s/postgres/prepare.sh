@@ -17,14 +17,8 @@ fi
 
 start
 psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --set=database="$DATABASE" postgres <<'SQL'
--- A passfile's last field is the password.
-\set owner_password `cut -d: -f5 /run/secrets/owner/passfile`
-\set application_password `cut -d: -f5 /run/secrets/application/passfile`
-
-SELECT format('CREATE ROLE %I', name) FROM unnest(ARRAY['owner', 'application']) AS name
+SELECT format('CREATE ROLE %I LOGIN', name) FROM unnest(ARRAY['owner', 'application']) AS name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
-ALTER ROLE owner LOGIN PASSWORD :'owner_password';
-ALTER ROLE application LOGIN PASSWORD :'application_password';
 
 SELECT format('CREATE DATABASE %I OWNER owner', :'database')
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
@@ -32,4 +26,14 @@ REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
 GRANT CONNECT ON DATABASE :"database" TO application;
 REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;
 SQL
+
+# What a statement contains may end up in the server's log, which both teams can read. psql's \password
+# sends a SCRAM verifier in place of the password. It reads from the terminal, and from standard input
+# only if there is none: hence setsid.
+for role in owner application; do
+	password=$(cut -d: -f5 "/run/secrets/$role/passfile") # a passfile's last field
+	[ -n "$password" ] || { echo "/run/secrets/$role/passfile holds no password: expected *:*:*:$role:PASSWORD" >&2; exit 1; }
+	printf '%s\n%s\n' "$password" "$password" |
+		setsid --wait psql --quiet --no-psqlrc --command="\\password $role" postgres
+done
 pg_ctl stop --wait --silent --mode=fast

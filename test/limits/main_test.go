@@ -149,7 +149,7 @@ func memoryGroup(t *testing.T, limit int64) string {
 		if os.Mkdir(group, 0o755) != nil {
 			continue
 		}
-		t.Cleanup(func() { _ = os.Remove(group) }) // after the process in it has ended
+		t.Cleanup(func() { _ = os.Remove(group) })                                 // after the process in it has ended
 		file, err := os.OpenFile(filepath.Join(group, kind.limit), os.O_WRONLY, 0) // the kernel has made it
 		if err != nil {
 			continue

@@ -232,7 +232,7 @@ func TestEscalation(t *testing.T) {
 					pod.Spec.Containers[0].SecurityContext.AllowPrivilegeEscalation = nil
 					pod.Spec.Containers[0].SecurityContext.Privileged = &yes
 				}), plain)
-			try("hostPath", `hostPath`,
+			try("hostPath", `restricted volume type "hostPath"`,
 				createPod(own, func(pod *corev1.Pod) {
 					pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: "host", VolumeSource: corev1.VolumeSource{
 						HostPath: &corev1.HostPathVolumeSource{Path: "/"}}})
@@ -257,7 +257,7 @@ func TestEscalation(t *testing.T) {
 					return err
 				}
 			}
-			try("external IP", "spec.externalIPs may not be set", service("192.0.2.1"), service())
+			try("external IP", anExternalIP, service("192.0.2.1"), service())
 
 			for _, account := range []struct{ namespace, name string }{
 				{team.other, team.othersService}, {team.namespace, team.service},

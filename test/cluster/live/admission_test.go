@@ -13,10 +13,12 @@ import (
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -27,7 +29,7 @@ const (
 	writableRoot = "set securityContext.readOnlyRootFilesystem to true, and mount an emptyDir where files are written"
 	lowUser      = "set securityContext.runAsUser to 10000 or more, on the pod or on the container"
 	lowGroup     = "set securityContext.runAsGroup, and each other group, to 10000 or more"
-	anExternalIP = "spec.externalIPs may not be set: leave it out, and ask the platform to publish the service"
+	anExternalIP = "fields that no service may set here: externalIPs; leave them out, and ask the platform to publish the service"
 	foreign      = "docker.io/library/busybox:1.37"
 )
 
@@ -83,6 +85,23 @@ func TestAdmission(t *testing.T) {
 			} {
 				t.Run(name, func(t *testing.T) { refusedWith(t, create(refused.change), refused.message) })
 			}
+			for name, refused := range reachingBeyond(team.service) {
+				t.Run(name, func(t *testing.T) { refusedWith(t, create(refused.change), refused.message) })
+			}
+			// A Pod's deletion may take as long as its own grace period, and a drain waits for it.
+			t.Run("long deletion", func(t *testing.T) {
+				remove := func(seconds int64) error {
+					return me.CoreV1().Pods(team.namespace).Delete(t.Context(), running.Name,
+						metav1.DeleteOptions{DryRun: dryRun, GracePeriodSeconds: &seconds})
+				}
+				refusedWith(t, remove(301), "gracePeriodSeconds must be 300 or less")
+				assert.NoError(t, remove(300))
+			})
+			t.Run("annotations of kubectl and of its own", func(t *testing.T) {
+				assert.NoError(t, create(func(pod *corev1.Pod) {
+					pod.Annotations = map[string]string{"kubectl.kubernetes.io/restartedAt": "now", "note": "seen"}
+				}))
+			})
 			t.Run("user of the pod alone", func(t *testing.T) {
 				assert.NoError(t, create(func(pod *corev1.Pod) { withUsers(pod, &ours, nil) }))
 			})
@@ -109,18 +128,212 @@ func TestAdmission(t *testing.T) {
 			})
 
 			t.Run("external IP", func(t *testing.T) {
-				services := me.CoreV1().Services(team.namespace)
-				_, err := services.Create(t.Context(), serviceWith("192.0.2.1"), dryRunCreate)
-				refusedWith(t, err, anExternalIP)
-				_, err = services.Create(t.Context(), serviceWith(), dryRunCreate)
-				assert.NoError(t, err)
 				patch := func(patch string) error {
-					_, err := services.Patch(t.Context(), team.service, types.MergePatchType, []byte(patch), dryRunPatch)
+					_, err := me.CoreV1().Services(team.namespace).Patch(t.Context(), team.service,
+						types.MergePatchType, []byte(patch), dryRunPatch)
 					return err
 				}
 				refusedWith(t, patch(`{"spec": {"externalIPs": ["192.0.2.1"]}}`), anExternalIP)
 				assert.NoError(t, patch(`{"metadata": {"labels": {"seen": "true"}}}`))
 			})
+		})
+	}
+}
+
+type refusedPod struct {
+	message string
+	change  func(*corev1.Pod)
+}
+
+// reachingBeyond are pods of a service that would reach beyond their namespace: to the other team's pods
+// on the same node, to what a node has only so much of, or to who may drain it.
+func reachingBeyond(service string) map[string]refusedPod {
+	yes, long := true, int64(301)
+	fields := func(names string) string {
+		return "fields that no pod may set here: " + names +
+			"; leave them out, or ask the platform to add them to k8s/platform/admission.yaml"
+	}
+	spec := func(change func(*corev1.PodSpec)) func(*corev1.Pod) {
+		return func(pod *corev1.Pod) { change(&pod.Spec) }
+	}
+	container := func(change func(*corev1.Container)) func(*corev1.Pod) {
+		return func(pod *corev1.Pod) { change(&pod.Spec.Containers[0]) }
+	}
+	volume := func(source corev1.VolumeSource) func(*corev1.Pod) {
+		return func(pod *corev1.Pod) {
+			pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: "extra", VolumeSource: source})
+		}
+	}
+	tolerating := func(tolerations ...corev1.Toleration) func(*corev1.Pod) {
+		return spec(func(spec *corev1.PodSpec) { spec.Tolerations = tolerations })
+	}
+	annotated := func(key string) func(*corev1.Pod) {
+		return func(pod *corev1.Pod) { pod.Annotations = map[string]string{key: "false"} }
+	}
+	const (
+		tolerations = "tolerations must be of not-ready or unreachable nodes, for 300 seconds or less"
+		tokens      = "tokens must be for payment-provider: name that audience, and set automountServiceAccountToken to false"
+		annotations = "annotations must be plain words, or of kubectl.kubernetes.io or prometheus.io"
+	)
+	return map[string]refusedPod{
+		"priority class": {fields("priorityClassName"),
+			spec(func(spec *corev1.PodSpec) { spec.PriorityClassName, spec.Priority = "system-node-critical", nil })},
+		"node": {"nodeName must be left to the scheduler",
+			spec(func(spec *corev1.PodSpec) { spec.NodeName = "node" })},
+		"scheduler": {"schedulerName must be default-scheduler",
+			spec(func(spec *corev1.PodSpec) { spec.SchedulerName = "mine" })},
+		"every toleration": {tolerations, tolerating(corev1.Toleration{Operator: corev1.TolerationOpExists})},
+		"toleration of the control plane": {tolerations, tolerating(corev1.Toleration{
+			Key: "node-role.kubernetes.io/control-plane", Operator: corev1.TolerationOpExists})},
+		"toleration for ever": {tolerations, tolerating(corev1.Toleration{Key: corev1.TaintNodeUnreachable,
+			Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute})},
+		"toleration for long": {tolerations, tolerating(corev1.Toleration{Key: corev1.TaintNodeUnreachable,
+			Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &long})},
+		"nobody else's pods on its node": {"required podAntiAffinity must be to pods of the same namespace",
+			spec(func(spec *corev1.PodSpec) {
+				spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+					RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+						LabelSelector: &metav1.LabelSelector{}, NamespaceSelector: &metav1.LabelSelector{},
+						TopologyKey: corev1.LabelHostname}}}}
+			})},
+		"long grace period": {"terminationGracePeriodSeconds must be 300 or less",
+			spec(func(spec *corev1.PodSpec) { spec.TerminationGracePeriodSeconds = &long })},
+		"finalizer": {"finalizers must be left out, or a drain of the node would wait for them",
+			func(pod *corev1.Pod) { pod.Finalizers = []string{"example.com/never"} }},
+		"annotation for the autoscaler": {annotations, annotated("cluster-autoscaler.kubernetes.io/safe-to-evict")},
+		"annotation for the runtime":    {annotations, annotated("io.kubernetes.cri-o.userns-mode")},
+		"groups of the image": {"supplementalGroupsPolicy must be Strict",
+			spec(func(spec *corev1.PodSpec) { spec.SecurityContext.SupplementalGroupsPolicy = nil })},
+		"seccomp profile of the node": {"seccompProfile must be RuntimeDefault",
+			container(func(container *corev1.Container) {
+				profile := "mine.json"
+				container.SecurityContext.SeccompProfile = &corev1.SeccompProfile{
+					Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: &profile}
+			})},
+		"AppArmor profile": {fields(service + ": appArmorProfile"),
+			container(func(container *corev1.Container) {
+				container.SecurityContext.AppArmorProfile = &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
+			})},
+		"kernel parameter": {fields("sysctls"),
+			spec(func(spec *corev1.PodSpec) {
+				spec.SecurityContext.Sysctls = []corev1.Sysctl{{Name: "net.ipv4.ip_local_port_range", Value: "1024 65535"}}
+			})},
+		"shared processes": {fields("shareProcessNamespace"),
+			spec(func(spec *corev1.PodSpec) { spec.ShareProcessNamespace = &yes })},
+		"host aliases": {fields("hostAliases"),
+			spec(func(spec *corev1.PodSpec) {
+				spec.HostAliases = []corev1.HostAlias{{IP: "192.0.2.1", Hostnames: []string{"payment-provider"}}}
+			})},
+		"scheduling gate": {fields("schedulingGates"),
+			spec(func(spec *corev1.PodSpec) {
+				spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/gate"}}
+			})},
+		"resizing": {fields(service + ": resizePolicy"),
+			container(func(container *corev1.Container) {
+				container.ResizePolicy = []corev1.ContainerResizePolicy{
+					{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.NotRequired}}
+			})},
+		"device": {fields(service + ": resources other than cpu memory ephemeral-storage"),
+			container(func(container *corev1.Container) {
+				one := resource.MustParse("1")
+				container.Resources.Limits["example.com/device"], container.Resources.Requests["example.com/device"] = one, one
+			})},
+		"volume of a driver": {fields("extra: csi"), volume(corev1.VolumeSource{
+			CSI: &corev1.CSIVolumeSource{Driver: "example.com"}})},
+		"claim without a quota": {fields("extra: ephemeral"), volume(corev1.VolumeSource{
+			Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{
+				Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+					Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{"storage": resource.MustParse("1Mi")}}}}}})},
+		"boundless emptyDir": {"emptyDir must have a sizeLimit", volume(corev1.VolumeSource{
+			EmptyDir: &corev1.EmptyDirVolumeSource{}})},
+		"token for another": {tokens, volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+			Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
+				Audience: "vault", Path: "token"}}}}})},
+		"token for the API server": {tokens,
+			spec(func(spec *corev1.PodSpec) { spec.AutomountServiceAccountToken = &yes })},
+	}
+}
+
+// No Service takes over traffic to an address that another has, or had.
+func TestAdmissionOfServices(t *testing.T) {
+	free := serviceAddress(t, "default", "kubernetes") // 10.96.0.1 443, say
+	free = free[:strings.LastIndex(free, ".")] + ".251"
+	for _, team := range teams {
+		t.Run(team.namespace, func(t *testing.T) {
+			create := func(change func(*corev1.ServiceSpec)) error {
+				service := serviceWith()
+				change(&service.Spec)
+				_, err := as(t, team.user).CoreV1().Services(team.namespace).Create(t.Context(), service, dryRunCreate)
+				return err
+			}
+			for name, refused := range map[string]struct {
+				message string
+				change  func(*corev1.ServiceSpec)
+			}{
+				"external IP": {anExternalIP, func(spec *corev1.ServiceSpec) { spec.ExternalIPs = []string{"192.0.2.1"} }},
+				"another name": {"fields that no service may set here: externalName;",
+					func(spec *corev1.ServiceSpec) {
+						spec.Type, spec.ExternalName = corev1.ServiceTypeExternalName, "example.com"
+					}},
+				"an address of its choice": {"clusterIP must be left out, or None",
+					func(spec *corev1.ServiceSpec) { spec.ClusterIP = free }},
+			} {
+				t.Run(name, func(t *testing.T) { refusedWith(t, create(refused.change), refused.message) })
+			}
+			assert.NoError(t, create(func(*corev1.ServiceSpec) {}))
+			assert.NoError(t, create(func(spec *corev1.ServiceSpec) { spec.ClusterIP = corev1.ClusterIPNone }))
+		})
+	}
+}
+
+// A budget of a team's never keeps the platform from draining a node.
+func TestAdmissionOfBudgets(t *testing.T) {
+	for _, team := range teams {
+		t.Run(team.namespace, func(t *testing.T) {
+			create := func(change func(*policyv1.PodDisruptionBudget)) error {
+				always, one := policyv1.AlwaysAllow, intstr.FromInt32(1)
+				budget := &policyv1.PodDisruptionBudget{
+					ObjectMeta: metav1.ObjectMeta{Name: "extra"},
+					Spec: policyv1.PodDisruptionBudgetSpec{
+						MaxUnavailable:             &one,
+						UnhealthyPodEvictionPolicy: &always,
+						Selector:                   &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": "extra"}},
+					},
+				}
+				change(budget)
+				_, err := as(t, team.user).PolicyV1().PodDisruptionBudgets(team.namespace).Create(t.Context(), budget, dryRunCreate)
+				return err
+			}
+			unavailable := func(most intstr.IntOrString) func(*policyv1.PodDisruptionBudget) {
+				return func(budget *policyv1.PodDisruptionBudget) { budget.Spec.MaxUnavailable = &most }
+			}
+			const (
+				most   = "maxUnavailable must be 1 or more; minAvailable can forbid every disruption"
+				itself = "a budget must have the name that it selects"
+				unwell = "unhealthyPodEvictionPolicy must be AlwaysAllow"
+			)
+			for name, refused := range map[string]struct {
+				message string
+				change  func(*policyv1.PodDisruptionBudget)
+			}{
+				"none":            {most, unavailable(intstr.FromInt32(0))},
+				"none in percent": {most, unavailable(intstr.FromString("0%"))},
+				"all must stay": {most, func(budget *policyv1.PodDisruptionBudget) {
+					all := intstr.FromString("100%")
+					budget.Spec.MaxUnavailable, budget.Spec.MinAvailable = nil, &all
+				}},
+				"nothing said": {most, func(budget *policyv1.PodDisruptionBudget) { budget.Spec.MaxUnavailable = nil }},
+				"broken pods":  {unwell, func(budget *policyv1.PodDisruptionBudget) { budget.Spec.UnhealthyPodEvictionPolicy = nil }},
+				"every pod":    {itself, func(budget *policyv1.PodDisruptionBudget) { budget.Spec.Selector = &metav1.LabelSelector{} }},
+				// Eviction of a pod that two budgets select is refused.
+				"a second budget": {itself, func(budget *policyv1.PodDisruptionBudget) {
+					budget.Spec.Selector.MatchLabels["app.kubernetes.io/name"] = team.service
+				}},
+			} {
+				t.Run(name, func(t *testing.T) { refusedWith(t, create(refused.change), refused.message) })
+			}
+			assert.NoError(t, create(func(*policyv1.PodDisruptionBudget) {}))
+			assert.NoError(t, create(unavailable(intstr.FromString("25%"))))
 		})
 	}
 }
@@ -155,6 +368,11 @@ func TestAdmissionWarnsOfDeployments(t *testing.T) {
 			require.Len(t, said, 2, "a Deployment and a StatefulSet")
 			for _, text := range said {
 				assert.Contains(t, text, "image of "+team.service+" ("+foreign+"): "+foreignImage)
+			}
+			said = apply(func(spec *corev1.PodSpec) { spec.PriorityClassName = "system-node-critical" })
+			require.Len(t, said, 2)
+			for _, text := range said {
+				assert.Contains(t, text, "fields that no pod may set here: priorityClassName;")
 			}
 		})
 	}

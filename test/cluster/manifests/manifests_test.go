@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,12 +19,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+
+	"example.com/invoices/test/cluster/access"
 )
 
 const folder = "../../../k8s"
@@ -52,6 +56,9 @@ func TestEveryOverlay(t *testing.T) {
 				logFormat := map[bool]string{true: "text", false: "json"}[overlay == "live"]
 				assert.Equal(t, 2, bytes.Count(bytes.Join(documents, nil), []byte("LOG_FORMAT: "+logFormat+"\n")), "services that log as %s", logFormat)
 			})
+			t.Run("a database's log of changes fits its volume", func(t *testing.T) { volumes(t, objects) })
+			t.Run("what a team can create is bounded", func(t *testing.T) { quotas(t, objects) })
+			t.Run("images are pulled once", func(t *testing.T) { pulling(t, objects) })
 			t.Run("exceptions give their reason", func(t *testing.T) { exceptions(t, objects) })
 		})
 	}
@@ -140,7 +147,10 @@ func podSecurity(t *testing.T, objects []runtime.Object) {
 // kubeScore runs the command, which has a module of its own.
 func kubeScore(t *testing.T, documents [][]byte) {
 	command := exec.Command("go", "-C", "../kube-score", "tool", "kube-score", "score",
-		"--kubernetes-version="+kubernetesVersion, "--exit-one-on-warning", "--output-format=ci", "-")
+		"--kubernetes-version="+kubernetesVersion, "--exit-one-on-warning", "--output-format=ci",
+		// It wants Always, with which no pod restarts while the registry is down. Our images are named by
+		// a digest, or by a tag that is a hash of their content.
+		"--ignore-test=container-image-pull-policy", "-")
 	command.Stdin = bytes.NewReader(bytes.Join(documents, []byte("---\n")))
 	output, err := command.CombinedOutput()
 
@@ -313,6 +323,81 @@ func identity(t *testing.T, objects []runtime.Object) {
 	assert.Equal(t, map[string]*corev1.ServiceAccountTokenProjection{configuration["CALLER_ACCOUNT"]: {
 		Audience: configuration["CALLER_AUDIENCE"], ExpirationSeconds: &expiration, Path: "token",
 	}}, tokens, "one account's token, and for nobody else")
+}
+
+// volumes compares what PostgreSQL may keep beside the data with the claim: too little space for the log of
+// changes stops the server.
+func volumes(t *testing.T, objects []runtime.Object) {
+	settings := regexp.MustCompile(`(?m)^(max_wal_size|max_slot_wal_keep_size) = (\d+)MB$`)
+	found := 0
+	for _, object := range objects {
+		configuration, ok := object.(*corev1.ConfigMap)
+		if !ok || configuration.Data["postgresql.conf"] == "" {
+			continue
+		}
+		sizes := map[string]int64{}
+		for _, match := range settings.FindAllStringSubmatch(configuration.Data["postgresql.conf"], -1) {
+			megabytes, err := strconv.ParseInt(match[2], 10, 64)
+			require.NoError(t, err)
+			sizes[match[1]] = megabytes << 20
+		}
+		require.Len(t, sizes, 2, "postgresql.conf sets both")
+		for _, object := range objects {
+			set, ok := object.(*appsv1.StatefulSet)
+			if !ok || set.Namespace != configuration.Namespace {
+				continue
+			}
+			found++
+			claim := set.Spec.VolumeClaimTemplates[0].Spec.Resources.Requests.Storage().Value()
+			for name, size := range sizes {
+				assert.LessOrEqual(t, size, claim/4, "%s of %s", name, set.Namespace)
+			}
+		}
+	}
+	assert.Equal(t, 2, found, "a database for each service")
+}
+
+// quotas has a count for every kind that a team can create, and what all teams can create fits into etcd.
+func quotas(t *testing.T, objects []runtime.Object) {
+	const (
+		mebi      = 1 << 20
+		largest   = mebi * 3 / 2 // an object of etcd's
+		etcd      = 2048 * mebi  // etcd's default quota
+		perObject = "count/"
+	)
+	var all int64
+	counted := map[string]corev1.ResourceList{}
+	for _, object := range objects {
+		if quota, ok := object.(*corev1.ResourceQuota); ok {
+			counted[quota.Namespace] = quota.Spec.Hard
+			for name, count := range quota.Spec.Hard {
+				if strings.HasPrefix(string(name), perObject) {
+					all += count.Value() * largest
+				}
+			}
+		}
+	}
+	kinds := 0
+	for _, cell := range access.Cells() {
+		if cell.Verb != "create" || !cell.Allowed || cell.Subresource != "" || !strings.HasPrefix(cell.Who, "team-") {
+			continue
+		}
+		kinds++
+		kind := schema.GroupResource{Group: cell.Group, Resource: cell.Resource}
+		assert.Contains(t, counted[cell.Namespace], corev1.ResourceName(perObject+kind.String()), "the quota of %s", cell.Namespace)
+	}
+	assert.NotZero(t, kinds)
+	assert.Less(t, all, int64(etcd*2/3), "the rest is the cluster's own")
+}
+
+// A registry that is down keeps no pod from restarting where the node has its image.
+func pulling(t *testing.T, objects []runtime.Object) {
+	for _, workload := range workloads(objects) {
+		pod := workload.template.Spec
+		for _, container := range append(slices.Clone(pod.InitContainers), pod.Containers...) {
+			assert.Equal(t, corev1.PullIfNotPresent, container.ImagePullPolicy, "%s of %s", container.Name, workload.GetName())
+		}
+	}
 }
 
 func exceptions(t *testing.T, objects []runtime.Object) {

@@ -78,6 +78,9 @@ var mutants = map[string]mutant{
 		`[{"op": "remove", "path": "/spec/hard/services.nodeports"}]`, "TestPaymentProviderCannotBePublished/NodePort"},
 	"payments may have a load balancer": {"payments/resourcequota/team",
 		`[{"op": "remove", "path": "/spec/hard/services.loadbalancers"}]`, "TestPaymentProviderCannotBePublished/LoadBalancer"},
+	"payments has all Service addresses":     uncounted("services"),
+	"payments fills etcd":                    uncounted("configmaps"),
+	"payments has any number of budgets":     uncounted("poddisruptionbudgets.policy"),
 	"containers of invoicing have no bounds": {"invoicing/limitrange/team", "", "TestContainersHaveBounds/invoicing"},
 	"containers of payments have no bounds":  {"payments/limitrange/team", "", "TestContainersHaveBounds/payments"},
 
@@ -90,20 +93,28 @@ var mutants = map[string]mutant{
 		`[{"op": "remove", "path": "/metadata/labels/team"}]`, "TestAdmission$/invoicing/low_user$"},
 	"the policies do not know payments": {"namespace/payments",
 		`[{"op": "remove", "path": "/metadata/labels/team"}]`, "TestAdmission$/payments/low_user$"},
-	"any image":            withoutRule("team-pods", 0, "TestAdmission$/payments/^image_from_elsewhere"),
-	"a writable root":      withoutRule("team-pods", 1, "TestAdmission$/payments/writable_root"),
-	"any user":             withoutRule("team-pods", 2, "TestAdmission$/payments/no_user"),
-	"any group":            withoutRule("team-pods", 3, "TestAdmission$/payments/^another_low_group"),
-	"any external IP":      {"validatingadmissionpolicybinding/team-services", "", "TestAdmission$/payments/external_IP"},
-	"pods are not bound":   {"validatingadmissionpolicybinding/team-pods", "", "TestAdmission$/payments/low_user$"},
-	"nobody is warned":     {"validatingadmissionpolicybinding/team-workloads", "", "TestAdmissionWarnsOfDeployments/payments"},
-	"no image is named":    {"platform/configmap/admission", "", "TestAdmission$/payments/let_in"},
-	"every image is named": {"platform/configmap/admission", `[{"op": "replace", "path": "/data/images", "value": "."}]`, "TestAdmission$/payments/image_that_looks_local"},
+	"any image":              withoutRule("team-pods", 0, "TestAdmission$/payments/^image_from_elsewhere"),
+	"a writable root":        withoutRule("team-pods", 1, "TestAdmission$/payments/writable_root"),
+	"any user":               withoutRule("team-pods", 2, "TestAdmission$/payments/no_user"),
+	"any group":              withoutRule("team-pods", 3, "TestAdmission$/payments/^another_low_group"),
+	"any field of a pod":     withoutRule("team-pods", 4, "TestAdmission$/payments/^priority_class"),
+	"any value of a field":   withoutRule("team-pods", 5, "TestAdmission$/payments/^every_toleration"),
+	"any time to be deleted": {"validatingadmissionpolicybinding/team-deletions", "", "TestAdmission$/payments/long_deletion"},
+	"any field of a service": withoutRule("team-services", 0, "TestAdmissionOfServices/payments/another_name"),
+	"any address":            withoutRule("team-services", 1, "TestAdmissionOfServices/payments/an_address"),
+	"no disruption":          withoutRule("team-budgets", 0, "TestAdmissionOfBudgets/payments/^none$"),
+	"broken pods stay":       withoutRule("team-budgets", 1, "TestAdmissionOfBudgets/payments/broken_pods"),
+	"two budgets for a pod":  withoutRule("team-budgets", 2, "TestAdmissionOfBudgets/payments/a_second_budget"),
+	"any external IP":        {"validatingadmissionpolicybinding/team-services", "", "TestAdmission$/payments/external_IP"},
+	"pods are not bound":     {"validatingadmissionpolicybinding/team-pods", "", "TestAdmission$/payments/low_user$"},
+	"nobody is warned":       {"validatingadmissionpolicybinding/team-workloads", "", "TestAdmissionWarnsOfDeployments/payments"},
+	"no image is named":      {"platform/configmap/admission", "", "TestAdmission$/payments/let_in"},
+	"every image is named":   {"platform/configmap/admission", `[{"op": "replace", "path": "/data/images", "value": "."}]`, "TestAdmission$/payments/image_that_looks_local"},
 	"init containers are not looked at": {"validatingadmissionpolicy/team-pods",
-		`[{"op": "replace", "path": "/spec/variables/1/expression", "value": "variables.pod.containers"}]`,
+		`[{"op": "replace", "path": "/spec/variables/2/expression", "value": "variables.pod.containers"}]`,
 		"TestAdmission$/payments/init_image"},
 	"volumes are not looked at": {"validatingadmissionpolicy/team-pods",
-		`[{"op": "replace", "path": "/spec/variables/2/expression", "value":
+		`[{"op": "replace", "path": "/spec/variables/4/expression", "value":
 			"variables.containers.filter(c, !c.image.matches(params.data.images)).map(c, c.name + ' (' + c.image + ')')"}]`,
 		"TestAdmission$/payments/volume_of_an_image"},
 	"ephemeral containers are not looked at": {"validatingadmissionpolicybinding/team-pods",
@@ -118,6 +129,12 @@ var mutants = map[string]mutant{
 func mayAlso(group, resource, verb, catcher string) mutant {
 	return mutant{"invoicing/role/team", fmt.Sprintf(
 		`[{"op": "add", "path": "/rules/-", "value": {"apiGroups": [%q], "resources": [%q], "verbs": [%q]}}]`, group, resource, verb), catcher}
+}
+
+// uncounted takes a kind out of team payments' quota.
+func uncounted(kind string) mutant {
+	return mutant{"payments/resourcequota/team", fmt.Sprintf(`[{"op": "remove", "path": "/spec/hard/count~1%s"}]`, kind),
+		"TestEveryKindIsCounted/payments/" + kind}
 }
 
 // withoutRule drops one validation of a policy.

@@ -1,0 +1,41 @@
+package postgrestest
+
+import (
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Folder makes a temporary folder that belongs to the account that PostgreSQL
+// runs as, which is the test's own unless that is root's.
+func Folder(t testing.TB) string {
+	t.Helper()
+	dir := folder(t)
+	Give(t, dir)
+	return dir
+}
+
+// Give makes a file or folder the property of that account.
+func Give(t testing.TB, path string) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		account := unprivileged(t)
+		require.NoError(t, os.Chown(path, int(account.Uid), int(account.Gid)))
+	}
+}
+
+// Command is a program, run in folder by that account, with PostgreSQL's own
+// programs on its PATH.
+func Command(t testing.TB, folder, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	path := binaries(t) + string(os.PathListSeparator) + os.Getenv("PATH")
+	c := exec.Command("env", append([]string{"PATH=" + path, name}, args...)...)
+	c.Dir = folder
+	if os.Getuid() == 0 {
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: unprivileged(t)}
+	}
+	return c
+}
