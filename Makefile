@@ -58,6 +58,7 @@ check:
 FUZZTIME ?= 30s
 .PHONY: fuzz
 fuzz:
+	go test ./internal/config -run='^$$' -fuzz=FuzzDotenv -fuzztime=$(FUZZTIME)
 	go test ./internal/money -run='^$$' -fuzz=FuzzParse -fuzztime=$(FUZZTIME)
 	go test ./payment-provider/api -run='^$$' -fuzz=FuzzDecodePayment -fuzztime=$(FUZZTIME)
 	go test ./invoice-app/api -run='^$$' -fuzz=FuzzDecode -fuzztime=$(FUZZTIME)

@@ -1,29 +1,27 @@
 // Package config reads a program's settings from environment variables. Each
-// service declares its own in one typed struct; a wrong value stops the
-// program with a sentence that names the variable, the value and what is
-// allowed.
+// service declares its own in one typed struct; an invalid value stops the
+// program with an error that names the variable, what was found and what is
+// valid.
 package config
 
 import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"github.com/joho/godotenv"
 )
 
-// Set collects the variables that a program reads, and what is wrong with
-// them. Read every variable, then ask Err.
+// Set collects the variables that a program reads, and the errors in their
+// values. Read every variable, then check Err.
 type Set struct {
 	lookup func(string) (string, bool)
 	vars   []variable
@@ -41,8 +39,8 @@ func New(service string) *Set {
 	if info, err := os.Stat(service); err == nil && info.IsDir() {
 		file = filepath.Join(service, file)
 	}
-	if err := godotenv.Load(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.errs = append(s.errs, fmt.Errorf("%s cannot be read: %w", file, err))
+	if err := loadDotenv(file); err != nil {
+		s.errs = append(s.errs, err)
 	}
 	return s
 }
@@ -50,9 +48,9 @@ func New(service string) *Set {
 // Err returns everything that is wrong with the variables read so far, one a line.
 func (s *Set) Err() error { return errors.Join(s.errs...) }
 
-// Require adds what is wrong with several variables together, unless they hold.
-func (s *Set) Require(holds bool, format string, args ...any) {
-	if !holds {
+// Require records an error about a combination of variables unless ok.
+func (s *Set) Require(ok bool, format string, args ...any) {
+	if !ok {
 		s.errs = append(s.errs, fmt.Errorf(format, args...))
 	}
 }
@@ -79,9 +77,10 @@ func (s *Set) Markdown() string {
 	return b.String()
 }
 
-// read is what every kind of variable goes through. An empty value counts as
-// unset, as a line "NAME=" in a .env file is meant.
-func read[T any](s *Set, name, fallback, usage string, parse func(string) (T, error)) T {
+// read reads a variable of any kind. An empty value counts as unset, so that
+// a line "NAME=" in a .env file means the default. An error shows the invalid
+// value as show describes it.
+func read[T any](s *Set, name, fallback, usage string, show func(string) string, parse func(string) (T, error)) T {
 	s.vars = append(s.vars, variable{name, fallback, usage})
 	text, _ := s.lookup(name)
 	if text == "" {
@@ -89,28 +88,39 @@ func read[T any](s *Set, name, fallback, usage string, parse func(string) (T, er
 	}
 	value, err := parse(text)
 	if err != nil {
-		s.errs = append(s.errs, fmt.Errorf("%s=%q is refused: %w", name, redact(text), err))
+		s.errs = append(s.errs, fmt.Errorf("%s %s: must be %w", name, show(text), err))
 	}
 	return value
 }
 
-// redact hides the password of a URL, so that a mistyped one is not logged.
-func redact(text string) string {
-	if u, err := url.Parse(text); err == nil {
-		return u.Redacted()
+// harmless matches what is no password, URL or connection string in the wrong variable.
+var harmless = regexp.MustCompile(`^[A-Za-z0-9 .,:_+-]{1,40}$`)
+
+// quoteHarmless describes a value that is short and simple.
+func quoteHarmless(text string) string {
+	if harmless.MatchString(text) {
+		return fmt.Sprintf("is %q", text)
 	}
-	if strings.Contains(text, "@") {
-		return "(not shown: it may hold a password)"
+	return "has a value that is not shown, since it could hold a password"
+}
+
+var scheme = regexp.MustCompile(`^([a-z][a-z0-9+.-]{0,20})://`)
+
+// quoteScheme describes a URL. A password can be anywhere in the rest of it,
+// above all when it is mistyped.
+func quoteScheme(text string) string {
+	if match := scheme.FindStringSubmatch(text); match != nil {
+		return fmt.Sprintf("has a value with the scheme %q (the rest is not shown, since it could hold a password)", match[1])
 	}
-	return text
+	return "has a value without :// (it is not shown, since it could hold a password)"
 }
 
 // Duration reads a length of time such as 250ms or 3s, from least to most.
 func (s *Set) Duration(name string, fallback, least, most time.Duration, usage string) time.Duration {
-	return read(s, name, fallback.String(), usage, func(text string) (time.Duration, error) {
+	return read(s, name, fallback.String(), usage, quoteHarmless, func(text string) (time.Duration, error) {
 		d, err := time.ParseDuration(text)
 		if err != nil || d < least || d > most {
-			return 0, fmt.Errorf("allowed is a duration with its unit, from %s to %s", least, most)
+			return 0, fmt.Errorf("a duration with its unit, such as 250ms or 3s, from %s to %s", least, most)
 		}
 		return d, nil
 	})
@@ -118,10 +128,10 @@ func (s *Set) Duration(name string, fallback, least, most time.Duration, usage s
 
 // Int reads a whole number from least to most.
 func (s *Set) Int(name string, fallback, least, most int, usage string) int {
-	return read(s, name, strconv.Itoa(fallback), usage, func(text string) (int, error) {
+	return read(s, name, strconv.Itoa(fallback), usage, quoteHarmless, func(text string) (int, error) {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < least || n > most {
-			return 0, fmt.Errorf("allowed is a whole number from %d to %d", least, most)
+			return 0, fmt.Errorf("an integer from %d to %d", least, most)
 		}
 		return n, nil
 	})
@@ -129,9 +139,9 @@ func (s *Set) Int(name string, fallback, least, most int, usage string) int {
 
 // Bool reads true or false.
 func (s *Set) Bool(name string, fallback bool, usage string) bool {
-	return read(s, name, strconv.FormatBool(fallback), usage, func(text string) (bool, error) {
+	return read(s, name, strconv.FormatBool(fallback), usage, quoteHarmless, func(text string) (bool, error) {
 		if text != "true" && text != "false" {
-			return false, errors.New("allowed is true or false")
+			return false, errors.New("true or false")
 		}
 		return text == "true", nil
 	})
@@ -139,27 +149,27 @@ func (s *Set) Bool(name string, fallback bool, usage string) bool {
 
 // OneOf reads one of a few words; the first is the default.
 func (s *Set) OneOf(name string, allowed []string, usage string) string {
-	return read(s, name, allowed[0], usage, func(text string) (string, error) {
+	return read(s, name, allowed[0], usage, quoteHarmless, func(text string) (string, error) {
 		for _, word := range allowed {
 			if text == word {
 				return word, nil
 			}
 		}
-		return "", fmt.Errorf("allowed is %s", strings.Join(allowed, ", "))
+		return "", fmt.Errorf("one of %s", strings.Join(allowed, ", "))
 	})
 }
 
 // Text reads any text, "" by default.
 func (s *Set) Text(name, usage string) string {
-	return read(s, name, "", usage, func(text string) (string, error) { return text, nil })
+	return read(s, name, "", usage, quoteHarmless, func(text string) (string, error) { return text, nil })
 }
 
 // Address reads a TCP address to listen on.
 func (s *Set) Address(name, fallback, usage string) string {
-	return read(s, name, fallback, usage, func(text string) (string, error) {
+	return read(s, name, fallback, usage, quoteHarmless, func(text string) (string, error) {
 		_, port, err := net.SplitHostPort(text)
 		if _, numeric := strconv.ParseUint(port, 10, 16); err != nil || numeric != nil {
-			return "", errors.New("allowed is host:port or :port, with a port from 0 to 65535")
+			return "", errors.New("host:port or :port, with a port from 0 to 65535")
 		}
 		return text, nil
 	})
@@ -167,7 +177,7 @@ func (s *Set) Address(name, fallback, usage string) string {
 
 // URL reads a URL with one of the schemes.
 func (s *Set) URL(name, fallback string, schemes []string, usage string) *url.URL {
-	return read(s, name, fallback, usage, func(text string) (*url.URL, error) {
+	return read(s, name, fallback, usage, quoteScheme, func(text string) (*url.URL, error) {
 		u, err := url.Parse(text)
 		if err == nil {
 			for _, scheme := range schemes {
@@ -176,7 +186,7 @@ func (s *Set) URL(name, fallback string, schemes []string, usage string) *url.UR
 				}
 			}
 		}
-		return nil, fmt.Errorf("allowed is a URL of the scheme %s", strings.Join(schemes, " or "))
+		return nil, fmt.Errorf("a URL with the scheme %s", strings.Join(schemes, " or "))
 	})
 }
 
