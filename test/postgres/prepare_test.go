@@ -4,6 +4,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,11 +41,12 @@ auto_explain.log_nested_statements = on
 type pod struct {
 	t      *testing.T
 	folder string
+	port   string
 }
 
 func newPod(t *testing.T, settings string) pod {
 	t.Helper()
-	p := pod{t, postgrestest.Folder(t)}
+	p := pod{t, postgrestest.Folder(t), freePort(t)}
 	for _, name := range []string{"postgresql.conf", "prepare.sh"} {
 		content, err := os.ReadFile(filepath.Join(manifests, name))
 		require.NoError(t, err)
@@ -58,6 +60,7 @@ func newPod(t *testing.T, settings string) pod {
 	// The account is called postgres in the pod, and anything here.
 	p.write("etc/pg_hba.conf", "local all postgres trust\nhost all owner,application all scram-sha-256\n")
 	p.mkdir("run")
+	p.mkdir("volume")
 	return p
 }
 
@@ -87,11 +90,11 @@ func (p pod) secrets(owner, application string) {
 	p.write("secrets/application/passfile", "*:*:*:application:"+application+"\n")
 }
 
-// prepare runs prepare.sh, and returns all that it and the server have written.
-func (p pod) prepare() (output string, err error) {
+// prepare runs prepare.sh for a database, and returns all that it and the server have written.
+func (p pod) prepare(database string) (output string, err error) {
 	p.t.Helper()
 	command := postgrestest.Command(p.t, p.folder, "sh", "-c", `PATH="$PWD/bin:$PATH" exec sh etc/prepare.sh`)
-	command.Env = append(os.Environ(), "PGDATA="+p.path("data"), "PGHOST="+p.path("run"), "PGUSER=postgres", "DATABASE=invoicing")
+	command.Env = append(os.Environ(), "PGDATA="+p.path("volume/pgdata"), "PGHOST="+p.path("run"), "PGUSER=postgres", "DATABASE="+database)
 	// A file, since a server that is left behind holds on to it, and a pipe would only end with it.
 	log, err := os.Create(filepath.Join(p.t.TempDir(), "log"))
 	require.NoError(p.t, err)
@@ -106,22 +109,51 @@ func (p pod) prepare() (output string, err error) {
 
 // stop stops a server that prepare.sh has left behind.
 func (p pod) stop() {
-	_ = postgrestest.Command(p.t, p.folder, "pg_ctl", "stop", "--pgdata="+p.path("data"), "--mode=immediate").Run()
+	_ = postgrestest.Command(p.t, p.folder, "pg_ctl", "stop", "--pgdata="+p.path("volume/pgdata"), "--mode=immediate").Run()
 }
 
-// serve starts the server as the pod's container does.
-func (p pod) serve() (url func(role, password string) string) {
+// serve runs the server as the kubelet does, which starts it again whenever it has ended.
+func (p pod) serve() (url func(role, password, database string) string) {
 	p.t.Helper()
-	port := freePort(p.t)
-	server := postgrestest.Command(p.t, p.folder, "postgres", "--config-file="+p.path("etc/postgresql.conf"),
-		"-D", p.path("data"), "--port="+port, "--listen-addresses=127.0.0.1")
-	require.NoError(p.t, server.Start())
+	log, err := os.Create(filepath.Join(p.t.TempDir(), "log"))
+	require.NoError(p.t, err)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			server := postgrestest.Command(p.t, p.folder, "postgres", "--config-file="+p.path("etc/postgresql.conf"),
+				"-D", p.path("volume/pgdata"), "--port="+p.port, "--listen-addresses=127.0.0.1")
+			server.Stdout, server.Stderr = log, log
+			exited := make(chan struct{})
+			if server.Start() == nil {
+				go func() {
+					defer close(exited)
+					_ = server.Wait()
+				}()
+				select {
+				case <-exited:
+				case <-stop:
+					_ = server.Process.Signal(syscall.SIGQUIT) // immediate shutdown
+					<-exited
+				}
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	}()
 	p.t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGINT) // fast shutdown
-		_ = server.Wait()
+		close(stop)
+		<-stopped
+		if written, err := os.ReadFile(log.Name()); p.t.Failed() && err == nil {
+			p.t.Logf("the server's log ends with:\n%s", lastOf(string(written)))
+		}
+		log.Close()
 	})
-	return func(role, password string) string {
-		return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%s/invoicing?sslmode=disable", role, password, port)
+	return func(role, password, database string) string {
+		return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%s/%s?sslmode=disable", role, password, p.port, database)
 	}
 }
 
@@ -157,7 +189,7 @@ func TestNoPasswordIsLogged(t *testing.T) {
 	const owner, application, replaced = "S3CRET-of-the-owner", "S3CRET-of-the-application", "S3CRET-that-replaces-it"
 
 	p.secrets(owner, application)
-	output, err := p.prepare()
+	output, err := p.prepare("invoicing")
 	require.NoError(t, err, lastOf(output))
 	for _, role := range []string{"owner", "application"} {
 		assert.Regexp(t, "statement: ALTER USER "+role+" PASSWORD 'SCRAM-SHA-256[$]4096:", output, "what is logged")
@@ -165,7 +197,7 @@ func TestNoPasswordIsLogged(t *testing.T) {
 	noSecret(t, output)
 
 	p.secrets(owner, replaced)
-	output, err = p.prepare()
+	output, err = p.prepare("invoicing")
 	require.NoError(t, err, lastOf(output))
 	noSecret(t, output)
 
@@ -176,24 +208,34 @@ PATH=${PATH#*bin:}
 case "$*" in *password*) export PGOPTIONS='-c default_transaction_read_only=on' ;; esac
 exec psql "$@"
 `)
-	output, err = p.prepare()
+	output, err = p.prepare("invoicing")
 	require.Error(t, err)
 	assert.Contains(t, lastOf(output), "cannot execute ALTER ROLE in a read-only transaction")
 	noSecret(t, output)
 	p.stop()
 
 	url := p.serve()
-	assert.NoError(t, logsIn(t, url("owner", owner)))
-	assert.NoError(t, logsIn(t, url("application", replaced)))
-	assert.Error(t, logsIn(t, url("application", application)), "it is replaced")
-	assert.Error(t, logsIn(t, url("owner", "S3CRET-too-late")))
+	assert.NoError(t, logsIn(t, url("owner", owner, "invoicing")))
+	assert.NoError(t, logsIn(t, url("application", replaced, "invoicing")))
+	assert.Error(t, logsIn(t, url("application", application, "invoicing")), "it is replaced")
+	assert.Error(t, logsIn(t, url("owner", "S3CRET-too-late", "invoicing")))
 }
 
 // Without a password nothing is changed: an empty one would leave the role without any.
 func TestAnEmptyPassfileIsRefused(t *testing.T) {
 	p := newPod(t, "")
 	p.secrets("", "something")
-	output, err := p.prepare()
+	output, err := p.prepare("invoicing")
 	require.Error(t, err)
 	assert.Contains(t, output, "secrets/owner/passfile holds no password: expected *:*:*:owner:PASSWORD")
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	require.NoError(t, err)
+	return port
 }

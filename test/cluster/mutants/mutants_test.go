@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -152,12 +153,15 @@ func TestMutants(t *testing.T) {
 	cluster, err := target.FromEnvironment("../../..")
 	require.NoError(t, err)
 	live := compile(t)
-	kubectl := func(t *testing.T, stdin []byte, arguments ...string) []byte {
-		t.Helper()
+	run := func(stdin []byte, arguments ...string) ([]byte, error) {
 		command := exec.Command("kubectl", append([]string{"--context=" + cluster.Context}, arguments...)...)
 		command.Stdin = bytes.NewReader(stdin)
-		output, err := command.CombinedOutput()
-		require.NoError(t, err, "%v:\n%s", command.Args, output)
+		return command.CombinedOutput()
+	}
+	kubectl := func(t *testing.T, arguments ...string) []byte {
+		t.Helper()
+		output, err := run(nil, arguments...)
+		require.NoError(t, err, "kubectl %v:\n%s", arguments, output)
 		return output
 	}
 
@@ -175,15 +179,22 @@ func TestMutants(t *testing.T) {
 				namespace, object, _ = strings.Cut(object, "/")
 			}
 			where := []string{"--namespace=" + namespace, object}
-			original := strip(t, kubectl(t, nil, append([]string{"get", "--output=json"}, where...)...))
+			original := strip(t, kubectl(t, append([]string{"get", "--output=json"}, where...)...))
 			change, putBack := []string{"patch", "--type=json", "--patch=" + m.patch}, "replace"
 			if m.patch == "" {
 				change, putBack = []string{"delete"}, "create"
 			}
-			restore := sync.OnceFunc(func() { kubectl(t, original, putBack, "--filename=-") })
+			restore := sync.OnceFunc(func() {
+				var output []byte
+				assert.Eventually(t, func() bool { // a controller may be writing the object's status just then
+					output, err = run(original, putBack, "--filename=-")
+					return err == nil
+				}, patience, time.Second, "put back %s", m.object)
+				require.NoError(t, err, "%s", output)
+			})
 			t.Cleanup(restore) // whatever happens
 
-			kubectl(t, nil, append(change, where...)...)
+			kubectl(t, append(change, where...)...)
 			output, red := live.await(t, m.catcher, false)
 			require.True(t, red, "%s has not noticed:\n%s", m.catcher, output)
 			restore()
