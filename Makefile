@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -o errexit -o nounset -o pipefail -c
 
 # The product's own packages; test/limits and test/faults are run apart, since they take minutes.
-PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./dev/... ./test/payall/...
+PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./dev/... ./test/payall/... ./test/postgres/...
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -34,6 +34,7 @@ test:
 test-local: check
 	dev/need.sh gcc build-essential # the race detector needs a C compiler and libc's headers
 	dev/need.sh initdb postgresql
+	dev/need.sh pgbouncer pgbouncer
 	go test -race -shuffle=on $(PACKAGES)
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
 	go test -race -shuffle=on -count=1 -v ./test/limits

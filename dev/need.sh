@@ -12,8 +12,9 @@ set -o errexit -o nounset -o pipefail
 arguments 2 2 "$@"
 program=$1 package=$2
 
-# PostgreSQL's programs are not on PATH where Debian installs them.
-if type -P "$program" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$program" >/dev/null; then
+# PostgreSQL's programs are not on PATH where Debian installs them, and those of
+# /usr/sbin are not on everybody's.
+if PATH=$PATH:/usr/sbin type -P "$program" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$program" >/dev/null; then
 	exit
 fi
 if ! type -P apt-get >/dev/null || [[ $(id -u) != 0 ]]; then

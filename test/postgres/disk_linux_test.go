@@ -128,7 +128,9 @@ func TestAFullVolume(t *testing.T) {
 // limitVolume gives the volume a size, as a disk has one.
 func (p pod) limitVolume(size int) {
 	p.t.Helper()
-	require.Zero(p.t, os.Getuid(), "only root can mount a file system: run this test as root")
+	if os.Getuid() != 0 {
+		p.t.Skip("only root can mount a small file system: run this test as root")
+	}
 	require.NoError(p.t, syscall.Mount("tmpfs", p.path("volume"), "tmpfs", 0, fmt.Sprintf("size=%d", size)))
 	p.t.Cleanup(func() { assert.NoError(p.t, syscall.Unmount(p.path("volume"), syscall.MNT_DETACH)) })
 	p.mkdir("volume")
