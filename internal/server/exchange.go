@@ -141,11 +141,10 @@ func (x *exchange) giveUp() (sent bool) {
 	if x.status != 0 {
 		return true
 	}
-	x.header = http.Header{ // the handler may still be writing to the other
+	x.sendHeader(http.StatusServiceUnavailable, http.Header{ // the handler may still be writing to its own
 		RequestIDHeader: {x.id},
 		"Content-Type":  {"application/json; charset=utf-8"},
-	}
-	x.sendHeader(http.StatusServiceUnavailable)
+	})
 	x.bytes, x.failed = fmt.Fprintf(x.w, `{"error":"no answer within %s: it may or may not be done, and it is safe to ask again"}`, AnswerTimeout)
 	return false
 }
@@ -189,20 +188,20 @@ func (x *exchange) WriteHeader(status int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !x.over && x.status == 0 {
-		x.sendHeader(status)
+		x.sendHeader(status, x.header)
 	}
 }
 
-func (x *exchange) sendHeader(status int) {
+func (x *exchange) sendHeader(status int, header http.Header) {
 	x.status = status
 	x.unheard = x.client.Context().Err() != nil
 	switch status {
 	case http.StatusServiceUnavailable:
-		x.header.Set("Retry-After", "1")
+		header.Set("Retry-After", "1")
 	case http.StatusRequestTimeout, http.StatusRequestEntityTooLarge: // the rest is not waited for
-		x.header.Set("Connection", "close")
+		header.Set("Connection", "close")
 	}
-	maps.Copy(x.w.Header(), x.header)
+	maps.Copy(x.w.Header(), header)
 	x.w.WriteHeader(status)
 }
 
@@ -219,7 +218,7 @@ func (x *exchange) Write(part []byte) (int, error) {
 		return 0, http.ErrHandlerTimeout
 	}
 	if x.status == 0 {
-		x.sendHeader(http.StatusOK)
+		x.sendHeader(http.StatusOK, x.header)
 	}
 	if x.client.Method == http.MethodHead && x.bytes > headEnough {
 		return 0, http.ErrBodyNotAllowed
@@ -240,7 +239,7 @@ func (x *exchange) Flush() {
 		return
 	}
 	if x.status == 0 {
-		x.sendHeader(http.StatusOK)
+		x.sendHeader(http.StatusOK, x.header)
 	}
 	if err := x.connection.Flush(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		x.failed = err
