@@ -28,12 +28,12 @@ REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;
 SQL
 
 # What a statement contains may end up in the server's log, which both teams can read. psql's \password
-# sends a SCRAM verifier in place of the password. It reads from the terminal, and from standard input
-# only if there is none: hence setsid.
+# sends a SCRAM verifier in place of the password. It reads from standard input because a container has
+# no terminal.
 for role in owner application; do
 	password=$(cut -d: -f5 "/run/secrets/$role/passfile") # a passfile's last field
 	[ -n "$password" ] || { echo "/run/secrets/$role/passfile holds no password: expected *:*:*:$role:PASSWORD" >&2; exit 1; }
 	printf '%s\n%s\n' "$password" "$password" |
-		setsid --wait psql --quiet --no-psqlrc --command="\\password $role" postgres
+		psql --quiet --no-psqlrc --command="\\password $role" postgres
 done
 pg_ctl stop --wait --silent --mode=fast

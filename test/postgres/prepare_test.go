@@ -100,6 +100,10 @@ func (p pod) prepare(database string) (output string, err error) {
 	require.NoError(p.t, err)
 	defer log.Close()
 	command.Stdout, command.Stderr = log, log
+	if command.SysProcAttr == nil {
+		command.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	command.SysProcAttr.Setsid = true // as in a container, there is no terminal
 	p.t.Cleanup(p.stop)
 	ended := command.Run()
 	written, err := os.ReadFile(log.Name())
