@@ -16,6 +16,7 @@ import (
 // made from the same lines (a test compares them).
 type Config struct {
 	ListenAddr        string
+	AllowedHosts      []string
 	DatabaseURL       string
 	DatabaseConns     int
 	RequireNarrowRole bool
@@ -31,6 +32,7 @@ type Config struct {
 func readConfig(s *config.Set) Config {
 	c := Config{
 		ListenAddr:        s.Address("LISTEN_ADDR", ":8081", "address to listen on, as host:port or :port"),
+		AllowedHosts:      s.List("ALLOWED_HOSTS", "names by which browsers may reach it besides localhost and IP addresses, separated by commas"),
 		DatabaseURL:       s.URL("DATABASE_URL", "sqlite:data/invoice-app.db", database.Schemes, "`sqlite:` and a file's path, or the `postgres://` URL of a database").String(),
 		DatabaseConns:     s.Int("DATABASE_CONNS", 10, 1, 1000, "most connections to PostgreSQL at once"),
 		RequireNarrowRole: s.Bool("REQUIRE_NARROW_ROLE", false, "refuse to serve with a database role that can do more than it needs"),

@@ -94,6 +94,7 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 		return err
 	}
 	server := api.NewServer(cfg.Log, invoices.Ping)
+	server.AllowedHosts = cfg.AllowedHosts
 	if cfg.ProviderTokenFile == "" {
 		cfg.Log.Warn("payment-provider is not told who calls; PAYMENT_PROVIDER_TOKEN_FILE is not set")
 	}
@@ -129,6 +130,8 @@ func importFile(ctx context.Context, cfg Config, path string, options importer.O
 	switch {
 	case errors.As(err, &wrong):
 		return fmt.Errorf("nothing was imported: %s:%d: %w", path, wrong.Line, wrong.Err)
+	case errors.Is(err, database.ErrUnknownOutcome):
+		return fmt.Errorf("whether the invoices were imported is unknown, so run it again (none is added twice): %w", err)
 	case err != nil:
 		return fmt.Errorf("nothing was imported: %w", err)
 	}

@@ -61,5 +61,6 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 		callers = identity.NewVerifier(cfg.Callers, cfg.Log)
 	}
 	server := api.New(cfg.Log, payments, payments.Ping, callers)
+	server.AllowedHosts = cfg.AllowedHosts
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, func() {})
 }

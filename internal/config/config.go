@@ -164,6 +164,12 @@ func (s *Set) Text(name, usage string) string {
 	return read(s, name, "", usage, quoteHarmless, func(text string) (string, error) { return text, nil })
 }
 
+// List returns the words of a variable, in lower case: separated by commas,
+// blanks or both.
+func (s *Set) List(name, usage string) []string {
+	return strings.FieldsFunc(strings.ToLower(s.Text(name, usage)), func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 // Address reads a TCP address to listen on.
 func (s *Set) Address(name, fallback, usage string) string {
 	return read(s, name, fallback, usage, quoteHarmless, func(text string) (string, error) {
