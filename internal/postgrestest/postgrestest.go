@@ -3,7 +3,6 @@
 package postgrestest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -30,7 +29,7 @@ type Server struct {
 	port    int
 	account *syscall.Credential // nil: the test's own
 	process *exec.Cmd
-	log     bytes.Buffer
+	log     *os.File // what the server and its pooler write
 }
 
 // Superuser is the role that every server has, without a password.
@@ -45,6 +44,15 @@ func Start(t testing.TB) *Server {
 		s.account = unprivileged(t)
 		require.NoError(t, os.Chown(s.folder, int(s.account.Uid), int(s.account.Gid)))
 	}
+	var err error
+	s.log, err = os.Create(filepath.Join(s.folder, "log"))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		s.log.Close()
+		if log, err := os.ReadFile(s.log.Name()); err == nil && t.Failed() {
+			t.Logf("the end of PostgreSQL's log:\n%s", log[max(0, len(log)-4000):])
+		}
+	})
 	initdb := s.command("initdb", "--pgdata", s.data(), "--username", Superuser,
 		"--auth", "trust", "--encoding", "UTF8", "--no-sync", "--locale", "C.UTF-8")
 	out, err := initdb.CombinedOutput()
@@ -64,7 +72,7 @@ func (s *Server) Run() {
 		// The kernel keeps what a killed server wrote; fsync is for a power cut,
 		// which no test makes.
 		"-c", "fsync=off")
-	s.process.Stdout, s.process.Stderr = &s.log, &s.log
+	s.process.Stdout, s.process.Stderr = s.log, s.log
 	require.NoError(s.t, s.process.Start())
 	require.Eventually(s.t, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -128,7 +136,7 @@ func (s *Server) Pooler(roles ...string) (url func(role, database string) string
 		require.NoError(s.t, os.WriteFile(name, []byte(text), 0o644))
 	}
 	pooler := s.command(path, settings)
-	pooler.Stderr = &s.log
+	pooler.Stderr = s.log
 	require.NoError(s.t, pooler.Start(), "PgBouncer is not installed: apt-get install pgbouncer")
 	s.t.Cleanup(func() {
 		_ = pooler.Process.Kill()

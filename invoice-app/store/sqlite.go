@@ -6,18 +6,25 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"example.com/invoices/internal/database"
 	"example.com/invoices/invoice-app/invoice"
 )
 
-type sqlite struct{ db *sql.DB }
+type sqlite struct {
+	db *sql.DB
+	// writing queues this process's writers in their order. SQLite itself lets
+	// them try again and again, so that an unlucky one is refused in the end.
+	writing *semaphore.Weighted
+}
 
 func openSQLite(ctx context.Context, url string) (Store, error) {
 	db, err := Schema.OpenSQLite(ctx, url)
 	if err != nil {
 		return nil, err
 	}
-	s := sqlite{db}
+	s := sqlite{db, semaphore.NewWeighted(1)}
 	if err := s.discardLeftovers(ctx); err != nil {
 		db.Close()
 		return nil, err
@@ -38,7 +45,20 @@ const visible = `seq < coalesce((SELECT first FROM importing), 92233720368547758
 // now is the database's clock, as the tables keep time.
 const now = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`
 
+// turn waits until this process may write, which it may until done is called.
+func (s sqlite) turn(ctx context.Context) (done func(), err error) {
+	if err := s.writing.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("%w: wait for other writers: %w", database.ErrUnavailable, err)
+	}
+	return func() { s.writing.Release(1) }, nil
+}
+
 func (s sqlite) exec(ctx context.Context, doing, statement string, args ...any) error {
+	done, err := s.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if _, err := s.db.ExecContext(ctx, statement, args...); err != nil {
 		return fmt.Errorf("%s: %w", doing, database.SQLite(err))
 	}
@@ -135,6 +155,11 @@ func (s sqlite) Claim(ctx context.Context, after, through int64, limit int, leas
 		err = rows.Scan(&c.Attempt, &c.Seq, &c.ID, &c.Amount.Minor, &c.Amount.Currency, &c.Paid, &c.Rejected)
 		return c, err
 	}
+	done, err := s.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	return query(ctx, s.db, "claim invoices", scan, claimSQLite, after, through, limit, lease.Milliseconds())
 }
 

@@ -53,6 +53,11 @@ func (s sqlite) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, err
 
 // write runs f in a transaction, which takes the file's write lock first.
 func (s sqlite) write(ctx context.Context, f func(*sql.Tx) error) error {
+	done, err := s.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("add invoices: %w", database.SQLite(err))
