@@ -32,7 +32,10 @@ SQL
 # no terminal.
 for role in owner application; do
 	password=$(cut -d: -f5 "/run/secrets/$role/passfile") # a passfile's last field
-	[ -n "$password" ] || { echo "/run/secrets/$role/passfile holds no password: expected *:*:*:$role:PASSWORD" >&2; exit 1; }
+	if [ -z "$password" ]; then
+		echo "/run/secrets/$role/passfile holds no password: expected *:*:*:$role:PASSWORD" >&2
+		exit 1
+	fi
 	printf '%s\n%s\n' "$password" "$password" |
 		psql --quiet --no-psqlrc --command="\\password $role" postgres
 done

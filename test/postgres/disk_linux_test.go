@@ -37,8 +37,10 @@ func TestAFullVolume(t *testing.T) {
 	}
 	url := p.serve()
 	require.NoError(t, logsIn(t, url("owner", "owner", "invoicing")))
-	provider := startService(t, "payment-provider", url("owner", "owner", "payments"), url("application", "application", "payments"))
-	app := startService(t, "invoice-app", url("owner", "owner", "invoicing"), url("application", "application", "invoicing"),
+	provider := startService(t, "payment-provider",
+		url("owner", "owner", "payments"), url("application", "application", "payments"))
+	app := startService(t, "invoice-app",
+		url("owner", "owner", "invoicing"), url("application", "application", "invoicing"),
 		"PAYMENT_PROVIDER_URL="+provider.url, "PAY_PATIENCE=1s")
 
 	added := map[string]bool{} // those that were answered with 201
@@ -173,7 +175,8 @@ func (p pod) fillVolume() (giveBack func()) {
 // superuser is a session on the server's own socket.
 func (p pod) superuser() *pgx.Conn {
 	p.t.Helper()
-	conn, err := pgx.Connect(p.t.Context(), fmt.Sprintf("host=%s port=%s user=postgres dbname=postgres", p.path("run"), p.port))
+	conn, err := pgx.Connect(p.t.Context(),
+		fmt.Sprintf("host=%s port=%s user=postgres dbname=postgres", p.path("run"), p.port))
 	require.NoError(p.t, err)
 	p.t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	return conn

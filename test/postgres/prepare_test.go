@@ -94,7 +94,8 @@ func (p pod) secrets(owner, application string) {
 func (p pod) prepare(database string) (output string, err error) {
 	p.t.Helper()
 	command := postgrestest.Command(p.t, p.folder, "sh", "-c", `PATH="$PWD/bin:$PATH" exec sh etc/prepare.sh`)
-	command.Env = append(os.Environ(), "PGDATA="+p.path("volume/pgdata"), "PGHOST="+p.path("run"), "PGUSER=postgres", "DATABASE="+database)
+	command.Env = append(os.Environ(), "PGDATA="+p.path("volume/pgdata"), "PGHOST="+p.path("run"),
+		"PGUSER=postgres", "DATABASE="+database)
 	// A file, since a server that is left behind holds on to it, and a pipe would only end with it.
 	log, err := os.Create(filepath.Join(p.t.TempDir(), "log"))
 	require.NoError(p.t, err)

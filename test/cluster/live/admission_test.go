@@ -29,8 +29,9 @@ const (
 	writableRoot = "set securityContext.readOnlyRootFilesystem to true, and mount an emptyDir where files are written"
 	lowUser      = "set securityContext.runAsUser to 10000 or more, on the pod or on the container"
 	lowGroup     = "set securityContext.runAsGroup, and each other group, to 10000 or more"
-	anExternalIP = "fields that no service may set here: externalIPs; leave them out, and ask the platform to publish the service"
-	foreign      = "docker.io/library/busybox:1.37"
+	anExternalIP = "fields that no service may set here: externalIPs; " +
+		"leave them out, and ask the platform to publish the service"
+	foreign = "docker.io/library/busybox:1.37"
 )
 
 // What the platform's admission policies refuse a team, and what its developer is told. Each case
@@ -240,10 +241,12 @@ func reachingBeyond(service string) map[string]refusedPod {
 			})},
 		"volume of a driver": {fields("extra: csi"), volume(corev1.VolumeSource{
 			CSI: &corev1.CSIVolumeSource{Driver: "example.com"}})},
-		"claim without a quota": {fields("extra: ephemeral"), volume(corev1.VolumeSource{
+		"claim of a pod's own": {fields("extra: ephemeral"), volume(corev1.VolumeSource{
 			Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{
-				Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-					Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{"storage": resource.MustParse("1Mi")}}}}}})},
+				Spec: corev1.PersistentVolumeClaimSpec{
+					AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+					Resources: corev1.VolumeResourceRequirements{
+						Requests: corev1.ResourceList{"storage": resource.MustParse("1Mi")}}}}}})},
 		"boundless emptyDir": {"emptyDir must have a sizeLimit", volume(corev1.VolumeSource{
 			EmptyDir: &corev1.EmptyDirVolumeSource{}})},
 		"token for another": {tokens, volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
@@ -292,12 +295,13 @@ func TestAdmissionOfBudgets(t *testing.T) {
 		t.Run(team.namespace, func(t *testing.T) {
 			create := func(change func(*policyv1.PodDisruptionBudget)) error {
 				always, one := policyv1.AlwaysAllow, intstr.FromInt32(1)
+				labels := map[string]string{"app.kubernetes.io/name": "extra"}
 				budget := &policyv1.PodDisruptionBudget{
 					ObjectMeta: metav1.ObjectMeta{Name: "extra"},
 					Spec: policyv1.PodDisruptionBudgetSpec{
 						MaxUnavailable:             &one,
 						UnhealthyPodEvictionPolicy: &always,
-						Selector:                   &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": "extra"}},
+						Selector:                   &metav1.LabelSelector{MatchLabels: labels},
 					},
 				}
 				change(budget)
@@ -323,8 +327,12 @@ func TestAdmissionOfBudgets(t *testing.T) {
 					budget.Spec.MaxUnavailable, budget.Spec.MinAvailable = nil, &all
 				}},
 				"nothing said": {most, func(budget *policyv1.PodDisruptionBudget) { budget.Spec.MaxUnavailable = nil }},
-				"broken pods":  {unwell, func(budget *policyv1.PodDisruptionBudget) { budget.Spec.UnhealthyPodEvictionPolicy = nil }},
-				"every pod":    {itself, func(budget *policyv1.PodDisruptionBudget) { budget.Spec.Selector = &metav1.LabelSelector{} }},
+				"broken pods": {unwell, func(budget *policyv1.PodDisruptionBudget) {
+					budget.Spec.UnhealthyPodEvictionPolicy = nil
+				}},
+				"every pod": {itself, func(budget *policyv1.PodDisruptionBudget) {
+					budget.Spec.Selector = &metav1.LabelSelector{}
+				}},
 				// Eviction of a pod that two budgets select is refused.
 				"a second budget": {itself, func(budget *policyv1.PodDisruptionBudget) {
 					budget.Spec.Selector.MatchLabels["app.kubernetes.io/name"] = team.service

@@ -22,13 +22,14 @@ import (
 func TestEveryKindIsCounted(t *testing.T) {
 	labels := map[string]any{"app.kubernetes.io/name": "extra"}
 	pod := map[string]any{"containers": []any{map[string]any{"name": "extra", "image": "extra"}}}
+	port := []any{map[string]any{"port": 80}}
 	workload := map[string]any{"selector": map[string]any{"matchLabels": labels},
 		"template": map[string]any{"metadata": map[string]any{"labels": labels}, "spec": pod}}
 	manifests := map[string]map[string]any{
 		"deployments.apps":            {"kind": "Deployment", "spec": workload},
 		"statefulsets.apps":           {"kind": "StatefulSet", "spec": workload},
 		"pods":                        {"kind": "Pod", "spec": pod},
-		"services":                    {"kind": "Service", "spec": map[string]any{"ports": []any{map[string]any{"port": 80}}}},
+		"services":                    {"kind": "Service", "spec": map[string]any{"ports": port}},
 		"configmaps":                  {"kind": "ConfigMap"},
 		"serviceaccounts":             {"kind": "ServiceAccount"},
 		"poddisruptionbudgets.policy": {"kind": "PodDisruptionBudget"},
@@ -59,7 +60,8 @@ func TestEveryKindIsCounted(t *testing.T) {
 			}, time.Minute, 100*time.Millisecond, "the quota is in force")
 
 			for _, cell := range access.Cells() {
-				if cell.Who != team.user || cell.Namespace != team.namespace || cell.Verb != "create" || !cell.Allowed || cell.Subresource != "" {
+				if cell.Who != team.user || cell.Namespace != team.namespace || cell.Subresource != "" ||
+					cell.Verb != "create" || !cell.Allowed {
 					continue
 				}
 				kind := schema.GroupResource{Group: cell.Group, Resource: cell.Resource}
