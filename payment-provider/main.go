@@ -56,7 +56,7 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 	}
 	var callers *identity.Verifier
 	if cfg.Callers == (identity.Config{}) {
-		cfg.Log.Warn("callers are not verified: whoever reaches this address may have payments taken; CALLER_KEYS_FILE is not set")
+		cfg.Log.Warn("callers are not verified, so anyone who reaches this address can have payments taken: set CALLER_KEYS_FILE")
 	} else {
 		callers = identity.NewVerifier(cfg.Callers, cfg.Log)
 	}

@@ -73,7 +73,7 @@ const listPatience = time.Second
 // List leaves no gap that could be filled later: it ends before the first Seq
 // that somebody who is adding may yet make visible. (See enterSQL.) Commits take
 // milliseconds, so it waits for those that were under way when it was called:
-// whoever has had an invoice accepted finds it. If one of them takes longer than
+// everyone who has had an invoice accepted finds it. If one of them takes longer than
 // listPatience, the list ends before it.
 func (s postgres) List(ctx context.Context, f invoice.Filter) ([]invoice.Invoice, error) {
 	const longestPause = 100 * time.Millisecond

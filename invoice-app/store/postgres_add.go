@@ -16,7 +16,7 @@ import (
 )
 
 // No lock makes one who adds wait for another. So invoices do not become visible
-// in the order of their Seq, and whoever reads page by page has to know where
+// in the order of their Seq, and a client that reads page by page has to know where
 // that may still matter. That is what the advisory locks below are for. They are
 // shared, so that nobody waits for them, and only say: the holder may yet make
 // visible invoices with a Seq over ^key, and none below. Each holder takes its

@@ -125,7 +125,7 @@ func addRow(ctx context.Context, tx *sql.Tx, index int, i invoice.Invoice, seq i
 // sqliteImport is a long list that is being added: in many small transactions,
 // so that others can write between them, behind all visible invoices, and hidden
 // until the row in the table importing is deleted. If that never happens, what
-// there is of it is deleted by whoever next opens the file or imports.
+// there is of it is deleted when the file is next opened, or by the next import.
 type sqliteImport struct {
 	sqlite
 	lock *flock.Flock // held by the living importer

@@ -57,7 +57,7 @@ type paymentRequest struct {
 	amount money.Amount
 	// refusal says why no new payment can be taken, or is nil. The rules become
 	// stricter and currencies are withdrawn, but one that was taken before is
-	// confirmed for ever: whoever missed our answer asks again.
+	// confirmed for ever: a caller that missed our answer asks again.
 	refusal error
 }
 
