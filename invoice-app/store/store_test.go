@@ -33,7 +33,7 @@ func TestEngines(t *testing.T) {
 		t.Run(engine, func(t *testing.T) {
 			conformance(t, open)
 			for name, test := range map[string]func(*testing.T, func(*testing.T) Store){
-				"a client that follows the list misses none":                followersMissNone,
+				"a client that follows the list misses none":          followersMissNone,
 				"what was accepted is listed while others are adding": acceptedIsListed,
 				"lists with invoices in common do not deadlock":       commonInvoices,
 				"a long list keeps nobody waiting":                    longListKeepsNobodyWaiting,
