@@ -132,39 +132,48 @@ func serviceAddress(t *testing.T, namespace, name string) string {
 }
 
 // probe runs a pod that tries each door, and returns the names of those that opened; "DNS" is that
-// names are resolved. A door that should open is tried for a minute: a new pod's rules take a moment to
-// reach the node, and a busy machine's take longer. Only then are the others tried, and more than once,
-// since one that happens to be slow is not shut.
+// names are resolved. A new pod's rules take a moment to reach the node, and a busy machine's take longer:
+// a door that should open has a minute to do so, and one that should be shut must be found shut three
+// times in a row within a minute, since one that is slow once is not shut.
 func probe(t *testing.T, namespace, application string, doors map[string]string, expected []string) []string {
 	t.Helper()
 	var script strings.Builder
 	script.WriteString(`opens() { timeout 5 bash -c ": 2>/dev/null >/dev/tcp/$1/$2"; }
 resolves() { timeout 5 getent hosts kubernetes.default.svc.cluster.local. >/dev/null; }
-knock() { # SECONDS NAME COMMAND...
-	local until=$((SECONDS + $1)) name=$2
-	shift 2
-	while ! "$@"; do
-		((SECONDS < until)) || return 0
+open() { # NAME COMMAND...
+	local name=$1
+	shift
+	until "$@"; do
+		((SECONDS < 60)) || return 0
 		sleep 1
 	done
 	echo "$name"
 }
+shut() { # NAME COMMAND...
+	local name=$1 failed=0
+	shift
+	while ((failed < 3)); do
+		if ! "$@"; then
+			((++failed))
+		elif ((SECONDS < 60)); then
+			failed=0
+		else
+			echo "$name"
+			return
+		fi
+		sleep 1
+	done
+}
 `)
-	knock := func(name string, seconds int) {
-		command := "opens " + doors[name]
+	for _, name := range append(slices.Collect(maps.Keys(doors)), "DNS") {
+		function, command := "shut", "opens "+doors[name]
+		if slices.Contains(expected, name) {
+			function = "open"
+		}
 		if name == "DNS" {
 			command = "resolves"
 		}
-		fmt.Fprintf(&script, "knock %d '%s' %s &\n", seconds, name, command)
-	}
-	for _, name := range expected {
-		knock(name, 60)
-	}
-	script.WriteString("wait\n")
-	for _, name := range append(slices.Collect(maps.Keys(doors)), "DNS") {
-		if !slices.Contains(expected, name) {
-			knock(name, 12)
-		}
+		fmt.Fprintf(&script, "%s '%s' %s &\n", function, name, command)
 	}
 	script.WriteString("wait\necho done\n")
 
