@@ -323,13 +323,29 @@ func interruptedCommit(t *testing.T, server *postgrestest.Server, database strin
 		server.Exec("postgres", "ALTER SYSTEM RESET synchronous_standby_names")
 		server.Exec("postgres", "SELECT pg_reload_conf()")
 	}()
-	require.Eventually(t, func() bool {
-		var names string
+	const waiting = " FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()"
+	waits := func() (n int) {
 		require.NoError(t, pool.Do(t.Context(), func(conn *pgx.Conn) error {
-			return conn.QueryRow(t.Context(), "SHOW synchronous_standby_names").Scan(&names)
+			return conn.QueryRow(t.Context(), "SELECT count(*)"+waiting).Scan(&n)
 		}))
-		return names != ""
+		return n
+	}
+	// Commits wait once the checkpointer, too, has read the setting.
+	require.Eventually(t, func() bool {
+		committed := make(chan error, 1)
+		go func() { committed <- exec(t.Context(), pool, "SELECT pg_logical_emit_message(true, 'test', '')") }()
+		for waits() == 0 {
+			select {
+			case <-committed:
+				return false
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+		assert.NoError(t, exec(t.Context(), pool, "SELECT pg_terminate_backend(pid)"+waiting))
+		<-committed
+		return true
 	}, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return waits() == 0 }, patience, 10*time.Millisecond)
 	insert := func(ctx context.Context, name string) error {
 		return pool.Confirmed(ctx, func(conn *pgx.Conn) error {
 			_, err := conn.Exec(ctx, `INSERT INTO things (name) VALUES ($1)`, name)
@@ -344,7 +360,6 @@ func interruptedCommit(t *testing.T, server *postgrestest.Server, database strin
 			})
 		})
 	}
-	const waiting = " FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()"
 	for way, write := range map[string]func(context.Context, string) error{"statement": insert, "transaction": commit} {
 		for end, interrupt := range map[string]func(cancel func()){
 			"the caller gives up":       func(cancel func()) { cancel() },
@@ -355,13 +370,7 @@ func interruptedCommit(t *testing.T, server *postgrestest.Server, database strin
 			ctx, cancel := context.WithCancel(t.Context())
 			written := make(chan error, 1)
 			go func() { written <- write(ctx, name) }()
-			require.Eventually(t, func() bool {
-				var n int
-				require.NoError(t, pool.Do(t.Context(), func(conn *pgx.Conn) error {
-					return conn.QueryRow(t.Context(), "SELECT count(*)"+waiting).Scan(&n)
-				}))
-				return n > 0
-			}, patience, 10*time.Millisecond, name)
+			require.Eventually(t, func() bool { return waits() > 0 }, patience, 10*time.Millisecond, name)
 			interrupt(cancel)
 			err := <-written
 			cancel()
