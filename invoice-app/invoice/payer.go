@@ -154,6 +154,9 @@ func (p *Payer) Close() {
 // more are claimed unless another caller waits or was told that paying goes on.
 func (p *Payer) PayAll(ctx context.Context) error {
 	r := p.join(ctx)
+	if r == nil {
+		return &RemainingError{Unpaid: -1, Cause: ErrStopping}
+	}
 	answer := time.NewTimer(p.cfg.Answer)
 	defer answer.Stop()
 	select {
@@ -175,14 +178,13 @@ func (p *Payer) PayAll(ctx context.Context) error {
 	}
 }
 
-// join returns a run that has not begun, with one caller more who waits for it.
+// join returns a run that has not begun, with one caller more who waits for it,
+// or nil if there will be no more runs.
 func (p *Payer) join(ctx context.Context) *run {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
-		r := &run{done: make(chan struct{}), err: &RemainingError{Unpaid: -1, Cause: ErrStopping}}
-		close(r.done)
-		return r
+		return nil
 	}
 	if p.next == nil {
 		p.next = &run{Payer: p, done: make(chan struct{})}

@@ -262,6 +262,17 @@ func TestPayAllWaitsForWhatAnotherReplicaHasClaimed(t *testing.T) {
 	assert.Equal(t, 2, paid)
 }
 
+// Its callers often leave while a replica stops.
+func TestPayAllAfterStopAndWithoutItsCaller(t *testing.T) {
+	payer := newPayer(nil, nil)
+	payer.Stop()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 { // a select between two events takes either
+		requireRemaining(t, payer.PayAll(gone), -1, invoice.ErrStopping)
+	}
+}
+
 func TestStopFinishesWhatIsInHandAndClaimsNoMore(t *testing.T) {
 	s := open(t, 20)
 	started, goOn := make(chan struct{}, 20), make(chan struct{})
