@@ -170,43 +170,30 @@ var asksTheStore = []struct{ method, path, body string }{
 	{http.MethodGet, "/readyz", ""},
 }
 
-// frozen is a database that neither answers nor fails. If it is deaf, it does
-// not even notice that nobody waits any more.
+// frozen is a store whose database is.
 type frozen struct {
 	invoice.Store
-	deaf   bool
-	thawed chan struct{}
-}
-
-func (f frozen) wait(ctx context.Context) error {
-	if f.deaf {
-		ctx = context.WithoutCancel(ctx)
-	}
-	select {
-	case <-ctx.Done():
-	case <-f.thawed:
-	}
-	return fmt.Errorf("10.0.0.7: %w: %w", database.ErrUnavailable, context.Cause(ctx))
+	contracttest.Frozen
 }
 
 func (f frozen) Add(ctx context.Context, _ iter.Seq2[invoice.Invoice, error]) (int, error) {
-	return 0, f.wait(ctx)
+	return 0, f.Wait(ctx)
 }
 func (f frozen) Get(ctx context.Context, _ string) (invoice.Invoice, error) {
-	return invoice.Invoice{}, f.wait(ctx)
+	return invoice.Invoice{}, f.Wait(ctx)
 }
 func (f frozen) List(ctx context.Context, _ invoice.Filter) ([]invoice.Invoice, error) {
-	return nil, f.wait(ctx)
+	return nil, f.Wait(ctx)
 }
-func (f frozen) Retry(ctx context.Context, _ string) error  { return f.wait(ctx) }
-func (f frozen) LastSeq(ctx context.Context) (int64, error) { return 0, f.wait(ctx) }
+func (f frozen) Retry(ctx context.Context, _ string) error  { return f.Wait(ctx) }
+func (f frozen) LastSeq(ctx context.Context) (int64, error) { return 0, f.Wait(ctx) }
 
 // A call that needs a frozen database is answered all the same, in its time.
 func TestEveryCallIsAnsweredInTime(t *testing.T) {
 	for _, deaf := range []bool{false, true} {
 		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := frozen{deaf: deaf, thawed: make(chan struct{})}
+				s := frozen{Frozen: contracttest.Frozen{Deaf: deaf, Thawed: make(chan struct{})}}
 				c := newContract(t, s, nil)
 				for _, call := range asksTheStore {
 					most := server.AnswerTimeout
@@ -223,7 +210,7 @@ func TestEveryCallIsAnsweredInTime(t *testing.T) {
 					assert.NotContains(t, answer.Body.String(), "10.0.0.7")
 				}
 				c.Do(t, http.MethodGet, "/livez", "")
-				close(s.thawed)
+				close(s.Thawed)
 				synctest.Wait()
 			})
 		})
@@ -243,10 +230,10 @@ func contractOfFailures(t *testing.T) (seen []*contracttest.Contract) {
 	seen = append(seen, broken, contractOfALongPayAll(t))
 
 	synctest.Test(t, func(t *testing.T) {
-		s := frozen{deaf: true, thawed: make(chan struct{})}
+		s := frozen{Frozen: contracttest.Frozen{Deaf: true, Thawed: make(chan struct{})}}
 		full := newContract(t, s, nil)
 		full.RequireFull(t, "/invoices/a")
-		close(s.thawed)
+		close(s.Thawed)
 		seen = append(seen, full)
 	})
 

@@ -110,10 +110,10 @@ func TestContract(t *testing.T) {
 	}
 	var full *contracttest.Contract
 	synctest.Test(t, func(t *testing.T) {
-		s := frozen{deaf: true, thawed: make(chan struct{})}
-		full = contracttest.New(t, New(silent, s, s.wait, nil))
+		s := frozen{Frozen: contracttest.Frozen{Deaf: true, Thawed: make(chan struct{})}}
+		full = contracttest.New(t, New(silent, s, s.Wait, nil))
 		full.RequireFull(t, "/payments/I1")
-		close(s.thawed)
+		close(s.Thawed)
 	})
 	c.RequireLimits(t)
 	c.RequireHeads(t)
@@ -128,29 +128,16 @@ var asksTheStore = []struct{ method, path, body string }{
 	{http.MethodGet, "/readyz", ""},
 }
 
-// frozen is a database that neither answers nor fails. If it is deaf, it does
-// not even notice that nobody waits any more.
+// frozen is a store whose database is.
 type frozen struct {
-	deaf   bool
-	thawed chan struct{}
-}
-
-func (f frozen) wait(ctx context.Context) error {
-	if f.deaf {
-		ctx = context.WithoutCancel(ctx)
-	}
-	select {
-	case <-ctx.Done():
-	case <-f.thawed:
-	}
-	return fmt.Errorf("10.0.0.7: %w: %w", database.ErrUnavailable, context.Cause(ctx))
+	contracttest.Frozen
 }
 
 func (f frozen) Insert(ctx context.Context, _ payment.Payment) (payment.Payment, bool, error) {
-	return payment.Payment{}, false, f.wait(ctx)
+	return payment.Payment{}, false, f.Wait(ctx)
 }
 func (f frozen) Get(ctx context.Context, _ string) (payment.Payment, error) {
-	return payment.Payment{}, f.wait(ctx)
+	return payment.Payment{}, f.Wait(ctx)
 }
 
 // A call that needs a frozen database is answered all the same, in its time.
@@ -158,8 +145,8 @@ func TestEveryCallIsAnsweredInTime(t *testing.T) {
 	for _, deaf := range []bool{false, true} {
 		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := frozen{deaf: deaf, thawed: make(chan struct{})}
-				c := contracttest.New(t, New(silent, s, s.wait, nil))
+				s := frozen{Frozen: contracttest.Frozen{Deaf: deaf, Thawed: make(chan struct{})}}
+				c := contracttest.New(t, New(silent, s, s.Wait, nil))
 				for _, call := range asksTheStore {
 					most := server.AnswerTimeout
 					if call.path == "/readyz" {
@@ -172,7 +159,7 @@ func TestEveryCallIsAnsweredInTime(t *testing.T) {
 					assert.NotContains(t, answer.Body.String(), "10.0.0.7")
 				}
 				c.Do(t, http.MethodGet, "/livez", "")
-				close(s.thawed)
+				close(s.Thawed)
 				synctest.Wait()
 			})
 		})
