@@ -7,7 +7,12 @@ import (
 	"database/sql"
 )
 
-// In a program without SQLite nothing gets past OpenSQLite.
-func (s Schema) OpenSQLite(context.Context, string) (*sql.DB, error) { return nil, ErrNoSQLite }
-func PingSQLite(context.Context, *sql.DB) error                      { return ErrNoSQLite }
-func SQLite(err error) error                                         { return err }
+// File is never opened in a program without SQLite.
+type File struct{ *sql.DB }
+
+func (s Schema) OpenSQLite(context.Context, string) (File, error) { return File{}, ErrNoSQLite }
+func (f File) Write(context.Context, func(*sql.Tx) error) error   { return ErrNoSQLite }
+func (f File) Ping(context.Context) error                         { return ErrNoSQLite }
+func (f File) Excess(context.Context) ([]string, error)           { return nil, ErrNoSQLite }
+func (f File) Close()                                             {}
+func SQLite(err error) error                                      { return err }

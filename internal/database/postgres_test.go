@@ -497,7 +497,7 @@ func TestAddressesOfSQLite(t *testing.T) {
 	assert.Empty(t, left)
 	db, err := schema(things).OpenSQLite(t.Context(), "sqlite:"+folder+"/mein böser name.db")
 	require.NoError(t, err)
-	require.NoError(t, db.Close())
+	db.Close()
 }
 
 func TestErrors(t *testing.T) {

@@ -15,37 +15,77 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/pressly/goose/v3"
+	"golang.org/x/sync/semaphore"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
+// File is an SQLite database file.
+type File struct {
+	*sql.DB
+	// writing queues this process's writers in their order. SQLite itself lets
+	// them try again and again, so that an unlucky one is refused in the end.
+	writing *semaphore.Weighted
+}
+
 // OpenSQLite opens, and where needed creates and migrates, the database file
 // that address ("sqlite:" and a path) names. A file that is damaged or no database
 // is refused, and left as it is.
-func (s Schema) OpenSQLite(ctx context.Context, address string) (*sql.DB, error) {
+func (s Schema) OpenSQLite(ctx context.Context, address string) (File, error) {
 	path := strings.TrimPrefix(address, "sqlite:")
 	if wrong := checkPath(path); wrong != "" {
-		return nil, fmt.Errorf("DATABASE_URL=%q %s: allowed is sqlite: and the path of a file, as in sqlite:data/my.db", address, wrong)
+		return File{}, fmt.Errorf("DATABASE_URL=%q %s: allowed is sqlite: and the path of a file, as in sqlite:data/my.db", address, wrong)
 	}
 	if u, err := url.Parse(address); err == nil && u.Opaque == "" { // an absolute path, which a URL escapes
 		if u.Host != "" {
-			return nil, fmt.Errorf("DATABASE_URL=%q: a file is sqlite:PATH, without //", address)
+			return File{}, fmt.Errorf("DATABASE_URL=%q: a file is sqlite:PATH, without //", address)
 		}
 		path = u.Path
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return nil, fmt.Errorf("make the folder of the SQLite file: %w", err)
+		return File{}, fmt.Errorf("make the folder of the SQLite file: %w", err)
 	}
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {
-		return nil, fmt.Errorf("open SQLite file %s: %w", path, err)
+		return File{}, fmt.Errorf("open SQLite file %s: %w", path, err)
 	}
 	if err := prepareSQLite(ctx, db, path, s.migrations("sqlite")); err != nil {
 		db.Close()
-		return nil, fmt.Errorf("SQLite file %s: %w", path, err)
+		return File{}, fmt.Errorf("SQLite file %s: %w", path, err)
 	}
-	return db, nil
+	return File{db, semaphore.NewWeighted(1)}, nil
 }
+
+// Write runs write in a transaction, which has the file's write lock from the start,
+// and marks the error as SQLite does.
+func (f File) Write(ctx context.Context, write func(*sql.Tx) error) error {
+	if err := f.writing.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("%w: wait for other writers: %w", ErrUnavailable, err)
+	}
+	defer f.writing.Release(1)
+	tx, err := f.BeginTx(ctx, nil)
+	if err != nil {
+		return SQLite(err)
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	if err := write(tx); err != nil {
+		return SQLite(err)
+	}
+	return SQLite(tx.Commit())
+}
+
+// Ping returns an error unless the file can be read. (The driver's own asks
+// nothing of the file.)
+func (f File) Ping(ctx context.Context) error {
+	var version int
+	return SQLite(f.QueryRowContext(ctx, `PRAGMA schema_version`).Scan(&version))
+}
+
+// Excess returns nothing: a file has no roles.
+func (f File) Excess(context.Context) ([]string, error) { return nil, nil }
+
+// Close closes the file.
+func (f File) Close() { f.DB.Close() }
 
 // checkPath says what is wrong with the path of an address, or "". What other
 // programs take for an option would be a part of the file's name here.
@@ -91,16 +131,12 @@ type fileLock struct{ *flock.Flock }
 func (l fileLock) Lock(context.Context, *sql.DB) error   { return l.Flock.Lock() }
 func (l fileLock) Unlock(context.Context, *sql.DB) error { return l.Flock.Unlock() }
 
-// PingSQLite returns an error unless the file can be read. (The driver's own
-// Ping asks nothing of the file.)
-func PingSQLite(ctx context.Context, db *sql.DB) error {
-	var version int
-	return SQLite(db.QueryRowContext(ctx, `PRAGMA schema_version`).Scan(&version))
-}
-
 // SQLite marks an error of the driver as ErrUnavailable where it is one: the
 // file is locked, gone, full or unreadable.
 func SQLite(err error) error {
+	if errors.Is(err, ErrUnavailable) {
+		return err
+	}
 	var refused *sqlite.Error
 	if errors.As(err, &refused) {
 		switch refused.Code() & 0xff {

@@ -133,7 +133,10 @@ func Decode(body []byte, into any) error {
 	err := json.Unmarshal(body, into, json.MatchCaseInsensitiveNames(true))
 	var syntax *jsontext.SyntacticError
 	var semantic *json.SemanticError
+	var failure *Failure // of a type that reads itself
 	switch {
+	case errors.As(err, &failure):
+		return failure
 	case errors.As(err, &syntax):
 		if errors.Is(err, jsontext.ErrDuplicateName) {
 			return malformed("the body has a key twice: %s", syntax.JSONPointer)

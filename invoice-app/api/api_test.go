@@ -31,15 +31,18 @@ import (
 // provider answers a payment as a test scripts it; nil takes every payment.
 type provider func(context.Context, invoice.Invoice) error
 
-func (p provider) Pay(ctx context.Context, i invoice.Invoice) error {
-	if p == nil {
-		return nil
+func (p provider) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
+	answers := make([]error, len(invoices))
+	for n, i := range invoices {
+		if p != nil {
+			answers[n] = p(ctx, i)
+		}
 	}
-	return p(ctx, i)
+	return answers
 }
 
 var impatient = invoice.PayerConfig{
-	Concurrency: 2, Lease: time.Second, Timeout: 50 * time.Millisecond, Patience: 10 * time.Millisecond,
+	Concurrency: 2, Batch: 10, Lease: time.Second, Timeout: 50 * time.Millisecond, Patience: 10 * time.Millisecond,
 	Answer: time.Hour, RunTimeout: time.Hour,
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -36,6 +35,8 @@ func down(err error) bool {
 // breaker keeps a process from calling a provider that fails everything as fast
 // as it fails.
 type breaker struct {
+	random func(n int64) int64
+
 	mu       sync.Mutex
 	failures int           // in a row
 	down     bool          // what the last of them said
@@ -73,7 +74,7 @@ func (b *breaker) tripped() (pause time.Duration, isDown, is bool) {
 	if b.failures < tripAfter {
 		return 0, false, false
 	}
-	return b.pause/2 + rand.N(b.pause)/2, b.down, true // not all replicas at the same instant
+	return jitter(b.pause, b.random), b.down, true
 }
 
 // probe counts a call to a provider that is down, and unsure reports whether
@@ -100,10 +101,10 @@ type trouble struct {
 	hidden int // since then
 }
 
-func (t *trouble) note(err error) {
+func (t *trouble) note(err error, times int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.hidden++
+	t.hidden += times
 	if time.Since(t.logged) < logEvery {
 		return
 	}

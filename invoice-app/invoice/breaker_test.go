@@ -90,27 +90,42 @@ func (l *ledger) Claim(
 	return claims, nil
 }
 
-func (l *ledger) MarkPaid(_ context.Context, id string) error {
-	return l.update("MarkPaid", id, 0, func(r *row) { r.Paid, r.Rejected = true, "" })
-}
-
-func (l *ledger) Reject(_ context.Context, c invoice.Claim, reason string) error {
-	return l.update("Reject", c.ID, c.Attempt, func(r *row) { r.Rejected = reason })
-}
-
-func (l *ledger) Release(_ context.Context, c invoice.Claim, wait time.Duration) error {
-	return l.update("Release", c.ID, c.Attempt, func(r *row) { r.claimedUntil = time.Now().Add(wait) })
-}
-
-func (l *ledger) update(call, id string, attempt int, change func(*row)) error {
-	leave, err := l.enter(call)
+func (l *ledger) MarkPaid(_ context.Context, claims []invoice.Claim) error {
+	leave, err := l.enter("MarkPaid")
 	if err != nil {
 		return err
 	}
 	defer leave()
-	for _, r := range l.rows {
-		if r.ID == id && !r.Paid && (attempt == 0 || attempt == r.attempts) {
-			change(r)
+	for _, c := range claims {
+		r := l.rows[c.Seq-1]
+		r.Paid, r.Rejected = true, ""
+	}
+	return nil
+}
+
+func (l *ledger) Reject(_ context.Context, rejected []invoice.Rejected) error {
+	leave, err := l.enter("Reject")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	for _, c := range rejected {
+		if r := l.rows[c.Seq-1]; !r.Paid && r.attempts == c.Attempt {
+			r.Rejected = c.Reason
+		}
+	}
+	return nil
+}
+
+func (l *ledger) Release(_ context.Context, released []invoice.Released) error {
+	leave, err := l.enter("Release")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	for _, c := range released {
+		if r := l.rows[c.Seq-1]; !r.Paid && r.attempts == c.Attempt {
+			r.claimedUntil = time.Now().Add(c.Wait)
 		}
 	}
 	return nil
@@ -149,7 +164,7 @@ func (l *ledger) paid() (n int) {
 var (
 	errHiccup = errors.New("connection reset")
 	steady    = invoice.PayerConfig{
-		Concurrency: 8, Lease: 15 * time.Second, Timeout: 3 * time.Second, Patience: 10 * time.Second,
+		Concurrency: 8, Batch: 1, Lease: 15 * time.Second, Timeout: 3 * time.Second, Patience: 10 * time.Second,
 		Answer: 45 * time.Second, RunTimeout: 10 * time.Minute,
 		Transient: func(err error) bool { return errors.Is(err, errHiccup) },
 	}

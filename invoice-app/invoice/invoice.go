@@ -88,16 +88,16 @@ type Ledger interface {
 	// after and of at most through, the first ones first, for the time of lease
 	// on the database's clock. Nobody else is given them before that time is over.
 	Claim(ctx context.Context, after, through int64, limit int, lease time.Duration) ([]Claim, error)
-	// MarkPaid records that the provider has taken the payment. That is true
-	// whoever says it and however late, so it asks for no claim, and a
-	// rejection is overruled.
-	MarkPaid(ctx context.Context, id string) error
-	// Reject parks a claimed invoice. If the claim is not the latest one, it
+	// MarkPaid records that the provider has taken the payments of these invoices.
+	// That is true whoever says it and however late, so it does not matter whether
+	// the claims are the latest ones, and a rejection is overruled.
+	MarkPaid(ctx context.Context, claims []Claim) error
+	// Reject parks claimed invoices. Where the claim is not the latest one, it
 	// does nothing: somebody else is on it.
-	Reject(ctx context.Context, claim Claim, reason string) error
-	// Release lets a claimed invoice be claimed again once wait is over. If the
-	// claim is not the latest one, it does nothing.
-	Release(ctx context.Context, claim Claim, wait time.Duration) error
+	Reject(ctx context.Context, rejected []Rejected) error
+	// Release lets claimed invoices be claimed again, each once its wait is over.
+	// Where the claim is not the latest one, it does nothing.
+	Release(ctx context.Context, released []Released) error
 	// Unsettled counts the unsettled invoices with a Seq of at most through,
 	// claimed ones included, and says how long until the first of them can be
 	// claimed (zero or less: now).
@@ -108,4 +108,16 @@ type Ledger interface {
 type Claim struct {
 	Invoice
 	Attempt int // counts the invoice's claims, from 1: the fencing token
+}
+
+// Rejected is a claimed invoice that the provider will not take.
+type Rejected struct {
+	Claim
+	Reason string // not empty
+}
+
+// Released is a claimed invoice that could not be settled, and how long it rests.
+type Released struct {
+	Claim
+	Wait time.Duration
 }

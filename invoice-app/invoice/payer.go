@@ -16,11 +16,12 @@ import (
 // Provider takes payments. It may be asked for the same invoice any number of
 // times, and takes it once.
 type Provider interface {
-	// Pay returns nil only if the provider has said that it has taken this
-	// invoice's payment. A *Rejection is its verdict that it never will. After
-	// any other error nothing is known: the payment may or may not be taken. One
-	// that wraps ErrDown says that other invoices would fare no better now.
-	Pay(ctx context.Context, i Invoice) error
+	// Pay asks for the payments of invoices, and returns what was said of each, in
+	// their order. That is nil only if the provider has said that it has taken
+	// this invoice's payment. A *Rejection is its verdict that it never will.
+	// After any other error nothing is known: the payment may or may not be taken.
+	// One that wraps ErrDown says that other invoices would fare no better now.
+	Pay(ctx context.Context, invoices []Invoice) []error
 }
 
 // Rejection is the provider's verdict on an invoice.
@@ -71,13 +72,21 @@ var (
 // PayerConfig is how a Payer pays.
 type PayerConfig struct {
 	Concurrency int              // calls to the provider at once
+	Batch       int              // invoices in one call at most
 	Lease       time.Duration    // how long a claim lasts; longer than Timeout by a good margin
 	Timeout     time.Duration    // of one call to the provider
 	Patience    time.Duration    // a run gives up after so long without a settled invoice
 	Answer      time.Duration    // PayAll returns after so long; what it began goes on
 	RunTimeout  time.Duration    // of all that one PayAll begins
 	Transient   func(error) bool // whether an error of the Ledger may be gone at the next try; nil: none
+	// Random returns a number from 0 to below n; nil: that of math/rand/v2. All
+	// chance in a Payer comes from it.
+	Random func(n int64) int64
 }
+
+// sendBy is how long after a claim its invoices may still be sent: a call that
+// begins then ends well inside the lease.
+func (c PayerConfig) sendBy() time.Duration { return (c.Lease - c.Timeout) / 2 }
 
 const (
 	// How long a failed invoice, or question to the ledger, waits before it is
@@ -91,6 +100,9 @@ const (
 	// bookkeeping bounds each question to the ledger, and writing down what the
 	// provider said: a database that hangs must not hold anybody for long.
 	bookkeeping = 5 * time.Second
+	// firstBatch is how many invoices the first call has, and from then on the
+	// least that a call gets for fear that there will be none for others.
+	firstBatch = 16
 )
 
 // Payer pays invoices. One Payer serves a whole process: it pays in runs, one
@@ -102,6 +114,7 @@ type Payer struct {
 	cfg      PayerConfig
 	log      *slog.Logger
 	slots    *semaphore.Weighted // one a call under way
+	size     batchSize
 	breaker  breaker
 	failing  trouble // payments
 	lagging  trouble // the ledger
@@ -120,9 +133,14 @@ func NewPayer(ledger Ledger, provider Provider, cfg PayerConfig, log *slog.Logge
 	if cfg.Transient == nil {
 		cfg.Transient = func(error) bool { return false }
 	}
+	if cfg.Random == nil {
+		cfg.Random = rand.Int64N
+	}
 	return &Payer{
 		ledger: ledger, provider: provider, cfg: cfg, log: log,
 		slots:   semaphore.NewWeighted(int64(cfg.Concurrency)),
+		size:    batchSize{most: cfg.Batch, now: min(firstBatch, cfg.Batch)},
+		breaker: breaker{random: cfg.Random},
 		failing: trouble{log: log, message: "payments not confirmed, will be tried again"},
 		lagging: trouble{log: log, message: "the ledger fails, will be asked again"},
 	}
@@ -187,7 +205,7 @@ func (p *Payer) join(ctx context.Context) *run {
 		return nil
 	}
 	if p.next == nil {
-		p.next = &run{Payer: p, done: make(chan struct{})}
+		p.next = &run{Payer: p, done: make(chan struct{}), ended: make(chan struct{}, 1)}
 		// The run outlives its first caller, and keeps what its logs need of it.
 		p.next.ctx, p.next.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	}
@@ -274,11 +292,19 @@ func (p *Payer) persist(ctx context.Context, ask func(context.Context) error) er
 		if err == nil || !p.cfg.Transient(err) {
 			return err
 		}
-		p.lagging.note(err)
-		if sleep(ctx, wait/2+rand.N(wait)/2); ctx.Err() != nil {
+		p.lagging.note(err, 1)
+		if sleep(ctx, p.about(wait)); ctx.Err() != nil {
 			return err
 		}
 	}
+}
+
+// about is a random time between half of wait and wait: not all replicas do the
+// same at the same instant.
+func (p *Payer) about(wait time.Duration) time.Duration { return jitter(wait, p.cfg.Random) }
+
+func jitter(wait time.Duration, random func(int64) int64) time.Duration {
+	return wait/2 + time.Duration(random(int64(wait)))/2
 }
 
 // sleep waits, for as long as ctx is not done.
@@ -287,237 +313,4 @@ func sleep(ctx context.Context, wait time.Duration) {
 	case <-time.After(wait):
 	case <-ctx.Done():
 	}
-}
-
-// run settles the invoices that are there when it begins.
-type run struct {
-	*Payer
-	ctx      context.Context // done when the run has to end early
-	cancel   context.CancelCauseFunc
-	waiting  int  // callers; guarded by Payer.mu, as the next
-	detached bool // a caller was told that it goes on
-
-	done chan struct{} // closed at its end; err does not change then
-	err  error
-
-	through int64 // the snapshot: invoices up to this Seq
-	cursor  int64 // invoices up to this Seq had their turn
-	round   bool  // each invoice had one
-	inHand  sync.WaitGroup
-
-	settling  sync.Mutex // guards what follows
-	settledAt time.Time  // when an invoice was last settled, or the start
-	failure   error      // what the provider or the ledger last failed with, nil once it works again
-}
-
-// settle is the whole run. It returns what PayAll does.
-func (r *run) settle() error {
-	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.RunTimeout)
-	defer cancel()
-	r.settledAt = time.Now()
-	err := r.ask(ctx, func(ctx context.Context) (err error) {
-		r.through, err = r.ledger.LastSeq(ctx)
-		return err
-	})
-	if err != nil {
-		return &RemainingError{Unpaid: -1, Cause: err}
-	}
-	cause := r.untilSettled(ctx)
-	r.inHand.Wait()
-	if cause == nil {
-		return nil
-	}
-	// Asked after ctx is done, too: its end is often the reason to count.
-	count := r.unsettled(context.WithoutCancel(ctx), r.through)
-	if count == 0 { // the last ones in hand settled it
-		return nil
-	}
-	return &RemainingError{Unpaid: count, Cause: cause}
-}
-
-// ask asks the ledger, and bears with it as long as with the provider.
-func (r *run) ask(ctx context.Context, question func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Patience)
-	defer cancel()
-	return r.persist(ctx, question)
-}
-
-// untilSettled claims and pays until nothing of the snapshot is unsettled, and
-// returns nil then, or why it ended before.
-func (r *run) untilSettled(ctx context.Context) error {
-	for {
-		if pause, _, tripped := r.breaker.tripped(); tripped {
-			r.inHand.Wait()
-			sleep(ctx, pause)
-		}
-		slots, err := r.acquire(ctx)
-		if err != nil {
-			return context.Cause(ctx)
-		}
-		if err := r.over(ctx); err != nil { // asked last: waiting for a slot may have taken long
-			r.slots.Release(int64(slots))
-			return err
-		}
-		claims, err := r.claim(ctx, slots)
-		r.slots.Release(int64(slots - len(claims)))
-		if err != nil {
-			return err
-		}
-		for _, claim := range claims {
-			r.inHand.Go(func() {
-				defer r.slots.Release(1)
-				r.pay(context.WithoutCancel(ctx), claim)
-			})
-		}
-		if len(claims) > 0 {
-			continue
-		}
-		var count int
-		var wait time.Duration
-		err = r.ask(ctx, func(ctx context.Context) (err error) {
-			count, wait, err = r.ledger.Unsettled(ctx, r.through)
-			return err
-		})
-		if err != nil || count == 0 {
-			return err
-		}
-		// A little at least, and not all replicas at the same instant.
-		wait = min(max(wait, poll/10), poll)
-		sleep(ctx, wait/2+rand.N(wait)/2)
-	}
-}
-
-// over says why the run has to end now, or nil.
-func (r *run) over(ctx context.Context) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	_, isDown, tripped := r.breaker.tripped()
-	r.settling.Lock()
-	defer r.settling.Unlock()
-	switch {
-	case r.failure == nil, time.Since(r.settledAt) <= r.cfg.Patience:
-		return nil
-	case tripped && isDown && r.breaker.unsure(), tripped && !isDown && !r.round:
-		return nil // behind those that the provider fails may be some that it takes
-	}
-	return r.failure
-}
-
-// acquire waits for one free slot and takes up to as many as are free, or one
-// if the provider fails everything.
-func (r *run) acquire(ctx context.Context) (int, error) {
-	if err := r.slots.Acquire(ctx, 1); err != nil {
-		return 0, err
-	}
-	n := 1
-	for n < r.cfg.Concurrency && r.slots.TryAcquire(1) {
-		n++
-	}
-	if _, _, tripped := r.breaker.tripped(); tripped {
-		r.slots.Release(int64(n - 1))
-		n = 1
-	}
-	return n, nil
-}
-
-// claim claims invoices behind the cursor, and goes back to the first one when
-// there are none. It walks over what was paid before only then: a database keeps
-// the index entries of those for a while.
-func (r *run) claim(ctx context.Context, limit int) (claims []Claim, err error) {
-	after := r.cursor
-	if _, isDown, tripped := r.breaker.tripped(); tripped && isDown && r.through > r.cursor {
-		// Perhaps it is only these invoices that get no answer: try one elsewhere.
-		after += rand.Int64N(r.through - r.cursor)
-		r.breaker.probe()
-	}
-	for {
-		err = r.ask(ctx, func(ctx context.Context) (err error) {
-			claims, err = r.ledger.Claim(ctx, after, r.through, limit, r.cfg.Lease)
-			return err
-		})
-		switch {
-		case err != nil:
-			return nil, err
-		case len(claims) > 0:
-			if after == r.cursor {
-				for _, c := range claims {
-					r.cursor = max(r.cursor, c.Seq)
-				}
-			}
-			return claims, nil
-		case after > r.cursor:
-			after = r.cursor
-		case r.cursor > 0:
-			after, r.cursor, r.round = 0, 0, true
-		default:
-			r.round = true
-			return nil, nil
-		}
-	}
-}
-
-// pay settles one claimed invoice, or releases it. No transaction is open while
-// the provider is asked.
-func (r *run) pay(ctx context.Context, claim Claim) {
-	calling, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	answer := r.provider.Pay(calling, claim.Invoice)
-	cancel()
-
-	var rejection *Rejection
-	verdict := answer == nil || errors.As(answer, &rejection)
-	if verdict {
-		r.breaker.worked()
-	} else {
-		answer = fmt.Errorf("%w: %w", ErrProvider, answer)
-		r.breaker.failed(answer)
-	}
-	log := r.log.With("invoice", claim.ID, "attempt", claim.Attempt)
-	err := r.write(ctx, func(ctx context.Context) error {
-		switch {
-		case answer == nil:
-			return r.ledger.MarkPaid(ctx, claim.ID)
-		case rejection != nil:
-			return r.ledger.Reject(ctx, claim, rejection.Reason)
-		}
-		return r.ledger.Release(ctx, claim, backoff(claim.Attempt))
-	})
-	switch {
-	case err != nil:
-		// The claim runs out, and asking the provider again is safe.
-		r.lagging.note(fmt.Errorf("outcome not written down: %w", err))
-		log.Debug("outcome not written down", "error", err)
-	case rejection != nil:
-		log.Warn("invoice rejected", "reason", rejection.Reason)
-	case !verdict:
-		r.failing.note(answer)
-		log.Debug("payment not confirmed", "error", answer)
-	}
-
-	r.settling.Lock()
-	defer r.settling.Unlock()
-	switch {
-	case err != nil:
-		r.failure = err
-	case !verdict:
-		r.failure = answer
-	default:
-		r.settledAt, r.failure = time.Now(), nil
-	}
-}
-
-// write writes down what the provider said, within the time for that.
-func (r *run) write(ctx context.Context, statement func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, bookkeeping)
-	defer cancel()
-	return r.persist(ctx, statement)
-}
-
-// backoff is how long an invoice rests after its attempt-th failure.
-func backoff(attempt int) time.Duration {
-	wait := maxWait
-	if attempt < 10 { // beyond that the shift is over maxWait, and could overflow
-		wait = min(firstWait<<(attempt-1), maxWait)
-	}
-	return wait/2 + rand.N(wait)/2
 }

@@ -30,10 +30,16 @@ import (
 // provider is what the real one is to a Payer, with answers that a test scripts.
 type provider func(ctx context.Context, i invoice.Invoice) error
 
-func (p provider) Pay(ctx context.Context, i invoice.Invoice) error { return p(ctx, i) }
+func (p provider) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
+	answers := make([]error, len(invoices))
+	for n, i := range invoices {
+		answers[n] = p(ctx, i)
+	}
+	return answers
+}
 
 var quick = invoice.PayerConfig{
-	Concurrency: 4, Lease: 2 * time.Second, Timeout: 200 * time.Millisecond, Patience: time.Minute,
+	Concurrency: 4, Batch: 1, Lease: 2 * time.Second, Timeout: 200 * time.Millisecond, Patience: time.Minute,
 	Answer: time.Hour, RunTimeout: time.Hour,
 }
 
@@ -56,12 +62,12 @@ func addInvoices(t *testing.T, s store.Store, invoices int) {
 	require.NoError(t, err)
 }
 
-func newPayer(s store.Store, p provider) *invoice.Payer {
+func newPayer(s store.Store, p invoice.Provider) *invoice.Payer {
 	return invoice.NewPayer(s, p, quick, slog.New(slog.DiscardHandler))
 }
 
 // newImpatientPayer gives up soon.
-func newImpatientPayer(s store.Store, p provider) *invoice.Payer {
+func newImpatientPayer(s store.Store, p invoice.Provider) *invoice.Payer {
 	cfg := quick
 	cfg.Patience = 300 * time.Millisecond
 	return invoice.NewPayer(s, p, cfg, slog.New(slog.DiscardHandler))
@@ -95,13 +101,13 @@ func requireRemaining(t *testing.T, err error, unpaid int, cause error) {
 func TestPayAllPaysEachOnce(t *testing.T) {
 	s := open(t, 30)
 	var calls, under, most atomic.Int32
-	payer := newPayer(s, func(context.Context, invoice.Invoice) error {
+	payer := newPayer(s, provider(func(context.Context, invoice.Invoice) error {
 		calls.Add(1)
 		most.Store(max(most.Load(), under.Add(1)))
 		time.Sleep(time.Millisecond)
 		under.Add(-1)
 		return nil
-	})
+	}))
 	var all sync.WaitGroup
 	for range 3 {
 		all.Go(func() { assert.NoError(t, payer.PayAll(context.Background())) })
@@ -118,12 +124,12 @@ func TestPayAllPaysEachOnce(t *testing.T) {
 func TestAHiccupIsTriedAgainAndNeverParks(t *testing.T) {
 	s := open(t, 10)
 	var calls atomic.Int32
-	payer := newPayer(s, func(context.Context, invoice.Invoice) error {
+	payer := newPayer(s, provider(func(context.Context, invoice.Invoice) error {
 		if calls.Add(1)%2 == 1 {
 			return errors.New("hiccup")
 		}
 		return nil
-	})
+	}))
 	require.NoError(t, payer.PayAll(t.Context()))
 	paid, _, _ := list(t, s)
 	assert.Equal(t, 10, paid)
@@ -160,12 +166,12 @@ func TestCutConnectionsToTheDatabaseEndNoPayAll(t *testing.T) {
 
 func TestOneRejectionDoesNotBlockTheOthers(t *testing.T) {
 	s := open(t, 10)
-	payer := newPayer(s, func(_ context.Context, i invoice.Invoice) error {
+	payer := newPayer(s, provider(func(_ context.Context, i invoice.Invoice) error {
 		if i.ID == "I3" {
 			return fmt.Errorf("wrapped: %w", &invoice.Rejection{Reason: "no such account"})
 		}
 		return nil
-	})
+	}))
 	require.NoError(t, payer.PayAll(t.Context()), "rejected is settled")
 	paid, rejected, _ := list(t, s)
 	assert.Equal(t, 9, paid)
@@ -196,13 +202,13 @@ func TestARefusalOfTheCallerNeverParks(t *testing.T) {
 		require.NoError(t, err)
 		client := paymentprovider.New(base, "", 1, prometheus.NewRegistry())
 
-		requireRemaining(t, newImpatientPayer(s, client.Pay).PayAll(t.Context()), 3, invoice.ErrProvider)
+		requireRemaining(t, newImpatientPayer(s, client).PayAll(t.Context()), 3, invoice.ErrProvider)
 		_, rejected, unpaid := list(t, s)
 		assert.Zero(t, rejected)
 		assert.Equal(t, 3, unpaid)
 
 		known.Store(true)
-		require.NoError(t, newPayer(s, client.Pay).PayAll(t.Context()))
+		require.NoError(t, newPayer(s, client).PayAll(t.Context()))
 		paid, _, _ := list(t, s)
 		assert.Equal(t, 3, paid)
 	}
@@ -210,10 +216,10 @@ func TestARefusalOfTheCallerNeverParks(t *testing.T) {
 
 func TestAProviderThatNeverAnswers(t *testing.T) {
 	s := open(t, 3)
-	payer := newImpatientPayer(s, func(ctx context.Context, _ invoice.Invoice) error {
+	payer := newImpatientPayer(s, provider(func(ctx context.Context, _ invoice.Invoice) error {
 		<-ctx.Done() // the Payer's own timeout
 		return ctx.Err()
-	})
+	}))
 	err := payer.PayAll(t.Context())
 	requireRemaining(t, err, 3, invoice.ErrProvider)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
@@ -223,12 +229,12 @@ func TestAProviderThatNeverAnswers(t *testing.T) {
 
 func TestOneThatAlwaysFailsLeavesTheOthersPaid(t *testing.T) {
 	s := open(t, 10)
-	payer := newImpatientPayer(s, func(_ context.Context, i invoice.Invoice) error {
+	payer := newImpatientPayer(s, provider(func(_ context.Context, i invoice.Invoice) error {
 		if i.ID == "I0" {
 			return errors.New("500")
 		}
 		return nil
-	})
+	}))
 	requireRemaining(t, payer.PayAll(t.Context()), 1, invoice.ErrProvider)
 	paid, _, unpaid := list(t, s)
 	assert.Equal(t, 9, paid)
@@ -238,7 +244,7 @@ func TestOneThatAlwaysFailsLeavesTheOthersPaid(t *testing.T) {
 func TestPayAllWaitsForWhatAnotherReplicaHasClaimed(t *testing.T) {
 	s := open(t, 2)
 	held := make(chan struct{})
-	slow := newPayer(s, func(context.Context, invoice.Invoice) error { <-held; return nil })
+	slow := newPayer(s, provider(func(context.Context, invoice.Invoice) error { <-held; return nil }))
 	slowDone := make(chan error, 1)
 	go func() { slowDone <- slow.PayAll(context.Background()) }()
 	require.Eventually(t, func() bool {
@@ -246,7 +252,7 @@ func TestPayAllWaitsForWhatAnotherReplicaHasClaimed(t *testing.T) {
 		return err == nil && len(claims) == 0
 	}, 5*time.Second, 5*time.Millisecond, "both are claimed")
 
-	other := newPayer(s, func(context.Context, invoice.Invoice) error { return nil })
+	other := newPayer(s, provider(func(context.Context, invoice.Invoice) error { return nil }))
 	otherDone := make(chan error, 1)
 	go func() { otherDone <- other.PayAll(context.Background()) }()
 	select {
@@ -276,11 +282,11 @@ func TestPayAllAfterStopAndWithoutItsCaller(t *testing.T) {
 func TestStopFinishesWhatIsInHandAndClaimsNoMore(t *testing.T) {
 	s := open(t, 20)
 	started, goOn := make(chan struct{}, 20), make(chan struct{})
-	payer := newPayer(s, func(context.Context, invoice.Invoice) error {
+	payer := newPayer(s, provider(func(context.Context, invoice.Invoice) error {
 		started <- struct{}{}
 		<-goOn
 		return nil
-	})
+	}))
 	done := make(chan error, 1)
 	go func() { done <- payer.PayAll(context.Background()) }()
 	for range quick.Concurrency {
@@ -296,10 +302,10 @@ func TestStopFinishesWhatIsInHandAndClaimsNoMore(t *testing.T) {
 func TestAClientThatHangsUpLosesNothing(t *testing.T) {
 	s := open(t, 20)
 	ctx, hangUp := context.WithCancel(t.Context())
-	payer := newPayer(s, func(ctx context.Context, _ invoice.Invoice) error {
+	payer := newPayer(s, provider(func(ctx context.Context, _ invoice.Invoice) error {
 		hangUp()
 		return ctx.Err() // the payment's context outlives the client's
-	})
+	}))
 	requireRemaining(t, payer.PayAll(ctx), -1, context.Canceled)
 	payer.Close() // waits for what is in hand
 	paid, _, _ := list(t, s)

@@ -5,16 +5,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/sync/errgroup"
 
 	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/server"
@@ -23,14 +26,16 @@ import (
 
 // maxAnswer is in bytes. The provider's answers are far shorter, and one that
 // does not end must not fill the memory.
-const maxAnswer = 64 << 10
+const maxAnswer = 512 << 10
 
 // Client asks payment-provider over HTTP. It is an invoice.Provider.
 type Client struct {
-	payURL string
-	token  *identity.TokenFile // nil: none is sent
-	http   *http.Client
-	calls  *prometheus.HistogramVec
+	payURL, batchURL string
+	token            *identity.TokenFile // nil: none is sent
+	connections      int
+	http             *http.Client
+	calls            *prometheus.HistogramVec
+	payments         *prometheus.CounterVec
 }
 
 // New returns a client of the provider at base, over up to connections
@@ -47,64 +52,162 @@ func New(base *url.URL, tokenFile string, connections int, metrics prometheus.Re
 		token = identity.NewTokenFile(tokenFile)
 	}
 	return &Client{
-		token:  token,
-		payURL: base.JoinPath("payments", "pay").String(),
+		token:       token,
+		payURL:      base.JoinPath("payments", "pay").String(),
+		batchURL:    base.JoinPath("payments", "batch").String(),
+		connections: connections,
 		http: &http.Client{
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		calls: promauto.With(metrics).NewHistogramVec(prometheus.HistogramOpts{
 			Name: "provider_call_duration_seconds",
-			Help: "Time of a call to payment-provider, by outcome: paid, rejected, failed.",
+			Help: "Time of a call to payment-provider, by the HTTP status of its answer, or none.",
+		}, []string{"status"}),
+		payments: promauto.With(metrics).NewCounterVec(prometheus.CounterOpts{
+			Name: "provider_payments_total",
+			Help: "Payments that payment-provider was asked for, by outcome: paid, rejected, failed.",
 		}, []string{"outcome"}),
 	}
 }
 
-// Pay is invoice.Provider's Pay. ctx bounds the whole call.
-func (c *Client) Pay(ctx context.Context, i invoice.Invoice) error {
-	start := time.Now()
-	outcome, err := c.pay(ctx, i)
-	c.calls.WithLabelValues(outcome).Observe(time.Since(start).Seconds())
-	return err
+// Pay is invoice.Provider's. ctx bounds all of it. Several invoices go in one
+// call, or one by one if the provider takes no lists.
+func (c *Client) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
+	answers := make([]error, len(invoices))
+	var requests []request
+	var places []int // of requests in invoices
+	for n, i := range invoices {
+		number, err := i.Amount.Number()
+		if err != nil { // no later try can succeed either, until a program that knows it is there
+			answers[n] = &invoice.Rejection{Reason: err.Error()}
+			continue
+		}
+		requests = append(requests, request{i.ID, json.Number(number), i.Amount.Currency})
+		places = append(places, n)
+	}
+	for n, err := range c.ask(ctx, requests) {
+		answers[places[n]] = err
+	}
+	for _, err := range answers {
+		c.payments.WithLabelValues(outcome(err)).Inc()
+	}
+	return answers
 }
 
-func (c *Client) pay(ctx context.Context, i invoice.Invoice) (outcome string, err error) {
-	number, err := i.Amount.Number()
-	if err != nil { // no later try can succeed either, until a program that knows it is there
-		return "rejected", &invoice.Rejection{Reason: err.Error()}
+// request is a payment that the provider is asked for.
+type request struct {
+	ID       string      `json:"id"`
+	Value    json.Number `json:"value"`
+	Currency string      `json:"currency"`
+}
+
+func (c *Client) ask(ctx context.Context, requests []request) []error {
+	if len(requests) > 1 {
+		if answers, ok := c.askForAll(ctx, requests); ok {
+			return answers
+		}
 	}
-	body, err := json.Marshal(struct {
-		ID       string      `json:"id"`
-		Value    json.Number `json:"value"`
-		Currency string      `json:"currency"`
-	}{i.ID, json.Number(number), i.Amount.Currency})
-	if err != nil {
-		return "failed", fmt.Errorf("encode payment: %w", err)
+	answers := make([]error, len(requests))
+	var calls errgroup.Group
+	calls.SetLimit(c.connections)
+	for n, r := range requests {
+		calls.Go(func() error {
+			answers[n] = c.askForOne(ctx, r)
+			return nil
+		})
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.payURL, bytes.NewReader(body))
+	_ = calls.Wait()
+	return answers
+}
+
+func (c *Client) askForOne(ctx context.Context, r request) error {
+	status, text, err := c.post(ctx, c.payURL, r)
 	if err != nil {
-		return "failed", fmt.Errorf("make request: %w", err)
+		return err
+	}
+	var answer verdict
+	if err := json.Unmarshal(text, &answer); err != nil && !takesNothing[status] {
+		return fmt.Errorf("status %d with a body that is not the provider's", status)
+	}
+	answer.Status = status
+	return answer.on(r.ID)
+}
+
+// askForAll asks for all payments in one call. ok is false if the provider takes
+// no lists.
+func (c *Client) askForAll(ctx context.Context, requests []request) (answers []error, ok bool) {
+	status, text, err := c.post(ctx, c.batchURL, requests)
+	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
+		return nil, false
+	}
+	var verdicts []verdict
+	switch {
+	case err != nil:
+	case status != http.StatusOK:
+		err = verdict{Status: status}.on("")
+	case json.Unmarshal(text, &verdicts) != nil:
+		verdicts, err = nil, fmt.Errorf("status %d with a body that is not the provider's", status)
+	}
+	// What is said of an invoice counts if it is said once, or in the same way
+	// again. Of all others nothing is known.
+	said := make(map[string]verdict, len(verdicts))
+	for _, v := range verdicts {
+		if before, twice := said[v.ID]; twice && before != v {
+			v.Status = 0
+		}
+		said[v.ID] = v
+	}
+	answers = make([]error, len(requests))
+	for n, r := range requests {
+		answers[n] = err
+		if v, known := said[r.ID]; known {
+			answers[n] = v.on(r.ID)
+		} else if err == nil {
+			answers[n] = fmt.Errorf("status %d without this invoice", status)
+		}
+	}
+	return answers, true
+}
+
+// post sends what as JSON, and returns the answer.
+func (c *Client) post(ctx context.Context, url string, what any) (status int, text []byte, err error) {
+	start := time.Now()
+	defer func() {
+		label := "none"
+		if status != 0 {
+			label = strconv.Itoa(status)
+		}
+		c.calls.WithLabelValues(label).Observe(time.Since(start).Seconds())
+	}()
+	body, err := json.Marshal(what)
+	if err != nil {
+		return 0, nil, fmt.Errorf("encode payment: %w", err)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, fmt.Errorf("make request: %w", err)
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set(server.RequestIDHeader, server.RequestID(ctx))
 	if c.token != nil {
 		if err := c.token.Authorize(request); err != nil {
-			return "failed", fmt.Errorf("%w: %w", invoice.ErrDown, err)
+			return 0, nil, fmt.Errorf("%w: %w", invoice.ErrDown, err)
 		}
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return "failed", fmt.Errorf("%w: %w", invoice.ErrDown, err)
+		return 0, nil, fmt.Errorf("%w: %w", invoice.ErrDown, err)
 	}
 	defer response.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
-	if err != nil {
-		return "failed", fmt.Errorf("read answer: %w", err)
+	text, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return response.StatusCode, nil, fmt.Errorf("read answer: %w", err)
+	case len(text) > maxAnswer:
+		return response.StatusCode, nil, fmt.Errorf("status %d with a body over %d bytes", response.StatusCode, maxAnswer)
 	}
-	if len(text) > maxAnswer {
-		return "failed", fmt.Errorf("status %d with a body over %d bytes", response.StatusCode, maxAnswer)
-	}
-	return judge(i.ID, response.StatusCode, text)
+	return response.StatusCode, text, nil
 }
 
 // takesNothing are the statuses that are about us, or about the provider as a
@@ -114,30 +217,46 @@ var takesNothing = map[int]bool{
 	http.StatusBadGateway: true, http.StatusServiceUnavailable: true, http.StatusGatewayTimeout: true,
 }
 
-// judge says what an answer means. Only two things count: 200 with the very
-// id, and a verdict with one of the provider's own codes. A proxy's page, a
-// refused token or an overload says nothing about the invoice.
-func judge(id string, status int, text []byte) (outcome string, err error) {
-	var answer struct{ ID, Code, Error string }
-	unreadable := json.Unmarshal(text, &answer)
+// verdict is what the provider says of one payment.
+type verdict struct {
+	ID     string
+	Status int // of the answer, or in a list as that of one payment's own answer
+	Code   string
+	Error  string
+}
+
+// on says what the verdict means for the invoice of id. Only two things count:
+// 200 with the very id, and a refusal with one of the provider's own codes. A
+// proxy's page, a refused token or an overload says nothing about the invoice.
+func (v verdict) on(id string) error {
 	switch {
-	case takesNothing[status]:
-		return "failed", fmt.Errorf("%w: status %d: %s", invoice.ErrDown, status, printable(answer.Error))
-	case unreadable != nil:
-		return "failed", fmt.Errorf("status %d with a body that is not the provider's", status)
-	case status == http.StatusOK && answer.ID == id:
-		return "paid", nil
-	case status == http.StatusOK:
-		return "failed", fmt.Errorf("status 200 for another id: %.40q", answer.ID)
-	case status == http.StatusUnprocessableEntity && answer.Code == "payment_mismatch",
-		status == http.StatusBadRequest && answer.Code == "invalid_payment":
-		reason := printable(answer.Error)
+	case takesNothing[v.Status]:
+		return fmt.Errorf("%w: status %d: %s", invoice.ErrDown, v.Status, printable(v.Error))
+	case v.Status == http.StatusOK && v.ID == id:
+		return nil
+	case v.Status == http.StatusOK:
+		return fmt.Errorf("status 200 for another id: %.40q", v.ID)
+	case v.Status == http.StatusUnprocessableEntity && v.Code == "payment_mismatch",
+		v.Status == http.StatusBadRequest && v.Code == "invalid_payment":
+		reason := printable(v.Error)
 		if reason == "" {
-			reason = answer.Code // no reason at all would mean: not rejected
+			reason = v.Code // no reason at all would mean: not rejected
 		}
-		return "rejected", &invoice.Rejection{Reason: reason}
+		return &invoice.Rejection{Reason: reason}
 	}
-	return "failed", fmt.Errorf("status %d: %s", status, printable(answer.Error))
+	return fmt.Errorf("status %d: %s", v.Status, printable(v.Error))
+}
+
+// outcome is the label of an answer in the metrics.
+func outcome(err error) string {
+	var rejection *invoice.Rejection
+	switch {
+	case err == nil:
+		return "paid"
+	case errors.As(err, &rejection):
+		return "rejected"
+	}
+	return "failed"
 }
 
 // printable is text from outside made fit for logs, answers and a database

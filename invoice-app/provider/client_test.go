@@ -2,7 +2,9 @@ package provider
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -40,6 +42,13 @@ func newClientWithToken(t *testing.T, tokenFile string, handler http.HandlerFunc
 	return New(base, tokenFile, 2, prometheus.NewRegistry())
 }
 
+func payOne(t *testing.T, c *Client, i invoice.Invoice) error {
+	t.Helper()
+	answers := c.Pay(t.Context(), []invoice.Invoice{i})
+	require.Len(t, answers, 1)
+	return answers[0]
+}
+
 func TestWhatIsSent(t *testing.T) {
 	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -49,7 +58,7 @@ func TestWhatIsSent(t *testing.T) {
 		assert.NotContains(t, r.Header, "Authorization", "there is no token")
 		_, _ = io.WriteString(w, `{"id":"I1"}`)
 	})
-	assert.NoError(t, client.Pay(t.Context(), i1))
+	assert.NoError(t, payOne(t, client, i1))
 }
 
 func TestTheTokenIsSentAndRenewed(t *testing.T) {
@@ -61,13 +70,13 @@ func TestTheTokenIsSentAndRenewed(t *testing.T) {
 	})
 	for _, token := range []string{"first", "second one"} {
 		require.NoError(t, os.WriteFile(file, []byte(token+"\n"), 0o600))
-		require.NoError(t, client.Pay(t.Context(), i1))
+		require.NoError(t, payOne(t, client, i1))
 		assert.Equal(t, "Bearer "+token, sent)
 	}
 
 	sent = "nothing"
 	require.NoError(t, os.Remove(file))
-	err := client.Pay(t.Context(), i1)
+	err := payOne(t, client, i1)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	var rejection *invoice.Rejection
 	assert.False(t, errors.As(err, &rejection), "it will be tried again")
@@ -113,7 +122,7 @@ func TestWhatCountsAsAnAnswer(t *testing.T) {
 				w.WriteHeader(test.status)
 				_, _ = io.WriteString(w, test.body)
 			})
-			err := client.Pay(t.Context(), i1)
+			err := payOne(t, client, i1)
 			var rejection *invoice.Rejection
 			switch test.outcome {
 			case paid:
@@ -138,12 +147,12 @@ func TestAnAnswerThatNeverEnds(t *testing.T) {
 			}
 		}
 	})
-	assert.ErrorContains(t, client.Pay(t.Context(), i1), "over 65536 bytes")
+	assert.ErrorContains(t, payOne(t, client, i1), fmt.Sprintf("over %d bytes", maxAnswer))
 }
 
 func TestAnAmountInAnUnknownCurrencyIsNeverSent(t *testing.T) {
 	client := newClient(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") })
-	err := client.Pay(t.Context(), invoice.Invoice{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}})
+	err := payOne(t, client, invoice.Invoice{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}})
 	var rejection *invoice.Rejection
 	require.ErrorAs(t, err, &rejection, "parked, with the reason")
 	assert.Contains(t, rejection.Reason, "XXX")
@@ -173,7 +182,7 @@ func TestConnectionsAreKept(t *testing.T) {
 	for range connections {
 		callers.Go(func() {
 			for left.Add(-1) >= 0 {
-				assert.NoError(t, client.Pay(t.Context(), i1))
+				assert.NoError(t, payOne(t, client, i1))
 			}
 		})
 	}
@@ -188,13 +197,13 @@ func TestAProviderThatIsDown(t *testing.T) {
 		200: false, 400: false, 404: false, 408: false, 413: false, 500: false,
 	} {
 		client := newClient(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
-		err := client.Pay(t.Context(), i1)
+		err := payOne(t, client, i1)
 		require.Error(t, err)
 		assert.Equal(t, isDown, errors.Is(err, invoice.ErrDown), "%d: %v", status, err)
 	}
 	nobody, err := url.Parse("http://127.0.0.1:1")
 	require.NoError(t, err)
-	assert.ErrorIs(t, New(nobody, "", 1, prometheus.NewRegistry()).Pay(t.Context(), i1), invoice.ErrDown)
+	assert.ErrorIs(t, payOne(t, New(nobody, "", 1, prometheus.NewRegistry()), i1), invoice.ErrDown)
 }
 
 func TestASlowAnswer(t *testing.T) {
@@ -204,7 +213,7 @@ func TestASlowAnswer(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	assert.ErrorIs(t, client.Pay(ctx, i1), context.DeadlineExceeded)
+	assert.ErrorIs(t, client.Pay(ctx, []invoice.Invoice{i1})[0], context.DeadlineExceeded)
 }
 
 func TestARedirectIsNotFollowed(t *testing.T) {
@@ -216,5 +225,91 @@ func TestARedirectIsNotFollowed(t *testing.T) {
 		}
 		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 	})
-	assert.Error(t, client.Pay(t.Context(), i1))
+	assert.Error(t, payOne(t, client, i1))
+}
+
+// threeInvoices are paid in one call. The second is in no currency that can be sent.
+var threeInvoices = []invoice.Invoice{
+	{ID: "A", Amount: money.Amount{Minor: 1, Currency: "EUR"}},
+	{ID: "X", Amount: money.Amount{Minor: 1, Currency: "XXX"}},
+	{ID: "B", Amount: money.Amount{Minor: 2, Currency: "JPY"}},
+	{ID: "C", Amount: money.Amount{Minor: 3, Currency: "EUR"}},
+}
+
+func TestWhatOfABatchCountsAsAnAnswer(t *testing.T) {
+	const paidA, paidB, paidC = `{"id":"A","status":200}`, `{"id":"B","status":200}`, `{"id":"C","status":200}`
+	for name, test := range map[string]struct {
+		status   int
+		body     string
+		outcomes string // of A, B and C: paid, rejected or failed, or down
+	}{
+		"all":              {200, `[` + paidA + `,` + paidB + `,` + paidC + `]`, "paid paid paid"},
+		"in another order": {200, `[` + paidC + `,` + paidA + `,` + paidB + `]`, "paid paid paid"},
+		"each its own": {200, `[` + paidA + `,{"id":"B","status":422,"code":"payment_mismatch","error":"other"},{"id":"C","status":503}]`,
+			"paid rejected down"},
+		"invalid":                      {200, `[{"id":"A","status":400,"code":"invalid_payment","error":"no"},` + paidB + `]`, "rejected paid failed"},
+		"half of them":                 {200, `[` + paidA + `]`, "paid failed failed"},
+		"none":                         {200, `[]`, "failed failed failed"},
+		"null":                         {200, `null`, "failed failed failed"},
+		"twice the same":               {200, `[` + paidA + `,` + paidA + `,` + paidB + `,` + paidC + `]`, "paid paid paid"},
+		"twice, and not the same":      {200, `[` + paidA + `,` + paidB + `,` + paidC + `,{"id":"A","status":422,"code":"payment_mismatch"},` + paidA + `]`, "failed paid paid"},
+		"of others":                    {200, `[{"id":"D","status":200},{"id":"","status":200},` + paidB + `]`, "failed paid failed"},
+		"without a status":             {200, `[{"id":"A"},` + paidB + `,` + paidC + `]`, "failed paid paid"},
+		"cut off":                      {200, `[` + paidA + `,` + paidB + `,`, "failed failed failed"},
+		"an element of the wrong type": {200, `[` + paidA + `,{"id":1,"status":200}]`, "failed failed failed"},
+		"of the wrong type":            {200, `{"id":"A"}`, "failed failed failed"},
+		"not 200":                      {201, `[` + paidA + `,` + paidB + `,` + paidC + `]`, "failed failed failed"},
+		"refused as a whole":           {400, `{"error":"twice","code":"malformed"}`, "failed failed failed"},
+		"refused like one":             {422, `{"error":"other","code":"payment_mismatch"}`, "failed failed failed"},
+		"unavailable":                  {503, `{"error":"no"}`, "down down down"},
+		"endless":                      {200, `[` + paidA + `,` + paidB + `,` + paidC + `]` + strings.Repeat(" ", maxAnswer), "failed failed failed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+				body, err := io.ReadAll(r.Body)
+				assert.NoError(t, err)
+				assert.Equal(t, "/base/payments/batch", r.URL.Path)
+				assert.Equal(t, `[{"id":"A","value":0.01,"currency":"EUR"},{"id":"B","value":2,"currency":"JPY"},{"id":"C","value":0.03,"currency":"EUR"}]`, string(body))
+				w.WriteHeader(test.status)
+				_, _ = io.WriteString(w, test.body)
+			})
+			answers := client.Pay(t.Context(), threeInvoices)
+			require.Len(t, answers, 4)
+			var rejection *invoice.Rejection
+			require.ErrorAs(t, answers[1], &rejection)
+			assert.Contains(t, rejection.Reason, "XXX")
+			var outcomes []string
+			for _, answer := range []error{answers[0], answers[2], answers[3]} {
+				o := outcome(answer)
+				if errors.Is(answer, invoice.ErrDown) {
+					o = "down"
+				}
+				outcomes = append(outcomes, o)
+			}
+			assert.Equal(t, test.outcomes, strings.Join(outcomes, " "))
+		})
+	}
+}
+
+// A provider that is the original's has no call for a list.
+func TestWithoutBatchesEachIsPaidAlone(t *testing.T) {
+	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed} {
+		client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/base/payments/pay" {
+				w.WriteHeader(status)
+				return
+			}
+			var sent request
+			assert.NoError(t, json.NewDecoder(r.Body).Decode(&sent))
+			if sent.ID == "B" {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
+			_ = json.NewEncoder(w).Encode(map[string]string{"id": sent.ID})
+		})
+		answers := client.Pay(t.Context(), threeInvoices)
+		assert.NoError(t, answers[0])
+		assert.ErrorContains(t, answers[2], "500")
+		assert.NoError(t, answers[3])
+	}
 }

@@ -248,7 +248,7 @@ func longListKeepsNobodyWaiting(t *testing.T, open func(*testing.T) Store) {
 	claims, err := s.Claim(t.Context(), 0, all, 10, time.Hour)
 	require.NoError(t, err)
 	require.Len(t, claims, 2, "nothing of it can be claimed")
-	require.NoError(t, s.MarkPaid(t.Context(), "meanwhile"))
+	markPaid(t, s, "meanwhile")
 	_, err = s.Get(t.Context(), "long0")
 	require.ErrorIs(t, err, invoice.ErrNotFound)
 	last, err := s.LastSeq(t.Context())
@@ -392,7 +392,7 @@ func TestTheRestOfAKilledImport(t *testing.T) {
 		require.NoError(t, err)
 	}
 	stored := func(s Store) (rows int) {
-		require.NoError(t, s.(sqlite).db.QueryRow(`SELECT count(*) FROM invoices`).Scan(&rows))
+		require.NoError(t, s.(sqlite).QueryRow(`SELECT count(*) FROM invoices`).Scan(&rows))
 		return rows
 	}
 	second := openURL(t, url)

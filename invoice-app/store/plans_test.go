@@ -53,9 +53,9 @@ func plans(t *testing.T, server *postgrestest.Server) {
 		"claim behind a cursor": {claimSQL, []any{50_000, all, 8, time.Minute}},
 		"claim of nothing":      {claimSQL, []any{99_999, all, 8, time.Minute}},
 		"unsettled":             {unsettledSQL, []any{all}},
-		"mark paid":             {markPaidSQL, []any{"I10000"}},
-		"reject":                {rejectSQL, []any{"I30000", 0, "no"}},
-		"release":               {releaseSQL, []any{"I50000", 0, time.Minute}},
+		"mark paid":             {markPaidSQL, []any{[]int64{10_000, 30_000}}},
+		"reject":                {rejectSQL, []any{[]int64{10_000, 30_000}, []int{0, 0}, []string{"no", "no"}}},
+		"release":               {releaseSQL, []any{[]int64{10_000, 50_000}, []int{0, 0}, []time.Duration{time.Minute, 0}}},
 		"retry":                 {retrySQL, []any{"I20000"}},
 		"add":                   {addSQL, []any{[]string{"new", "I5"}, []int64{1, 5}, []string{"EUR", "EUR"}}},
 		"conflict":              {conflictSQL(sent), []any{[]string{"new", "I5"}, []int64{1, 5}, []string{"EUR", "EUR"}}},
@@ -137,7 +137,7 @@ func claimsUnderAnOldSnapshot(t *testing.T, server *postgrestest.Server) {
 
 func TestPlansOfSQLite(t *testing.T) {
 	s := openURL(t, "sqlite:"+t.TempDir()+"/invoices.db").(sqlite)
-	_, err := s.db.Exec(fmt.Sprintf(`
+	_, err := s.Exec(fmt.Sprintf(`
 		WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < %d)
 		INSERT INTO invoices (id, amount_minor, currency, paid_at, rejected_reason)
 		SELECT 'I' || n, n, 'EUR', CASE WHEN n %% 10000 <> 0 THEN 1 END, CASE WHEN n %% 20000 = 0 THEN 'no' END FROM numbers`, manyInvoices))
@@ -157,7 +157,7 @@ func TestPlansOfSQLite(t *testing.T) {
 		"unsettled": {unsettledSQLite, "invoices USING INDEX invoices_unsettled (seq<?)", []any{all}},
 	} {
 		t.Run(what, func(t *testing.T) {
-			rows, err := s.db.Query("EXPLAIN QUERY PLAN "+query.sql, query.args...)
+			rows, err := s.Query("EXPLAIN QUERY PLAN "+query.sql, query.args...)
 			require.NoError(t, err)
 			defer rows.Close()
 			var plan strings.Builder

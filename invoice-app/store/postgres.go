@@ -170,27 +170,41 @@ func (s postgres) Claim(ctx context.Context, after, through int64, limit int, le
 
 const markPaidSQL = `
 	UPDATE invoices SET paid_at = clock_timestamp(), rejected_reason = NULL
-	WHERE id = $1 AND paid_at IS NULL`
+	WHERE seq = ANY ($1::bigint[]) AND paid_at IS NULL`
 
-// MarkPaid is the line that marks an invoice paid.
-func (s postgres) MarkPaid(ctx context.Context, id string) error {
-	return s.exec(ctx, "mark invoice paid", markPaidSQL, id)
+// MarkPaid is the line that marks invoices paid.
+func (s postgres) MarkPaid(ctx context.Context, claims []invoice.Claim) error {
+	seqs := make([]int64, len(claims))
+	for n, c := range claims {
+		seqs[n] = c.Seq
+	}
+	return s.exec(ctx, "mark invoices paid", markPaidSQL, seqs)
 }
 
 const rejectSQL = `
-	UPDATE invoices SET rejected_reason = $3
-	WHERE id = $1 AND attempts = $2 AND paid_at IS NULL`
+	UPDATE invoices SET rejected_reason = reason
+	FROM unnest($1::bigint[], $2::integer[], $3::text[]) AS rejected (seq, attempt, reason)
+	WHERE invoices.seq = rejected.seq AND attempts = attempt AND paid_at IS NULL`
 
-func (s postgres) Reject(ctx context.Context, claim invoice.Claim, reason string) error {
-	return s.exec(ctx, "reject invoice", rejectSQL, claim.ID, claim.Attempt, reason)
+func (s postgres) Reject(ctx context.Context, rejected []invoice.Rejected) error {
+	seqs, attempts, reasons := make([]int64, len(rejected)), make([]int, len(rejected)), make([]string, len(rejected))
+	for n, r := range rejected {
+		seqs[n], attempts[n], reasons[n] = r.Seq, r.Attempt, r.Reason
+	}
+	return s.exec(ctx, "reject invoices", rejectSQL, seqs, attempts, reasons)
 }
 
 const releaseSQL = `
-	UPDATE invoices SET claimed_until = clock_timestamp() + $3
-	WHERE id = $1 AND attempts = $2 AND paid_at IS NULL`
+	UPDATE invoices SET claimed_until = clock_timestamp() + wait
+	FROM unnest($1::bigint[], $2::integer[], $3::interval[]) AS released (seq, attempt, wait)
+	WHERE invoices.seq = released.seq AND attempts = attempt AND paid_at IS NULL`
 
-func (s postgres) Release(ctx context.Context, claim invoice.Claim, wait time.Duration) error {
-	return s.exec(ctx, "release invoice", releaseSQL, claim.ID, claim.Attempt, wait)
+func (s postgres) Release(ctx context.Context, released []invoice.Released) error {
+	seqs, attempts, waits := make([]int64, len(released)), make([]int, len(released)), make([]time.Duration, len(released))
+	for n, r := range released {
+		seqs[n], attempts[n], waits[n] = r.Seq, r.Attempt, r.Wait
+	}
+	return s.exec(ctx, "release invoices", releaseSQL, seqs, attempts, waits)
 }
 
 // '-infinity' has no distance from now, so a free invoice counts as zero.

@@ -6,37 +6,24 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"example.com/invoices/internal/database"
 	"example.com/invoices/invoice-app/invoice"
 )
 
-type sqlite struct {
-	db *sql.DB
-	// writing queues this process's writers in their order. SQLite itself lets
-	// them try again and again, so that an unlucky one is refused in the end.
-	writing *semaphore.Weighted
-}
+type sqlite struct{ database.File }
 
 func openSQLite(ctx context.Context, url string) (Store, error) {
-	db, err := Schema.OpenSQLite(ctx, url)
+	file, err := Schema.OpenSQLite(ctx, url)
 	if err != nil {
 		return nil, err
 	}
-	s := sqlite{db, semaphore.NewWeighted(1)}
+	s := sqlite{file}
 	if err := s.discardLeftovers(ctx); err != nil {
-		db.Close()
+		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
-
-func (s sqlite) Ping(ctx context.Context) error { return database.PingSQLite(ctx, s.db) }
-func (s sqlite) Close()                         { s.db.Close() }
-
-// Excess returns nothing: a file has no roles.
-func (s sqlite) Excess(context.Context) ([]string, error) { return nil, nil }
 
 // visible is true for every invoice but those of an import that is under way,
 // which are behind all others.
@@ -45,28 +32,29 @@ const visible = `seq < coalesce((SELECT first FROM importing), 92233720368547758
 // now is the database's clock, as the tables keep time.
 const now = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`
 
-// turn waits until this process may write, which it may until done is called.
-func (s sqlite) turn(ctx context.Context) (done func(), err error) {
-	if err := s.writing.Acquire(ctx, 1); err != nil {
-		return nil, fmt.Errorf("%w: wait for other writers: %w", database.ErrUnavailable, err)
-	}
-	return func() { s.writing.Release(1) }, nil
-}
-
-func (s sqlite) exec(ctx context.Context, doing, statement string, args ...any) error {
-	done, err := s.turn(ctx)
+// exec runs one statement that commits itself, once for each of args.
+func (s sqlite) exec(ctx context.Context, doing, statement string, args ...[]any) error {
+	err := s.Write(ctx, func(tx *sql.Tx) error {
+		for _, a := range args {
+			if _, err := tx.ExecContext(ctx, statement, a...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return err
-	}
-	defer done()
-	if _, err := s.db.ExecContext(ctx, statement, args...); err != nil {
-		return fmt.Errorf("%s: %w", doing, database.SQLite(err))
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return nil
 }
 
+// querying is the file, or a transaction.
+type querying interface {
+	QueryContext(ctx context.Context, statement string, args ...any) (*sql.Rows, error)
+}
+
 // query collects the rows of statement, scanned by scan.
-func query[T any](ctx context.Context, db *sql.DB, doing string, scan func(*sql.Rows) (T, error), statement string, args ...any) ([]T, error) {
+func query[T any](ctx context.Context, db querying, doing string, scan func(*sql.Rows) (T, error), statement string, args ...any) ([]T, error) {
 	collect := func() (list []T, err error) {
 		rows, err := db.QueryContext(ctx, statement, args...)
 		if err != nil {
@@ -97,7 +85,7 @@ func scanSQLite(rows *sql.Rows) (i invoice.Invoice, err error) {
 const getSQLite = `SELECT ` + columns + ` FROM invoices WHERE id = ?1 AND ` + visible
 
 func (s sqlite) Get(ctx context.Context, id string) (invoice.Invoice, error) {
-	list, err := query(ctx, s.db, "get invoice", scanSQLite, getSQLite, id)
+	list, err := query(ctx, s, "get invoice", scanSQLite, getSQLite, id)
 	if err != nil {
 		return invoice.Invoice{}, err
 	}
@@ -112,7 +100,7 @@ func listSQLite(paid *bool) string {
 }
 
 func (s sqlite) List(ctx context.Context, f invoice.Filter) ([]invoice.Invoice, error) {
-	return query(ctx, s.db, "list invoices", scanSQLite, listSQLite(f.Paid), f.After, f.Limit)
+	return query(ctx, s, "list invoices", scanSQLite, listSQLite(f.Paid), f.After, f.Limit)
 }
 
 func (s sqlite) Retry(ctx context.Context, id string) error {
@@ -127,13 +115,13 @@ func (s sqlite) Retry(ctx context.Context, id string) error {
 	}
 	return s.exec(ctx, "retry invoice", `
 		UPDATE invoices SET rejected_reason = NULL, claimed_until = 0
-		WHERE id = ? AND rejected_reason IS NOT NULL`, id)
+		WHERE id = ? AND rejected_reason IS NOT NULL`, []any{id})
 }
 
 const maxSQLite = `SELECT coalesce(max(seq), 0) FROM invoices WHERE ` + visible
 
 func (s sqlite) LastSeq(ctx context.Context) (seq int64, err error) {
-	if err := s.db.QueryRowContext(ctx, maxSQLite).Scan(&seq); err != nil {
+	if err := s.QueryRowContext(ctx, maxSQLite).Scan(&seq); err != nil {
 		return 0, fmt.Errorf("ask for the last invoice: %w", database.SQLite(err))
 	}
 	return seq, nil
@@ -155,31 +143,43 @@ func (s sqlite) Claim(ctx context.Context, after, through int64, limit int, leas
 		err = rows.Scan(&c.Attempt, &c.Seq, &c.ID, &c.Amount.Minor, &c.Amount.Currency, &c.Paid, &c.Rejected)
 		return c, err
 	}
-	done, err := s.turn(ctx)
-	if err != nil {
-		return nil, err
+	var claims []invoice.Claim
+	err := s.Write(ctx, func(tx *sql.Tx) (err error) {
+		claims, err = query(ctx, tx, "claim invoices", scan, claimSQLite, after, through, limit, lease.Milliseconds())
+		return err
+	})
+	return claims, err
+}
+
+// MarkPaid is the line that marks invoices paid.
+func (s sqlite) MarkPaid(ctx context.Context, claims []invoice.Claim) error {
+	args := make([][]any, len(claims))
+	for n, c := range claims {
+		args[n] = []any{c.Seq}
 	}
-	defer done()
-	return query(ctx, s.db, "claim invoices", scan, claimSQLite, after, through, limit, lease.Milliseconds())
-}
-
-// MarkPaid is the line that marks an invoice paid.
-func (s sqlite) MarkPaid(ctx context.Context, id string) error {
-	return s.exec(ctx, "mark invoice paid", `
+	return s.exec(ctx, "mark invoices paid", `
 		UPDATE invoices SET paid_at = `+now+`, rejected_reason = NULL
-		WHERE id = ? AND paid_at IS NULL`, id)
+		WHERE seq = ? AND paid_at IS NULL`, args...)
 }
 
-func (s sqlite) Reject(ctx context.Context, claim invoice.Claim, reason string) error {
-	return s.exec(ctx, "reject invoice", `
+func (s sqlite) Reject(ctx context.Context, rejected []invoice.Rejected) error {
+	args := make([][]any, len(rejected))
+	for n, r := range rejected {
+		args[n] = []any{r.Reason, r.Seq, r.Attempt}
+	}
+	return s.exec(ctx, "reject invoices", `
 		UPDATE invoices SET rejected_reason = ?
-		WHERE id = ? AND attempts = ? AND paid_at IS NULL`, reason, claim.ID, claim.Attempt)
+		WHERE seq = ? AND attempts = ? AND paid_at IS NULL`, args...)
 }
 
-func (s sqlite) Release(ctx context.Context, claim invoice.Claim, wait time.Duration) error {
-	return s.exec(ctx, "release invoice", `
+func (s sqlite) Release(ctx context.Context, released []invoice.Released) error {
+	args := make([][]any, len(released))
+	for n, r := range released {
+		args[n] = []any{r.Wait.Milliseconds(), r.Seq, r.Attempt}
+	}
+	return s.exec(ctx, "release invoices", `
 		UPDATE invoices SET claimed_until = `+now+` + ?
-		WHERE id = ? AND attempts = ? AND paid_at IS NULL`, wait.Milliseconds(), claim.ID, claim.Attempt)
+		WHERE seq = ? AND attempts = ? AND paid_at IS NULL`, args...)
 }
 
 const unsettledSQLite = `
@@ -188,7 +188,7 @@ const unsettledSQLite = `
 
 func (s sqlite) Unsettled(ctx context.Context, through int64) (count int, wait time.Duration, err error) {
 	var milliseconds int64
-	if err := s.db.QueryRowContext(ctx, unsettledSQLite, through).Scan(&count, &milliseconds); err != nil {
+	if err := s.QueryRowContext(ctx, unsettledSQLite, through).Scan(&count, &milliseconds); err != nil {
 		return 0, 0, fmt.Errorf("count unsettled invoices: %w", database.SQLite(err))
 	}
 	return count, time.Duration(milliseconds) * time.Millisecond, nil

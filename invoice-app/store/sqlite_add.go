@@ -25,7 +25,7 @@ func (s sqlite) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, err
 	}()
 	err = chunks(invoices, func(index int, chunk []invoice.Invoice, last bool) error {
 		if index == 0 && last {
-			return s.write(ctx, func(tx *sql.Tx) error {
+			return s.Write(ctx, func(tx *sql.Tx) error {
 				next, err := lastVisible(ctx, tx)
 				if err == nil {
 					added, err = addRowsSQLite(ctx, tx, 0, chunk, next+1)
@@ -41,7 +41,7 @@ func (s sqlite) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, err
 		n, err := importing.add(ctx, index, chunk)
 		added += n
 		if err == nil && last {
-			err = s.exec(ctx, "finish the import", `DELETE FROM importing`)
+			err = s.exec(ctx, "finish the import", `DELETE FROM importing`, nil)
 		}
 		return err
 	})
@@ -51,31 +51,10 @@ func (s sqlite) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, err
 	return added, nil
 }
 
-// write runs f in a transaction, which takes the file's write lock first.
-func (s sqlite) write(ctx context.Context, f func(*sql.Tx) error) error {
-	done, err := s.turn(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	tx, err := s.db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("add invoices: %w", database.SQLite(err))
-	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
-	if err := f(tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("add invoices: %w", database.SQLite(err))
-	}
-	return nil
-}
-
 // lastVisible is the Seq of the last invoice that others see.
 func lastVisible(ctx context.Context, tx *sql.Tx) (seq int64, err error) {
 	if err := tx.QueryRowContext(ctx, maxSQLite).Scan(&seq); err != nil {
-		return 0, fmt.Errorf("add invoices: %w", database.SQLite(err))
+		return 0, fmt.Errorf("add invoices: %w", err)
 	}
 	return seq, nil
 }
@@ -117,7 +96,7 @@ func addRow(ctx context.Context, tx *sql.Tx, index int, i invoice.Invoice, seq i
 		return false, &invoice.ConflictError{Index: index, ID: i.ID}
 	}
 	if err != nil {
-		return false, fmt.Errorf("add invoice: %w", database.SQLite(err))
+		return false, fmt.Errorf("add invoice: %w", err)
 	}
 	return isNew, nil
 }
@@ -135,7 +114,7 @@ type sqliteImport struct {
 // importLock is what an importer holds, in a file beside the database.
 func (s sqlite) importLock(ctx context.Context) (*flock.Flock, error) {
 	var path string
-	if err := s.db.QueryRowContext(ctx, `SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&path); err != nil {
+	if err := s.QueryRowContext(ctx, `SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&path); err != nil {
 		return nil, fmt.Errorf("ask for the file's name: %w", database.SQLite(err))
 	}
 	return flock.New(path + ".import"), nil
@@ -153,14 +132,14 @@ func (s sqlite) beginImport(ctx context.Context) (*sqliteImport, error) {
 	i := &sqliteImport{sqlite: s, lock: lock}
 	err = s.discard(ctx)
 	if err == nil {
-		err = s.write(ctx, func(tx *sql.Tx) error {
+		err = s.Write(ctx, func(tx *sql.Tx) error {
 			last, err := lastVisible(ctx, tx)
 			if err != nil {
 				return err
 			}
 			i.next = last + importGap
 			_, err = tx.ExecContext(ctx, `INSERT INTO importing (one, first, next) VALUES (1, ?1, ?1)`, i.next)
-			return database.SQLite(err)
+			return err
 		})
 	}
 	if err != nil {
@@ -173,11 +152,10 @@ func (s sqlite) beginImport(ctx context.Context) (*sqliteImport, error) {
 // took: they wait by trying again.
 func (i *sqliteImport) add(ctx context.Context, index int, chunk []invoice.Invoice) (added int, err error) {
 	began := time.Now()
-	err = i.write(ctx, func(tx *sql.Tx) error {
+	err = i.Write(ctx, func(tx *sql.Tx) error {
 		added, err = addRowsSQLite(ctx, tx, index, chunk, i.next)
 		if err == nil {
 			_, err = tx.ExecContext(ctx, `UPDATE importing SET next = ?`, i.next+int64(added))
-			err = database.SQLite(err)
 		}
 		return err
 	})
@@ -200,7 +178,7 @@ func (i *sqliteImport) close() error {
 func (s sqlite) discard(ctx context.Context) error {
 	for {
 		var first, next int64
-		err := s.db.QueryRowContext(ctx, `SELECT first, next FROM importing`).Scan(&first, &next)
+		err := s.QueryRowContext(ctx, `SELECT first, next FROM importing`).Scan(&first, &next)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -208,16 +186,16 @@ func (s sqlite) discard(ctx context.Context) error {
 			return fmt.Errorf("look for the rest of an import: %w", database.SQLite(err))
 		}
 		from := max(first, next-addChunk)
-		err = s.write(ctx, func(tx *sql.Tx) error {
+		err = s.Write(ctx, func(tx *sql.Tx) error {
 			statement, args := `DELETE FROM importing`, []any{}
 			if from < next {
 				if _, err := tx.ExecContext(ctx, `DELETE FROM invoices WHERE seq >= ? AND seq < ?`, from, next); err != nil {
-					return database.SQLite(err)
+					return err
 				}
 				statement, args = `UPDATE importing SET next = ?`, []any{from}
 			}
 			_, err := tx.ExecContext(ctx, statement, args...)
-			return database.SQLite(err)
+			return err
 		})
 		if err != nil {
 			return fmt.Errorf("delete the rest of an import: %w", err)

@@ -207,7 +207,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 	t.Run("filter by paid", func(t *testing.T) {
 		s := open(t)
 		add(t, s, euros("a", 1), euros("b", 1), euros("c", 1))
-		require.NoError(t, s.MarkPaid(t.Context(), "b"))
+		markPaid(t, s, "b")
 		for paid, want := range map[bool][]string{true: {"b"}, false: {"a", "c"}} {
 			list, err := s.List(t.Context(), invoice.Filter{Paid: &paid, Limit: 10})
 			require.NoError(t, err)
@@ -265,7 +265,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		require.NoError(t, err)
 		require.Len(t, first, 1)
 		assert.Equal(t, "a", first[0].ID, "the lowest Seq first")
-		require.NoError(t, s.Release(t.Context(), first[0], 0))
+		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: first[0]}}))
 		second, err := s.Claim(t.Context(), first[0].Seq, all, 1, time.Hour)
 		require.NoError(t, err)
 		require.Len(t, second, 1)
@@ -315,8 +315,8 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		s := open(t)
 		add(t, s, euros("a", 1))
 		claimOne(t, s, time.Hour)
-		require.NoError(t, s.MarkPaid(t.Context(), "a"))
-		require.NoError(t, s.MarkPaid(t.Context(), "a"), "again")
+		markPaid(t, s, "a")
+		markPaid(t, s, "a")
 		assert.True(t, get(t, s, "a").Paid)
 		requireUnsettled(t, s, 0)
 		assert.ErrorIs(t, s.Retry(t.Context(), "a"), invoice.ErrPaid)
@@ -329,10 +329,10 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		s := open(t)
 		add(t, s, euros("a", 1))
 		claim := claimOne(t, s, time.Hour)
-		require.NoError(t, s.Release(t.Context(), claim, 0))
+		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}))
 		again := claimOne(t, s, time.Hour)
 		assert.Equal(t, 2, again.Attempt)
-		require.NoError(t, s.Release(t.Context(), claim, 0), "an old claim")
+		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}), "an old claim")
 		assert.Greater(t, requireUnsettled(t, s, 1), time.Minute, "changes nothing")
 	})
 
@@ -340,7 +340,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		s := open(t)
 		add(t, s, euros("a", 1), euros("b", 1))
 		claim := claimOne(t, s, time.Hour)
-		require.NoError(t, s.Reject(t.Context(), claim, "no"))
+		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
 		assert.Equal(t, "no", get(t, s, "a").Rejected)
 		requireUnsettled(t, s, 1)
 		assert.Equal(t, "b", claimOne(t, s, time.Hour).ID, "it does not block the others")
@@ -355,7 +355,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		require.NoError(t, err)
 		assert.Empty(t, none, "retry takes no claim away")
 
-		require.NoError(t, s.Reject(t.Context(), claim, "late"), "an old claim")
+		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "late"}}), "an old claim")
 		assert.Empty(t, get(t, s, "a").Rejected, "changes nothing")
 		assert.ErrorIs(t, s.Retry(t.Context(), "x"), invoice.ErrNotFound)
 	})
@@ -364,13 +364,35 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		s := open(t)
 		add(t, s, euros("a", 1))
 		claim := claimOne(t, s, time.Hour)
-		require.NoError(t, s.Reject(t.Context(), claim, "no"))
-		require.NoError(t, s.MarkPaid(t.Context(), "a"))
-		require.NoError(t, s.Reject(t.Context(), claim, "no"))
-		require.NoError(t, s.Release(t.Context(), claim, 0))
+		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
+		markPaid(t, s, "a")
+		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
+		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}))
 		a := get(t, s, "a")
 		assert.True(t, a.Paid)
 		assert.Empty(t, a.Rejected)
+	})
+
+	t.Run("of many at once, each has its own outcome", func(t *testing.T) {
+		s := open(t)
+		add(t, s, euros("a", 1), euros("b", 1), euros("c", 1), euros("d", 1), euros("e", 1))
+		claims, err := s.Claim(t.Context(), 0, all, 5, time.Hour)
+		require.NoError(t, err)
+		require.Len(t, claims, 5)
+		old := claims[3]
+		old.Attempt--
+		require.NoError(t, s.MarkPaid(t.Context(), claims[:2]))
+		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claims[1], Reason: "paid"}, {Claim: claims[2], Reason: "no"}, {Claim: old, Reason: "late"}}))
+		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claims[0]}, {Claim: old}, {Claim: claims[4], Wait: 30 * time.Minute}}))
+		kept, err := s.List(t.Context(), invoice.Filter{Limit: 10})
+		require.NoError(t, err)
+		for n, want := range []invoice.Invoice{{Paid: true}, {Paid: true}, {Rejected: "no"}, {}, {}} {
+			assert.Equal(t, want.Paid, kept[n].Paid, kept[n].ID)
+			assert.Equal(t, want.Rejected, kept[n].Rejected, kept[n].ID)
+		}
+		wait := requireUnsettled(t, s, 2)
+		assert.Greater(t, wait, 20*time.Minute, "d's claim holds")
+		assert.Less(t, wait, 40*time.Minute, "e's is over then")
 	})
 
 	t.Run("seed", func(t *testing.T) {
@@ -380,7 +402,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		assert.Equal(t, money.Amount{Minor: 6613, Currency: "DKK"}, get(t, s, "I3").Amount)
 		requireUnsettled(t, s, 3)
 
-		require.NoError(t, s.MarkPaid(t.Context(), "I1"))
+		markPaid(t, s, "I1")
 		require.NoError(t, Seed(t.Context(), s))
 		requireUnsettled(t, s, 2)
 	})
@@ -391,6 +413,12 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		require.NoError(t, Seed(t.Context(), s))
 		requireUnsettled(t, s, 1)
 	})
+}
+
+// markPaid marks an invoice paid, claimed or not.
+func markPaid(t *testing.T, s Store, id string) {
+	t.Helper()
+	require.NoError(t, s.MarkPaid(t.Context(), []invoice.Claim{{Invoice: get(t, s, id)}}))
 }
 
 func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {

@@ -4,11 +4,9 @@ package api
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"log/slog"
 	"net/http"
 
-	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
@@ -48,6 +46,8 @@ func New(log *slog.Logger, store payment.Store, ready func(context.Context) erro
 		payments.Use(callers.Require)
 	}
 	payments.POST("/pay", a.pay)
+	payments.POST("/batch", a.payBatch)
+	s.AcceptBody(http.MethodPost, "/payments/batch", 512<<10, "application/json") // maxBatch of the longest ids
 	payments.GET("/:id", a.get)
 	return s
 }
@@ -58,15 +58,3 @@ const (
 	codeInvalid  = "invalid_payment"
 	codeMismatch = "payment_mismatch"
 )
-
-// fail is the one place where an error becomes an answer.
-func (a *api) fail(c *gin.Context, err error) {
-	switch {
-	case errors.Is(err, payment.ErrMismatch):
-		server.Fail(c, http.StatusUnprocessableEntity, codeMismatch, "this id "+err.Error())
-	case errors.Is(err, payment.ErrNotFound):
-		server.Fail(c, http.StatusNotFound, "", err.Error())
-	default:
-		server.FailUnexpected(c, a.log, err)
-	}
-}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,8 +47,8 @@ type gone struct{}
 
 var errGone = fmt.Errorf("dial tcp 10.0.0.7: %w", database.ErrUnavailable)
 
-func (gone) Insert(context.Context, payment.Payment) (payment.Payment, bool, error) {
-	return payment.Payment{}, false, errGone
+func (gone) Insert(context.Context, []payment.Payment) (map[string]money.Amount, error) {
+	return nil, errGone
 }
 func (gone) Get(context.Context, string) (payment.Payment, error) { return payment.Payment{}, errGone }
 
@@ -92,6 +93,10 @@ func TestContract(t *testing.T) {
 		assert.Equal(t, 200, c.Do(t, http.MethodGet, path, "").Code)
 	}
 
+	for list, want := range map[string]int{`[{"id":"I1","value":12.15,"currency":"EUR"}]`: 200, `{}`: 400} {
+		assert.Equal(t, want, c.Do(t, http.MethodPost, "/payments/batch", list).Code)
+	}
+
 	c.RequireSecurity(t)
 	known := c.Authorization
 	c.Authorization = "Bearer " + cluster.Token(func(claims *identitytest.Claims) { claims.Subject = "another" })
@@ -121,9 +126,67 @@ func TestContract(t *testing.T) {
 	c.RequireAllSeen(broken, full)
 }
 
+func TestABatchHasAVerdictForEach(t *testing.T) {
+	c, payments, _ := newContract(t)
+	batch := func(list string) string {
+		answer := c.Do(t, http.MethodPost, "/payments/batch", list)
+		require.Equal(t, 200, answer.Code, answer.Body)
+		return answer.Body.String()
+	}
+	assert.Equal(t, `[]`, batch(`[]`))
+	assert.Equal(t, `[{"id":"I1","status":200},{"id":"I2","status":200}]`,
+		batch(` [{"id":"I1","value":12.15,"currency":"EUR"},{"value":1e2,"ID":"I2","currency":"JPY","extra":{}}] `))
+	_, err := payments.Insert(t.Context(), []payment.Payment{{ID: "old", Amount: money.Amount{Minor: 1215, Currency: "BGN"}}})
+	require.NoError(t, err)
+	assert.JSONEq(t, `[
+		{"id":"I3","status":200},
+		{"id":"I1","status":200},
+		{"id":"I2","status":422,"code":"payment_mismatch","error":"this id was paid before with another amount or currency"},
+		{"id":"I4","status":400,"code":"invalid_payment","error":"value 1.001 has more decimals than the currency"},
+		{"id":"","status":400,"code":"invalid_payment","error":"id is missing"},
+		{"id":"I5","status":400,"code":"invalid_payment","error":"value is missing"},
+		{"id":"old","status":200}
+	]`, batch(`[
+		{"id":"I3","value":1,"currency":"EUR"},
+		{"id":"I1","value":12.15,"currency":"EUR"},
+		{"id":"I2","value":101,"currency":"JPY"},
+		{"id":"I4","value":1.001,"currency":"EUR"},
+		{},
+		{"id":"I5","value":null,"currency":"EUR"},
+		{"id":"old","value":12.15,"currency":"BGN"}
+	]`))
+	for id, status := range map[string]int{"I1": 200, "I2": 200, "I3": 200, "I4": 404, "I5": 404} {
+		assert.Equal(t, status, c.Do(t, http.MethodGet, "/payments/"+id, "").Code, id)
+	}
+
+	longest := make([]string, maxBatch+1)
+	for n := range longest { // the longest ids, escaped
+		longest[n] = fmt.Sprintf(`{"id":"%s%04d","value":1,"currency":"EUR"}`, strings.Repeat(`\u0026`, 124), n)
+	}
+	assert.Equal(t, maxBatch, strings.Count(batch("["+strings.Join(longest[1:], ",")+"]"), `"status":200`))
+	for text, list := range map[string]string{
+		"the list has over 500 payments":     "[" + strings.Join(longest, ",") + "]",
+		"the list has an id twice: \"I6\"":   `[{"id":"I6","value":1,"currency":"EUR"},{"id":"I6","value":2,"currency":"EUR"}]`,
+		"the body is not a list":             `{"id":"I6","value":1,"currency":"EUR"}`,
+		"/1/id is of the wrong type: number": `[{"id":"I6","value":1,"currency":"EUR"},{"id":6}]`,
+		"the body is not JSON, at byte 40":   `[{"id":"I6","value":1,"currency":"EUR"},`,
+		"the body has a key twice: /0/value": `[{"id":"I6","value":1,"value":2,"currency":"EUR"}]`,
+		"the body is empty":                  ``,
+	} {
+		answer := c.Do(t, http.MethodPost, "/payments/batch", list)
+		assert.Equal(t, 400, answer.Code, list)
+		var body struct{ Error, Code string }
+		require.NoError(t, json.Unmarshal(answer.Body.Bytes(), &body))
+		assert.Equal(t, text, body.Error)
+		assert.Equal(t, server.CodeMalformed, body.Code)
+	}
+	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I6", "").Code, "all or nothing was read")
+}
+
 // asksTheStore are all calls that need the database.
 var asksTheStore = []struct{ method, path, body string }{
 	{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
+	{http.MethodPost, "/payments/batch", `[{"id":"I1","value":12.15,"currency":"EUR"}]`},
 	{http.MethodGet, "/payments/I1", ""},
 	{http.MethodGet, "/readyz", ""},
 }
@@ -133,8 +196,8 @@ type frozen struct {
 	contracttest.Frozen
 }
 
-func (f frozen) Insert(ctx context.Context, _ payment.Payment) (payment.Payment, bool, error) {
-	return payment.Payment{}, false, f.Wait(ctx)
+func (f frozen) Insert(ctx context.Context, _ []payment.Payment) (map[string]money.Amount, error) {
+	return nil, f.Wait(ctx)
 }
 func (f frozen) Get(ctx context.Context, _ string) (payment.Payment, error) {
 	return payment.Payment{}, f.Wait(ctx)
@@ -193,7 +256,7 @@ func TestWhatWasTakenUnderOlderRulesIsConfirmed(t *testing.T) {
 			assert.Contains(t, refused.Body.String(), `"code":"invalid_payment"`)
 			assert.Equal(t, 404, c.Do(t, http.MethodGet, path, "").Code)
 
-			_, _, err := payments.Insert(t.Context(), p)
+			_, err := payments.Insert(t.Context(), []payment.Payment{p})
 			require.NoError(t, err)
 			again := c.Do(t, http.MethodPost, "/payments/pay", body)
 			assert.Equal(t, 200, again.Code, again.Body)
@@ -209,7 +272,7 @@ func TestWhatWasTakenUnderOlderRulesIsConfirmed(t *testing.T) {
 func TestAPaymentInAnUnknownCurrencyIsAnError(t *testing.T) {
 	_, payments, _ := newContract(t)
 	unknown := payment.Payment{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}}
-	_, _, err := payments.Insert(t.Context(), unknown)
+	_, err := payments.Insert(t.Context(), []payment.Payment{unknown})
 	require.NoError(t, err)
 	answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
 	New(silent, payments, nil, nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))
@@ -266,8 +329,13 @@ func FuzzDecodePayment(f *testing.F) {
 	f.Add([]byte(`{"id":"I1","value":1e2,"currency":"JPY","x":[{}]}`))
 	f.Add([]byte(`{"id":"I1","value":1,"Value":2,"currency":"EUR"}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		request, err := decodePayment(body)
-		if err != nil {
+		var sent sentPayment
+		if server.Decode(body, &sent) != nil {
+			return
+		}
+		request := sent.read()
+		if request.amount == (money.Amount{}) {
+			require.NotNil(t, request.refusal)
 			return
 		}
 		require.NotEmpty(t, request.id)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -15,18 +16,21 @@ import (
 // get answers one payment: GET /payments/{id}.
 func (a *api) get(c *gin.Context) {
 	id, ok := server.ID(c)
-	if !ok {
-		a.fail(c, payment.ErrNotFound)
+	p, err := payment.Payment{}, payment.ErrNotFound
+	if ok {
+		p, err = a.store.Get(c.Request.Context(), id)
+	}
+	if errors.Is(err, payment.ErrNotFound) {
+		server.Fail(c, http.StatusNotFound, "", err.Error())
 		return
 	}
-	p, err := a.store.Get(c.Request.Context(), id)
 	if err != nil {
-		a.fail(c, err)
+		server.FailUnexpected(c, a.log, err)
 		return
 	}
 	number, err := p.Amount.Number()
 	if err != nil {
-		a.fail(c, fmt.Errorf("show payment %q: %w", p.ID, err))
+		server.FailUnexpected(c, a.log, fmt.Errorf("show payment %q: %w", p.ID, err))
 		return
 	}
 	c.JSON(http.StatusOK, struct {

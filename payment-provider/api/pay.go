@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -16,87 +17,110 @@ import (
 // pay takes one payment: POST /payments/pay.
 func (a *api) pay(c *gin.Context) {
 	body, err := server.ReadBody(c)
-	if err != nil {
-		a.fail(c, err)
-		return
+	var sent sentPayment
+	if err == nil {
+		err = server.Decode(body, &sent)
 	}
-	request, err := decodePayment(body)
-	if err != nil {
-		a.fail(c, err)
-		return
+	var refusals []*server.Failure
+	if err == nil {
+		refusals, err = a.take(c.Request.Context(), []paymentRequest{sent.read()})
 	}
-	id := request.id
-	if request.refusal != nil {
-		if _, err := a.store.Get(c.Request.Context(), id); err != nil {
-			if errors.Is(err, payment.ErrNotFound) {
-				err = request.refusal
-			}
-			a.fail(c, err)
-			return
-		}
-	}
-	isNew, err := payment.Take(c.Request.Context(), a.store, id, request.amount)
-	switch {
-	case errors.Is(err, payment.ErrMismatch):
-		a.taken.WithLabelValues("mismatch").Inc()
-	case err == nil && isNew:
-		a.taken.WithLabelValues("taken").Inc()
-	case err == nil:
-		a.taken.WithLabelValues("repeated").Inc()
+	if err == nil && refusals[0] != nil {
+		err = refusals[0]
 	}
 	if err != nil {
-		a.fail(c, err)
+		server.FailUnexpected(c, a.log, err)
 		return
 	}
-	c.JSON(http.StatusOK, gin.H{"id": id})
+	c.JSON(http.StatusOK, gin.H{"id": sent.ID})
+}
+
+// sentPayment is a payment as a client sends it.
+type sentPayment struct {
+	ID       string         `json:"id"`
+	Value    jsontext.Value `json:"value"` // the literal's text: no float on the way
+	Currency string         `json:"currency"`
 }
 
 // paymentRequest is a payment that somebody asks for.
 type paymentRequest struct {
 	id     string
-	amount money.Amount
+	amount money.Amount // or zero if it cannot be told, and then there is a refusal
 	// refusal says why no new payment can be taken, or is nil. The rules become
 	// stricter and currencies are withdrawn, but one that was taken before is
 	// confirmed for ever: a caller that missed our answer asks again.
-	refusal error
+	refusal *server.Failure
 }
 
-// decodePayment reads a request's body. What is wrong with the payment itself
-// has codeInvalid; what is wrong with the body as such, server.CodeMalformed.
-func decodePayment(body []byte) (paymentRequest, error) {
-	var sent struct {
-		ID       string         `json:"id"`
-		Value    jsontext.Value `json:"value"` // the literal's text: no float on the way
-		Currency string         `json:"currency"`
+// read reads what was sent. A refusal has codeInvalid.
+func (s sentPayment) read() paymentRequest {
+	request := paymentRequest{id: s.ID}
+	refuse := func(text string) {
+		request.refusal = &server.Failure{Status: http.StatusBadRequest, Code: codeInvalid, Text: text}
 	}
-	if err := server.Decode(body, &sent); err != nil {
-		return paymentRequest{}, err
+	if wrong := identifier.Check(s.ID); wrong != "" {
+		refuse("id " + wrong)
+		if !identifier.Storable(s.ID) {
+			return request
+		}
 	}
-	invalid := func(text string) error {
-		return &server.Failure{Status: http.StatusBadRequest, Code: codeInvalid, Text: text}
-	}
-	wrongID := identifier.Check(sent.ID)
-	if wrongID != "" && !identifier.Storable(sent.ID) {
-		return paymentRequest{}, invalid("id " + wrongID)
-	}
-	if len(sent.Value) == 0 || sent.Value.Kind() == 'n' {
-		return paymentRequest{}, invalid("value is missing")
-	}
-	if sent.Currency == "" {
-		return paymentRequest{}, invalid("currency is missing")
-	}
-	request := paymentRequest{id: sent.ID}
-	if wrongID != "" {
-		request.refusal = invalid("id " + wrongID)
+	switch {
+	case len(s.Value) == 0 || s.Value.Kind() == 'n':
+		refuse("value is missing")
+		return request
+	case s.Currency == "":
+		refuse("currency is missing")
+		return request
 	}
 	var err error
-	request.amount, err = money.Parse(string(sent.Value), sent.Currency)
+	request.amount, err = money.Parse(string(s.Value), s.Currency)
 	if errors.Is(err, money.ErrWithdrawn) {
-		request.refusal = invalid(err.Error())
-		request.amount, err = money.ParseHistoric(string(sent.Value), sent.Currency)
+		refuse(err.Error())
+		request.amount, err = money.ParseHistoric(string(s.Value), s.Currency)
 	}
 	if err != nil {
-		return paymentRequest{}, invalid(err.Error())
+		refuse(err.Error())
 	}
-	return request, nil
+	return request
+}
+
+// mismatch refuses a payment under the id of another one.
+var mismatch = &server.Failure{
+	Status: http.StatusUnprocessableEntity, Code: codeMismatch,
+	Text: "this id was paid before with another amount or currency",
+}
+
+// take takes the payments that are asked for, whose ids differ, and returns for
+// each why not, or nil.
+func (a *api) take(ctx context.Context, requests []paymentRequest) ([]*server.Failure, error) {
+	refusals := make([]*server.Failure, len(requests))
+	var payments []payment.Payment
+	var places []int // of payments in requests
+	for n, r := range requests {
+		takable := r.refusal == nil
+		if !takable && r.amount != (money.Amount{}) {
+			_, err := a.store.Get(ctx, r.id)
+			if err != nil && !errors.Is(err, payment.ErrNotFound) {
+				return nil, err
+			}
+			takable = err == nil
+		}
+		if !takable {
+			refusals[n] = r.refusal
+			continue
+		}
+		payments = append(payments, payment.Payment{ID: r.id, Amount: r.amount})
+		places = append(places, n)
+	}
+	if len(payments) == 0 {
+		return refusals, nil
+	}
+	outcomes, err := payment.Take(ctx, a.store, payments)
+	for n, outcome := range outcomes {
+		a.taken.WithLabelValues(string(outcome)).Inc()
+		if outcome == payment.Mismatch {
+			refusals[places[n]] = mismatch
+		}
+	}
+	return refusals, err
 }

@@ -18,33 +18,45 @@ type Payment struct {
 	TakenAt time.Time // UTC, by the database's clock; set by the Store
 }
 
-var (
-	// ErrMismatch says that the id was paid before with another amount or currency.
-	ErrMismatch = errors.New("was paid before with another amount or currency")
-	// ErrNotFound says that there is no payment of that id.
-	ErrNotFound = errors.New("no such payment")
-)
+// ErrNotFound says that there is no payment of that id.
+var ErrNotFound = errors.New("no such payment")
 
 // Store keeps payments for good.
 type Store interface {
-	// Insert keeps p, unless a payment of its id is there already, and returns
-	// the one that is kept, and whether it is new. When it returns without an
-	// error, the payment is durable.
-	Insert(ctx context.Context, p Payment) (kept Payment, isNew bool, err error)
+	// Insert keeps each of payments, whose ids differ, unless there is one of its
+	// id already, and returns the amounts of those that were there before. When it
+	// returns without an error, all of them are durable; with one, any may be.
+	Insert(ctx context.Context, payments []Payment) (before map[string]money.Amount, err error)
 	// Get returns one payment, or ErrNotFound.
 	Get(ctx context.Context, id string) (Payment, error)
 }
 
-// Take takes a payment of amount under id. Asked again with the same payload
-// it changes nothing and succeeds, with isNew false; with another payload it
-// returns ErrMismatch.
-func Take(ctx context.Context, store Store, id string, amount money.Amount) (isNew bool, err error) {
-	kept, isNew, err := store.Insert(ctx, Payment{ID: id, Amount: amount})
+// Outcome is what became of a payment that somebody has asked for.
+type Outcome string
+
+const (
+	Taken    Outcome = "taken"
+	Repeated Outcome = "repeated" // it was taken before, and nothing was changed
+	Mismatch Outcome = "mismatch" // another amount was taken under its id before
+)
+
+// Take takes payments, whose ids differ, and returns the outcome of each.
+func Take(ctx context.Context, store Store, payments []Payment) ([]Outcome, error) {
+	before, err := store.Insert(ctx, payments)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	if kept.Amount != amount {
-		return false, ErrMismatch
+	outcomes := make([]Outcome, len(payments))
+	for n, p := range payments {
+		amount, existed := before[p.ID]
+		switch {
+		case !existed:
+			outcomes[n] = Taken
+		case amount == p.Amount:
+			outcomes[n] = Repeated
+		default:
+			outcomes[n] = Mismatch
+		}
 	}
-	return isNew, nil
+	return outcomes, nil
 }

@@ -1,13 +1,16 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
 	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/money"
 	"example.com/invoices/payment-provider/payment"
 )
 
@@ -33,28 +36,57 @@ func wrap(doing string, err error) error {
 
 // Insert is one statement that commits itself: no session that stands still
 // can leave a payment that is neither taken nor free.
-func (s postgres) Insert(ctx context.Context, p payment.Payment) (kept payment.Payment, isNew bool, err error) {
-	kept.ID = p.ID
-	err = s.Confirmed(ctx, func(conn *pgx.Conn) error {
-		err := conn.QueryRow(ctx, `
-			INSERT INTO payments (id, amount_minor, currency) VALUES ($1, $2, $3)
-			ON CONFLICT DO NOTHING RETURNING amount_minor, currency, created_at`,
-			p.ID, p.Amount.Minor, p.Amount.Currency).Scan(&kept.Amount.Minor, &kept.Amount.Currency, &kept.TakenAt)
-		if !errors.Is(err, pgx.ErrNoRows) {
-			isNew = err == nil
+func (s postgres) Insert(ctx context.Context, payments []payment.Payment) (map[string]money.Amount, error) {
+	// In one order: two lists with the same ids wait for each other, and not in a circle.
+	payments = slices.SortedFunc(slices.Values(payments), func(a, b payment.Payment) int { return cmp.Compare(a.ID, b.ID) })
+	ids, amounts, currencies := make([]string, len(payments)), make([]int64, len(payments)), make([]string, len(payments))
+	for n, p := range payments {
+		ids[n], amounts[n], currencies[n] = p.ID, p.Amount.Minor, p.Amount.Currency
+	}
+	var before map[string]money.Amount
+	err := s.Confirmed(ctx, func(conn *pgx.Conn) error {
+		rows, _ := conn.Query(ctx, `
+			INSERT INTO payments (id, amount_minor, currency)
+			SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
+			ON CONFLICT DO NOTHING RETURNING id`, ids, amounts, currencies)
+		inserted, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil || len(inserted) == len(ids) {
 			return database.Unanswered(err)
 		}
-		// A second statement, which sees the row of a transaction that has only now
-		// committed, and waits until that one is replicated, too.
-		return conn.QueryRow(ctx, `
-			SELECT amount_minor, currency, created_at FROM payments, `+database.Confirm+` WHERE id = $1`,
-			p.ID).Scan(&kept.Amount.Minor, &kept.Amount.Currency, &kept.TakenAt)
+		isNew := make(map[string]bool, len(inserted))
+		for _, id := range inserted {
+			isNew[id] = true
+		}
+		before, err = confirmed(ctx, conn, slices.DeleteFunc(ids, func(id string) bool { return isNew[id] }))
+		return err
 	})
 	if err != nil {
-		return payment.Payment{}, false, wrap("insert payment", err)
+		return nil, wrap("insert payments", err)
 	}
-	kept.TakenAt = kept.TakenAt.UTC()
-	return kept, isNew, nil
+	return before, nil
+}
+
+// confirmed returns the amounts of the payments of ids, that others have taken.
+// It sees the row of a transaction that has only now committed, and waits until
+// that one is replicated, too.
+func confirmed(ctx context.Context, conn *pgx.Conn, ids []string) (map[string]money.Amount, error) {
+	rows, _ := conn.Query(ctx, `
+		SELECT id, amount_minor, currency FROM payments, `+database.Confirm+` WHERE id = ANY($1)`, ids)
+	kept, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p payment.Payment, err error) {
+		err = row.Scan(&p.ID, &p.Amount.Minor, &p.Amount.Currency)
+		return p, err
+	})
+	if err == nil && len(kept) != len(ids) {
+		err = fmt.Errorf("%d of %d payments are neither new nor there", len(ids)-len(kept), len(ids))
+	}
+	if err != nil {
+		return nil, err
+	}
+	amounts := make(map[string]money.Amount, len(kept))
+	for _, p := range kept {
+		amounts[p.ID] = p.Amount
+	}
+	return amounts, nil
 }
 
 func (s postgres) Get(ctx context.Context, id string) (payment.Payment, error) {

@@ -8,44 +8,56 @@ import (
 	"time"
 
 	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/money"
 	"example.com/invoices/payment-provider/payment"
 )
 
-type sqlite struct{ db *sql.DB }
+type sqlite struct{ database.File }
 
 func openSQLite(ctx context.Context, url string) (Store, error) {
-	db, err := Schema.OpenSQLite(ctx, url)
+	file, err := Schema.OpenSQLite(ctx, url)
 	if err != nil {
 		return nil, err
 	}
-	return sqlite{db}, nil
+	return sqlite{file}, nil
 }
 
-func (s sqlite) Ping(ctx context.Context) error { return database.PingSQLite(ctx, s.db) }
-func (s sqlite) Close()                         { s.db.Close() }
-
-// Excess returns nothing: a file has no roles.
-func (s sqlite) Excess(context.Context) ([]string, error) { return nil, nil }
-
-func (s sqlite) Insert(ctx context.Context, p payment.Payment) (payment.Payment, bool, error) {
-	result, err := s.db.ExecContext(ctx,
-		`INSERT INTO payments (id, amount_minor, currency) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
-		p.ID, p.Amount.Minor, p.Amount.Currency)
+func (s sqlite) Insert(ctx context.Context, payments []payment.Payment) (map[string]money.Amount, error) {
+	before := map[string]money.Amount{}
+	err := s.Write(ctx, func(tx *sql.Tx) error {
+		for _, p := range payments {
+			result, err := tx.ExecContext(ctx,
+				`INSERT INTO payments (id, amount_minor, currency) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
+				p.ID, p.Amount.Minor, p.Amount.Currency)
+			if err != nil {
+				return err
+			}
+			inserted, err := result.RowsAffected()
+			if err != nil {
+				return err
+			}
+			if inserted == 1 {
+				continue
+			}
+			var kept money.Amount
+			if err := tx.QueryRowContext(ctx, `SELECT amount_minor, currency FROM payments WHERE id = ?`, p.ID).
+				Scan(&kept.Minor, &kept.Currency); err != nil {
+				return err
+			}
+			before[p.ID] = kept
+		}
+		return nil
+	})
 	if err != nil {
-		return payment.Payment{}, false, fmt.Errorf("insert payment: %w", database.SQLite(err))
+		return nil, fmt.Errorf("insert payments: %w", err)
 	}
-	inserted, err := result.RowsAffected()
-	if err != nil {
-		return payment.Payment{}, false, err
-	}
-	kept, err := s.Get(ctx, p.ID)
-	return kept, inserted == 1, err
+	return before, nil
 }
 
 func (s sqlite) Get(ctx context.Context, id string) (payment.Payment, error) {
 	p := payment.Payment{ID: id}
 	var milliseconds int64
-	err := s.db.QueryRowContext(ctx,
+	err := s.QueryRowContext(ctx,
 		`SELECT amount_minor, currency, created_at FROM payments WHERE id = ?`, id).
 		Scan(&p.Amount.Minor, &p.Amount.Currency, &milliseconds)
 	if errors.Is(err, sql.ErrNoRows) {

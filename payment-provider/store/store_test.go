@@ -2,12 +2,13 @@ package store
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -56,21 +57,26 @@ func TestConformance(t *testing.T) {
 func conformance(t *testing.T, open func(*testing.T) Store) {
 	t.Run("insert once", func(t *testing.T) {
 		s := open(t)
-		kept, isNew, err := s.Insert(t.Context(), payment.Payment{ID: "I1", Amount: twelve})
+		before, err := s.Insert(t.Context(), []payment.Payment{{ID: "I1", Amount: twelve}})
 		require.NoError(t, err)
-		assert.True(t, isNew)
+		assert.Empty(t, before)
+		kept, err := s.Get(t.Context(), "I1")
+		require.NoError(t, err)
 		assert.Equal(t, twelve, kept.Amount)
 		assert.WithinDuration(t, time.Now(), kept.TakenAt, time.Minute)
 
 		other := payment.Payment{ID: "I1", Amount: money.Amount{Minor: 1, Currency: "JPY"}}
-		again, isNew, err := s.Insert(t.Context(), other)
+		before, err = s.Insert(t.Context(), []payment.Payment{{ID: "I2", Amount: twelve}, other, {ID: "I0", Amount: twelve}})
 		require.NoError(t, err)
-		assert.False(t, isNew)
+		assert.Equal(t, map[string]money.Amount{"I1": twelve}, before)
+		again, err := s.Get(t.Context(), "I1")
+		require.NoError(t, err)
 		assert.Equal(t, kept, again, "the first stays")
-
-		got, err := s.Get(t.Context(), "I1")
-		require.NoError(t, err)
-		assert.Equal(t, kept, got)
+		for _, id := range []string{"I0", "I2"} {
+			got, err := s.Get(t.Context(), id)
+			require.NoError(t, err)
+			assert.Equal(t, twelve, got.Amount)
+		}
 	})
 
 	t.Run("get what is not there", func(t *testing.T) {
@@ -80,38 +86,46 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 
 	t.Run("take", func(t *testing.T) {
 		s := open(t)
-		isNew, err := payment.Take(t.Context(), s, "I1", twelve)
-		require.NoError(t, err)
-		assert.True(t, isNew)
-		isNew, err = payment.Take(t.Context(), s, "I1", twelve)
-		require.NoError(t, err)
-		assert.False(t, isNew)
-		for _, other := range []money.Amount{{Minor: 1216, Currency: "EUR"}, {Minor: 1215, Currency: "GBP"}} {
-			_, err = payment.Take(t.Context(), s, "I1", other)
-			assert.ErrorIs(t, err, payment.ErrMismatch)
+		take := func(payments ...payment.Payment) []payment.Outcome {
+			outcomes, err := payment.Take(t.Context(), s, payments)
+			require.NoError(t, err)
+			return outcomes
 		}
+		i1, i2, i3 := payment.Payment{ID: "I1", Amount: twelve}, payment.Payment{ID: "I2", Amount: twelve}, payment.Payment{ID: "I3", Amount: twelve}
+		assert.Equal(t, []payment.Outcome{payment.Taken}, take(i1))
+		assert.Equal(t, []payment.Outcome{payment.Repeated}, take(i1))
+		for _, other := range []money.Amount{{Minor: 1216, Currency: "EUR"}, {Minor: 1215, Currency: "GBP"}} {
+			assert.Equal(t, []payment.Outcome{payment.Mismatch}, take(payment.Payment{ID: "I1", Amount: other}))
+		}
+		i2other := payment.Payment{ID: "I2", Amount: money.Amount{Minor: 1, Currency: "EUR"}}
+		assert.Equal(t, []payment.Outcome{payment.Taken, payment.Repeated}, take(i2, i1))
+		assert.Equal(t, []payment.Outcome{payment.Repeated, payment.Mismatch, payment.Taken}, take(i1, i2other, i3))
 	})
 
-	t.Run("many at once", func(t *testing.T) {
+	// Each in another order: they must not wait for each other in a circle.
+	t.Run("many lists of the same ids at once", func(t *testing.T) {
 		s := open(t)
-		var taken, mismatched atomic.Int32
+		var mu sync.Mutex
+		seen := map[payment.Outcome]int{}
 		var all sync.WaitGroup
 		for n := range 40 {
-			amount := money.Amount{Minor: int64(1 + n%2), Currency: "EUR"}
+			list := make([]payment.Payment, 50)
+			for i := range list {
+				list[i] = payment.Payment{ID: fmt.Sprint("I", i), Amount: money.Amount{Minor: int64(1 + n%2), Currency: "EUR"}}
+			}
+			rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 			all.Go(func() {
-				isNew, err := payment.Take(context.Background(), s, "I1", amount)
-				switch {
-				case err == nil && isNew:
-					taken.Add(1)
-				case err != nil:
-					assert.ErrorIs(t, err, payment.ErrMismatch)
-					mismatched.Add(1)
+				outcomes, err := payment.Take(context.Background(), s, list)
+				assert.NoError(t, err)
+				mu.Lock()
+				defer mu.Unlock()
+				for _, outcome := range outcomes {
+					seen[outcome]++
 				}
 			})
 		}
 		all.Wait()
-		assert.EqualValues(t, 1, taken.Load())
-		assert.EqualValues(t, 20, mismatched.Load())
+		assert.Equal(t, map[payment.Outcome]int{payment.Taken: 50, payment.Repeated: 950, payment.Mismatch: 1000}, seen)
 	})
 }
 
@@ -132,7 +146,7 @@ func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
 	s, err := Open(t.Context(), server.URL("provider", "postgres"), 2)
 	require.NoError(t, err)
 	defer s.Close()
-	_, _, err = s.Insert(t.Context(), payment.Payment{ID: "I1", Amount: twelve})
+	_, err = s.Insert(t.Context(), []payment.Payment{{ID: "I1", Amount: twelve}})
 	require.NoError(t, err)
 	for _, statement := range []string{
 		`UPDATE payments SET amount_minor = 1`, `DELETE FROM payments`, `TRUNCATE payments`,
@@ -170,7 +184,7 @@ func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
 	take := func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := payment.Take(ctx, s, "I1", twelve)
+		_, err := payment.Take(ctx, s, []payment.Payment{{ID: "I1", Amount: twelve}})
 		return err
 	}
 	require.Eventually(t, func() bool { return take() != nil }, 20*time.Second, 10*time.Millisecond)
@@ -181,7 +195,7 @@ func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
 	// A wait that an operator cancels succeeds with a warning: not confirmed, too.
 	canceled := make(chan error, 1)
 	go func() {
-		_, err := payment.Take(context.Background(), s, "I1", twelve)
+		_, err := payment.Take(context.Background(), s, []payment.Payment{{ID: "I1", Amount: twelve}})
 		canceled <- err
 	}()
 	require.Eventually(t, func() bool {
