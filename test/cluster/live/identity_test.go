@@ -232,7 +232,7 @@ func TestATokenOfAPodLivesForTenMinutes(t *testing.T) {
 // A second key, the test's own, is published and withdrawn, while invoices are paid without a pause.
 func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	awaitEverything(t)
-	calls := metric(t, "invoice-app", "provider_call_duration_seconds_count", "outcome")
+	calls := metric(t, "invoice-app", "provider_payments_total", "outcome")
 	stop := payWithoutPause(t)
 	inside := newCaller(t)
 	publish := func() string { return mustRun(t, command(t, "dev/publish-keys.sh", kubeContext)) }
@@ -289,7 +289,7 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 
 	paid := stop()
 	assert.Positive(t, paid)
-	now := metric(t, "invoice-app", "provider_call_duration_seconds_count", "outcome")
+	now := metric(t, "invoice-app", "provider_payments_total", "outcome")
 	assert.GreaterOrEqual(t, now["paid"], calls["paid"]+paid)
 	assert.Equal(t, calls["failed"], now["failed"], "a call was tried again")
 }
