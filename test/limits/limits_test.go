@@ -69,7 +69,16 @@ func TestPaymentProvider(t *testing.T) {
 	const one = `{"id":"one","value":1,"currency":"EUR"}`
 	require.Equal(t, http.StatusOK, post(t, p.address, "/payments/pay", one))
 
-	p.withstand(t, "/payments/one", everywhere("/payments/one", "/payments/pay", one))
+	var longest strings.Builder
+	separator := "["
+	for n := range 500 {
+		fmt.Fprintf(&longest, `%s{"id":"%s%d","value":1,"currency":"EUR"}`, separator, strings.Repeat(`\u0026`, 124), 1000+n)
+		separator = ","
+	}
+	attacks := append(everywhere("/payments/one", "/payments/pay", one), bodies("/payments/batch", one, 512<<10)...)
+	p.withstand(t, "/payments/one", append(attacks, attack{"the longest batches", func(t *testing.T, address string) {
+		posts(t, address, "/payments/batch", longest.String()+"]")
+	}}))
 }
 
 // everywhere are the attacks on any service: get is what can be asked for
@@ -77,10 +86,7 @@ func TestPaymentProvider(t *testing.T) {
 func everywhere(get, path, body string) []attack {
 	request := "GET " + get + " HTTP/1.1\r\nHost: localhost\r\n"
 	upload := "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-	list := func(element string) string {
-		return "[" + strings.Repeat(element+",", mebibyte/(len(element)+1)-2) + element + "]"
-	}
-	attacks := []attack{
+	return append([]attack{
 		{"connections without a request", func(t *testing.T, address string) {
 			hold(t, address, 3000, "")
 		}},
@@ -115,30 +121,38 @@ func everywhere(get, path, body string) []attack {
 		{"a body without an end", func(t *testing.T, address string) {
 			hold(t, address, 50, upload+"Transfer-Encoding: chunked\r\n\r\n"+strings.Repeat("10000\r\n"+strings.Repeat(" ", 1<<16)+"\r\n", 80))
 		}},
+	}, bodies(path, body, mebibyte)...)
+}
+
+// bodies are attacks with what is sent to path, which takes body, of up to size
+// bytes.
+func bodies(path, body string, size int) (attacks []attack) {
+	list := func(element string) string {
+		return "[" + strings.Repeat(element+",", size/(len(element)+1)-2) + element + "]"
 	}
 	for name, body := range map[string]string{
 		"lists of nothing":      list("{}"),
 		"lists of lists":        list("[]"),
 		"lists of texts":        list(`""`),
 		"lists of cut invoices": list(body[:len(body)-1]),
-		"one deep value":        strings.Repeat("[", mebibyte),
-		"a deep unknown field":  `{"x":` + strings.Repeat("[", mebibyte-10),
-		"many unknown fields":   manyFields(),
-		"one long text":         `{"` + strings.Repeat("a", mebibyte-10) + `":1}`,
-		"one long escape":       `{"a":"` + strings.Repeat(`\u0041`, mebibyte/6-10) + `"}`,
-		"one long number":       `{"Value":` + strings.Repeat("9", mebibyte-10) + `}`,
-		"nothing but blanks":    strings.Repeat(" ", mebibyte),
+		"one deep value":        strings.Repeat("[", size),
+		"a deep unknown field":  `{"x":` + strings.Repeat("[", size-10),
+		"many unknown fields":   manyFields(size),
+		"one long text":         `{"` + strings.Repeat("a", size-10) + `":1}`,
+		"one long escape":       `{"a":"` + strings.Repeat(`\u0041`, size/6-10) + `"}`,
+		"one long number":       `{"Value":` + strings.Repeat("9", size-10) + `}`,
+		"nothing but blanks":    strings.Repeat(" ", size),
 		"a short text":          body,
 	} {
-		attacks = append(attacks, attack{name, func(t *testing.T, address string) { posts(t, address, path, body) }})
+		attacks = append(attacks, attack{path + ": " + name, func(t *testing.T, address string) { posts(t, address, path, body) }})
 	}
 	return attacks
 }
 
-func manyFields() string {
+func manyFields(size int) string {
 	var body strings.Builder
 	body.WriteString(`{"":0`)
-	for n := 0; body.Len() < mebibyte-20; n++ {
+	for n := 0; body.Len() < size-20; n++ {
 		fmt.Fprintf(&body, `,"%x":0`, n)
 	}
 	return body.String() + "}"
