@@ -66,6 +66,13 @@ func (b *breaker) failed(err error) {
 	}
 }
 
+// answers says that the provider answers, though it failed these invoices.
+func (b *breaker) answers() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.down, b.pause, b.probes = false, nextInvoice, 0
+}
+
 // tripped reports whether there must be only one call at a time, after what
 // pause, and whether the provider is down.
 func (b *breaker) tripped() (pause time.Duration, isDown, is bool) {

@@ -173,27 +173,48 @@ var (
 // inBubble runs test with a Payer of l and p, and what the Payer logs.
 func inBubble(t *testing.T, l *ledger, p provider, test func(t *testing.T, payer *invoice.Payer, log *bytes.Buffer)) {
 	t.Helper()
+	inBubbleWith(t, l, p, 1, test)
+}
+
+// inBubbleWith is inBubble, with so many invoices in a call.
+func inBubbleWith(
+	t *testing.T, l *ledger, p provider, batch int, test func(t *testing.T, payer *invoice.Payer, log *bytes.Buffer),
+) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		payer := invoice.NewPayer(l, p, steady, slog.New(slog.NewTextHandler(&log, nil)))
+		cfg := steady
+		cfg.Batch = batch
+		payer := invoice.NewPayer(l, p, cfg, slog.New(slog.NewTextHandler(&log, nil)))
 		test(t, payer, &log)
 		payer.Close()
 	})
 }
 
 func TestAProviderThatIsDownIsProbed(t *testing.T) {
-	l := newLedger(16_000)
-	var calls atomic.Int32
-	inBubble(t, l, func(context.Context, invoice.Invoice) error {
-		calls.Add(1)
-		return fmt.Errorf("%w: connection refused", invoice.ErrDown)
-	}, func(t *testing.T, payer *invoice.Payer, log *bytes.Buffer) {
-		start := time.Now()
-		requireRemaining(t, payer.PayAll(t.Context()), 16_000, invoice.ErrProvider)
-		assert.InDelta(t, 10, time.Since(start).Seconds(), 3, "its patience")
-		assert.LessOrEqual(t, calls.Load(), int32(40))
-		assert.LessOrEqual(t, bytes.Count(log.Bytes(), []byte("\n")), 6, "%s", log)
-	})
+	for name, attempts := range map[string]int{"at first": 0, "after many failures": 5} {
+		t.Run(name, func(t *testing.T) {
+			l := newLedger(16_000)
+			for _, r := range l.rows {
+				r.attempts = attempts
+			}
+			p := &batches{answer: func(_ context.Context, batch []invoice.Invoice) []error {
+				return all(batch, fmt.Errorf("%w: connection refused", invoice.ErrDown))
+			}}
+			synctest.Test(t, func(t *testing.T) {
+				var log bytes.Buffer
+				cfg := steady
+				cfg.Batch = 500
+				payer := invoice.NewPayer(l, p, cfg, slog.New(slog.NewTextHandler(&log, nil)))
+				start := time.Now()
+				requireRemaining(t, payer.PayAll(t.Context()), 16_000, invoice.ErrProvider)
+				assert.InDelta(t, 10, time.Since(start).Seconds(), 3, "its patience")
+				assert.LessOrEqual(t, bytes.Count(log.Bytes(), []byte("\n")), 6, "%s", &log)
+				payer.Close()
+			})
+			assert.LessOrEqual(t, len(p.got), 40, "calls")
+		})
+	}
 }
 
 func TestAProviderThatFailsEverythingIsNotFlooded(t *testing.T) {
@@ -242,23 +263,25 @@ func TestManyThatAlwaysFailLeaveTheOthersPaid(t *testing.T) {
 		"by not being answered": {60, 6000, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
 		"by a cut connection":   {60, 6000, func(context.Context) error { return fmt.Errorf("%w: EOF", invoice.ErrDown) }},
 	} {
-		t.Run(name, func(t *testing.T) {
-			l := newLedger(test.bad + test.good)
-			inBubble(t, l, func(ctx context.Context, i invoice.Invoice) error {
-				if i.Seq <= int64(test.bad) {
-					return test.fail(ctx)
-				}
-				time.Sleep(10 * time.Millisecond)
-				return nil
-			}, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
-				err := payer.PayAll(t.Context())
-				for underway := new(invoice.UnderwayError); errors.As(err, &underway); {
-					err = payer.PayAll(t.Context())
-				}
-				requireRemaining(t, err, test.bad, invoice.ErrProvider)
-				assert.Equal(t, test.good, l.paid())
+		for _, batch := range []int{1, 128} {
+			t.Run(fmt.Sprint(name, ", ", batch, " in a call"), func(t *testing.T) {
+				l := newLedger(test.bad + test.good)
+				inBubbleWith(t, l, func(ctx context.Context, i invoice.Invoice) error {
+					if i.Seq <= int64(test.bad) {
+						return test.fail(ctx)
+					}
+					time.Sleep(10 * time.Millisecond)
+					return nil
+				}, batch, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
+					err := payer.PayAll(t.Context())
+					for underway := new(invoice.UnderwayError); errors.As(err, &underway); {
+						err = payer.PayAll(t.Context())
+					}
+					requireRemaining(t, err, test.bad, invoice.ErrProvider)
+					assert.Equal(t, test.good, l.paid())
+				})
 			})
-		})
+		}
 	}
 }
 

@@ -33,7 +33,9 @@ type provider func(ctx context.Context, i invoice.Invoice) error
 func (p provider) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	answers := make([]error, len(invoices))
 	for n, i := range invoices {
-		answers[n] = p(ctx, i)
+		if answers[n] = ctx.Err(); answers[n] == nil {
+			answers[n] = p(ctx, i)
+		}
 	}
 	return answers
 }

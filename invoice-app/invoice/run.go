@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -21,22 +22,27 @@ type run struct {
 	done chan struct{} // closed at its end; err does not change then
 	err  error
 
-	through int64 // the snapshot: invoices up to this Seq
-	cursor  int64 // invoices up to this Seq had their turn
-	round   bool  // each invoice had one
+	through int64     // the snapshot: invoices up to this Seq
+	cursor  int64     // invoices up to this Seq had their turn
+	round   bool      // each invoice had one
+	began   time.Time // when the round did
 	inHand  sync.WaitGroup
 	ended   chan struct{} // holds one if a call has ended lately
 
 	settling  sync.Mutex // guards what follows
 	settledAt time.Time  // when an invoice was last settled, or the start
 	failure   error      // what the provider or the ledger last failed with, nil once it works again
+	confirmed *Invoice   // one that the provider has said it took, in this run
+	// suspects are invoices of calls that failed, by Seq, until they have had a
+	// call of their own, and until when they rest before that.
+	suspects map[int64]time.Time
 }
 
 // settle is the whole run. It returns what PayAll does.
 func (r *run) settle() error {
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.RunTimeout)
 	defer cancel()
-	r.settledAt = time.Now()
+	r.settledAt, r.began, r.suspects = time.Now(), time.Now(), map[int64]time.Time{}
 	err := r.ask(ctx, func(ctx context.Context) (err error) {
 		r.through, err = r.ledger.LastSeq(ctx)
 		return err
@@ -68,9 +74,13 @@ func (r *run) ask(ctx context.Context, question func(context.Context) error) err
 // returns nil then, or why it ended before.
 func (r *run) untilSettled(ctx context.Context) error {
 	for {
-		if pause, _, tripped := r.breaker.tripped(); tripped {
+		if _, _, tripped := r.breaker.tripped(); tripped {
 			r.inHand.Wait()
+			pause, isDown, _ := r.breaker.tripped() // what the last call has shown
 			sleep(ctx, pause)
+			if isDown {
+				r.askAgain(ctx)
+			}
 		}
 		if err := r.slots.Acquire(ctx, 1); err != nil {
 			return context.Cause(ctx)
@@ -120,10 +130,28 @@ func (r *run) over(ctx context.Context) error {
 	switch {
 	case r.failure == nil, time.Since(r.settledAt) <= r.cfg.Patience:
 		return nil
-	case tripped && isDown && r.breaker.unsure(), tripped && !isDown && !r.round:
-		return nil // behind those that the provider fails may be some that it takes
+	case tripped && isDown && r.breaker.unsure():
+		return nil
+	case !isDown && (len(r.suspects) > 0 || tripped && !r.round):
+		return nil // among those that the provider fails, or behind them, may be some that it takes
 	}
 	return r.failure
+}
+
+// askAgain asks for a payment that the provider has confirmed. If it does so
+// again it is not down: it is these invoices that get no answer.
+func (r *run) askAgain(ctx context.Context) {
+	r.settling.Lock()
+	confirmed := r.confirmed
+	r.settling.Unlock()
+	if confirmed == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	if r.provider.Pay(ctx, []Invoice{*confirmed})[0] == nil {
+		r.breaker.answers()
+	}
 }
 
 // batchSize is how many invoices the next call should have. The fewer are left,
@@ -139,8 +167,8 @@ func (r *run) batchSize() int {
 
 // send sends claimed invoices to the provider; one slot is there already. Those
 // that nobody has tried before go together. One that was claimed before goes
-// alone: it may be what has held up the others. What gets no slot until sendBy is
-// left to a later claim.
+// alone: it may be what has held up the others. What gets no slot until sendBy, or
+// while the provider fails everything, is left to a later claim.
 func (r *run) send(ctx context.Context, claims []Claim, sendBy time.Time) {
 	var fresh []Claim
 	var calls [][]Claim
@@ -158,6 +186,11 @@ func (r *run) send(ctx context.Context, claims []Claim, sendBy time.Time) {
 	defer cancel()
 	for n, call := range calls {
 		if n > 0 && r.slots.Acquire(inTime, 1) != nil {
+			r.leaveUnsent(ctx, slices.Concat(calls[n:]...))
+			return
+		}
+		if _, _, tripped := r.breaker.tripped(); tripped && n > 0 {
+			r.slots.Release(1)
 			r.leaveUnsent(ctx, slices.Concat(calls[n:]...))
 			return
 		}
@@ -210,12 +243,22 @@ func (r *run) claim(ctx context.Context, limit int) (claims []Claim, at time.Tim
 		case after > r.cursor:
 			after = r.cursor
 		case r.cursor > 0:
-			after, r.cursor, r.round = 0, 0, true
+			r.endRound()
+			after, r.cursor = 0, 0
 		default:
-			r.round = true
+			r.endRound()
 			return nil, at, nil
 		}
 	}
+}
+
+// endRound forgets the suspects that could be claimed throughout the round, and
+// were not: another replica has them.
+func (r *run) endRound() {
+	r.settling.Lock()
+	defer r.settling.Unlock()
+	maps.DeleteFunc(r.suspects, func(_ int64, rests time.Time) bool { return rests.Before(r.began) })
+	r.round, r.began = true, time.Now()
 }
 
 // pay settles the invoices of one call, or releases them. No transaction is open
@@ -268,6 +311,17 @@ func (r *run) pay(ctx context.Context, claims []Claim) {
 	defer r.settling.Unlock()
 	if err == nil && len(released) < len(claims) {
 		r.settledAt, r.failure = time.Now(), nil
+	}
+	if len(paid) > 0 {
+		r.confirmed = &paid[0].Invoice
+	}
+	for _, c := range claims {
+		delete(r.suspects, c.Seq)
+	}
+	if len(claims) > 1 {
+		for _, c := range released {
+			r.suspects[c.Seq] = time.Now().Add(c.Wait)
+		}
 	}
 	if err = cmp.Or(err, failure); err != nil {
 		r.failure = err
