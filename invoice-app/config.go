@@ -41,7 +41,7 @@ func readConfig(s *config.Set) Config {
 		Seed:              s.Bool("SEED_INVOICES", false, "put the invoices I1, I2 and I3 into a database that has none"),
 		Pay: invoice.PayerConfig{
 			Concurrency: s.Int("PAY_CONCURRENCY", 8, 1, 1000, "calls to payment-provider at once"),
-			Batch:       s.Int("PAY_BATCH", 128, 1, 500, "invoices in one call to payment-provider at most"),
+			Batch:       s.Int("PAY_BATCH", 256, 1, 500, "invoices in one call to payment-provider at most"),
 			Timeout:     s.Duration("PAYMENT_TIMEOUT", 3*time.Second, 10*time.Millisecond, time.Minute, "longest call to payment-provider"),
 			Lease:       s.Duration("CLAIM_LEASE", 15*time.Second, time.Second, 10*time.Minute, "how long an invoice stays with a replica that may have died"),
 			Patience:    s.Duration("PAY_PATIENCE", 10*time.Second, 0, time.Hour, "pay-all gives up after so long without a payment that works"),
