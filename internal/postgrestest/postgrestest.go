@@ -95,23 +95,49 @@ func (s *Server) end(signal syscall.Signal) {
 	}
 	pid := s.process.Process.Pid
 	if signal == syscall.SIGKILL {
-		// Its children have left its process group. Stopped, it makes no new ones.
-		_ = syscall.Kill(pid, syscall.SIGSTOP)
-		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-		for _, child := range strings.Fields(string(children)) {
-			if id, err := strconv.Atoi(child); err == nil {
-				_ = syscall.Kill(id, syscall.SIGKILL)
-			}
-		}
+		_ = syscall.Kill(pid, syscall.SIGSTOP) // so that it makes no new children
+		s.signalChildren(signal)
 	}
 	_ = syscall.Kill(pid, signal)
 	_ = s.process.Wait() // ended by a signal, as asked
 	s.process = nil
 }
 
+// Freeze stops every process of the server where it stands, until Thaw. The
+// kernel still takes connections and what is sent to them.
+func (s *Server) Freeze() {
+	_ = syscall.Kill(s.process.Process.Pid, syscall.SIGSTOP)
+	s.signalChildren(syscall.SIGSTOP)
+}
+
+// Thaw lets the server go on after a Freeze.
+func (s *Server) Thaw() {
+	s.signalChildren(syscall.SIGCONT)
+	_ = syscall.Kill(s.process.Process.Pid, syscall.SIGCONT)
+}
+
+// signalChildren reaches those that have left the server's process group, which is all of them.
+func (s *Server) signalChildren(signal syscall.Signal) {
+	pid := s.process.Process.Pid
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	for _, child := range strings.Fields(string(children)) {
+		if id, err := strconv.Atoi(child); err == nil {
+			_ = syscall.Kill(id, signal)
+		}
+	}
+}
+
+// Address is where the server listens, as host:port.
+func (s *Server) Address() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
+
 // URL is the DATABASE_URL of a database, for role.
 func (s *Server) URL(role, database string) string {
-	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", role, s.port, database)
+	return URL(s.Address(), role, database)
+}
+
+// URL is the DATABASE_URL of a database that is reached at address.
+func URL(address, role, database string) string {
+	return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", role, address, database)
 }
 
 // Pooler starts PgBouncer in front of the server, in transaction mode, and
@@ -142,11 +168,10 @@ func (s *Server) Pooler(roles ...string) (url func(role, database string) string
 		_ = pooler.Process.Kill()
 		_ = pooler.Wait() // ended by a signal, as asked
 	})
-	url = func(role, database string) string {
-		return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", role, port, database)
-	}
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	url = func(role, database string) string { return URL(address, role, database) }
 	require.Eventually(s.t, func() bool {
-		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			return false
 		}

@@ -32,6 +32,9 @@ const (
 	knownCaller   rule = "a payment is taken for invoice-app, and for nobody else"
 	soundProcess  rule = "no process ends or panics by itself"
 	clearAnswers  rule = "the API answers as it is documented"
+	inTime        rule = "a request is answered within its documented deadline"
+	staysReady    rule = "a healthy replica is not out of service for another's fault"
+	locksFree     rule = "a lock is free soon after its holder stands still or is gone"
 )
 
 // violation is what a check found.

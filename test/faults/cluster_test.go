@@ -20,6 +20,7 @@ import (
 
 	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/postgrestest"
+	"example.com/invoices/internal/server"
 )
 
 // enough is how long anything may take that is bound to happen. It only ends a
@@ -29,13 +30,14 @@ const enough = time.Minute
 // cluster is several replicas of both services on their two databases, with a
 // proxy between them.
 type cluster struct {
-	server    *postgrestest.Server
-	invoicing string // name of invoice-app's database
-	paying    string // name of payment-provider's
-	apps      []*replica
-	providers []*replica
-	proxy     *proxy
-	tokens    *identitytest.Cluster // issues what invoice-app shows to payment-provider
+	server     *postgrestest.Server
+	invoicing  string // name of invoice-app's database
+	paying     string // name of payment-provider's
+	apps       []*replica
+	providers  []*replica
+	proxy      *proxy
+	toProvider []*link               // each app's, to the proxy
+	tokens     *identitytest.Cluster // issues what invoice-app shows to payment-provider
 }
 
 // settings are how a cluster differs from another.
@@ -75,11 +77,13 @@ func newCluster(t *testing.T, server *postgrestest.Server, s settings) *cluster 
 	c.proxy = newProxy(c.providers)
 	t.Cleanup(c.proxy.server.Close)
 	env := append([]string{
-		"PAYMENT_PROVIDER_URL=" + c.proxy.server.URL,
 		"PAYMENT_PROVIDER_TOKEN_FILE=" + c.tokens.TokenFile(c.tokens.Token()),
 	}, s.env...)
 	for n := range s.apps {
-		c.apps = append(c.apps, c.newReplica(t, fmt.Sprintf("invoice-app-%d", n), s.programs.invoiceApp, c.invoicing, env...))
+		provider := newLink(t, c.proxy.server.Listener.Addr().String())
+		c.toProvider = append(c.toProvider, provider)
+		c.apps = append(c.apps, c.newReplica(t, fmt.Sprintf("invoice-app-%d", n), s.programs.invoiceApp, c.invoicing,
+			append([]string{"PAYMENT_PROVIDER_URL=http://" + provider.address()}, env...)...))
 	}
 	t.Cleanup(func() { c.end(t) })
 	for _, r := range c.replicas() {
@@ -117,11 +121,13 @@ func (c *cluster) newReplica(t *testing.T, name, program, database string, env .
 	folder := t.TempDir()
 	log, err := os.Create(filepath.Join(folder, "log"))
 	require.NoError(t, err)
-	env = append([]string{
+	r := &replica{name: name, binary: program, folder: folder, log: log, database: newLink(t, c.server.Address()), answer: payAnswer(env)}
+	r.env = append([]string{
 		"LISTEN_ADDR=127.0.0.1:0",
-		"DATABASE_URL=" + c.server.URL("application", database),
+		"DATABASE_URL=" + postgrestest.URL(r.database.address(), "application", database),
 	}, env...)
-	return &replica{name: name, binary: program, folder: folder, env: env, log: log}
+	r.back = r.away.begin()
+	return r
 }
 
 func (c *cluster) replicas() []*replica {
@@ -153,43 +159,96 @@ func (c *cluster) waitReady(t *testing.T) {
 // anyOf draws one of list.
 func anyOf[T any](list []T) T { return list[rand.IntN(len(list))] }
 
-// call makes a request, within ctx and what is enough. Status 0 means that no
-// whole answer came.
+// reply is what came back for a request. Status 0 means that no whole answer came.
+type reply struct {
+	status int
+	text   []byte
+	heard  bool          // the answer began at least
+	after  time.Duration // until then, or until it was clear that none comes
+}
+
+// call makes a request, within ctx and what is enough.
 func call(ctx context.Context, method, url, body string) (status int, text []byte) {
 	return callAs(ctx, "", method, url, body)
 }
 
 // callAs is call with a token, if that is not "".
 func callAs(ctx context.Context, token, method, url, body string) (status int, text []byte) {
+	r := request(ctx, token, method, url, body)
+	return r.status, r.text
+}
+
+func request(ctx context.Context, token, method, url, body string) (r reply) {
 	ctx, cancel := context.WithTimeout(ctx, enough)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
-		return 0, nil
+		return r
 	}
 	request.Header.Set("Content-Type", "application/json")
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
+	start := time.Now()
 	response, err := client.Do(request)
+	r.after = time.Since(start)
 	if err != nil {
-		return 0, nil
+		return r
 	}
 	defer response.Body.Close()
-	text, err = io.ReadAll(response.Body)
-	if err != nil {
-		return 0, nil
+	r.heard = true
+	r.text, err = io.ReadAll(response.Body)
+	if err == nil {
+		r.status = response.StatusCode
 	}
-	return response.StatusCode, text
+	return r
 }
 
 // client opens a connection for each call: none is left over from a process
 // that has been killed.
 var client = http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
+// late is how much later than at its deadline an answer may come, since the
+// machine may be busy.
+const late = 15 * time.Second
+
+// ask makes a request of r, within ctx and what is enough, and notes if it is
+// not answered in its time. What docs/bounds.md says counts from the arrival of
+// the request to the beginning of its answer.
+func (r *replica) ask(ctx context.Context, token, method, path, body string) (status int, text []byte) {
+	mark, url := r.away.mark(), r.url()
+	if url == "" {
+		return 0, nil
+	}
+	a := request(ctx, token, method, url+path, body)
+	deadline := server.AnswerTimeout
+	if path == "/invoices/pay" {
+		deadline = r.answer
+	}
+	switch {
+	case ctx.Err() != nil && !a.heard: // whoever asked has gone
+	case r.away.since(mark):
+	case a.after > deadline+late, !a.heard && a.after < enough:
+		r.violate(inTime, "%s %s has no answer after %s", method, path, a.after)
+	}
+	return a.status, a.text
+}
+
+// payAnswer is within which time a pay-all is answered by an invoice-app with
+// these variables: when it is told that paying goes on, what remains is counted.
+func payAnswer(env []string) time.Duration {
+	answer := 45 * time.Second
+	for _, variable := range env {
+		if value, found := strings.CutPrefix(variable, "PAY_ANSWER="); found {
+			answer, _ = time.ParseDuration(value)
+		}
+	}
+	return answer + 15*time.Second
+}
+
 // payAll asks r to pay every invoice.
 func payAll(ctx context.Context, r *replica) (status int, text []byte) {
-	return call(ctx, http.MethodPost, r.url()+"/invoices/pay", "")
+	return r.ask(ctx, "", http.MethodPost, "/invoices/pay", "")
 }
 
 // shown is an invoice as invoice-app shows it.
@@ -206,7 +265,7 @@ func (s shown) settled() bool { return s.IsPaid || s.Rejected != "" }
 // list asks some replica for all invoices, by id, until one answers in full.
 func (c *cluster) list(ctx context.Context) (map[string]shown, error) {
 	for deadline := time.Now().Add(enough); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		status, text := call(ctx, http.MethodGet, anyOf(c.apps).url()+"/invoices", "")
+		status, text := anyOf(c.apps).ask(ctx, "", http.MethodGet, "/invoices", "")
 		if status != http.StatusOK {
 			continue
 		}

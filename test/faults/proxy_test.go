@@ -175,7 +175,8 @@ type injector struct {
 
 	mu     sync.Mutex
 	rand   *rand.Rand
-	counts map[string]int // injected faults by kind
+	counts map[string]int // faults by kind, those of others included
+	mine   int            // injected by answer
 }
 
 // fault is one kind of fault.
@@ -253,18 +254,29 @@ func (i *injector) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 			return
 		}
 	}
+	i.add(faultKinds[n].kind)
 	i.mu.Lock()
-	i.counts[faultKinds[n].kind]++
+	i.mine++
 	i.mu.Unlock()
 	faultKinds[n].spoil(i, w, r, body, a, draw)
 }
 
-// injected is how many faults there were so far.
-func (i *injector) injected() (total int) {
+// injected is how many faults answer has injected so far.
+func (i *injector) injected() int {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	for _, n := range i.counts {
-		total += n
-	}
-	return total
+	return i.mine
+}
+
+// add counts a fault of a kind.
+func (i *injector) add(kind string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.counts[kind]++
+}
+
+func (i *injector) count(kind string) int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.counts[kind]
 }

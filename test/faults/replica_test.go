@@ -11,9 +11,43 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
+
+// spells are the times during which something is out of order.
+type spells struct {
+	mu        sync.Mutex
+	begun, on int
+}
+
+// begin begins a spell, which lasts until end. Spells may overlap.
+func (s *spells) begin() (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun++
+	s.on++
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.on--
+	})
+}
+
+// mark is the present, for since.
+func (s *spells) mark() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.begun - s.on // how many have ended
+}
+
+// since reports whether any part of a spell was after mark.
+func (s *spells) since(mark int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.begun > mark
+}
 
 // replica is one process of a service, which can be ended and started again.
 type replica struct {
@@ -23,7 +57,14 @@ type replica struct {
 	folder string   // where it runs: an empty one, so that no .env file is found
 	log    *os.File // of all its lives
 
+	database *link         // to its database
+	answer   time.Duration // within which a pay-all is answered
+
+	away   spells // it could not answer: killed, starting or frozen
+	cutOff spells // its database could not answer it
+
 	mu      sync.Mutex
+	back    func() // ends the spell of away that its killing began
 	process *os.Process
 	exited  chan struct{} // closed when the process has ended
 	exit    error         // of the process that has ended
@@ -80,6 +121,8 @@ func (r *replica) read(line string) {
 	var record struct{ Msg, Address string }
 	if json.Unmarshal([]byte(line), &record) == nil && record.Msg == "serving" && !r.asked {
 		r.address = record.Address
+		r.back()
+		r.back = func() {}
 	}
 }
 
@@ -104,7 +147,31 @@ func (r *replica) signal(s syscall.Signal) {
 	if s == syscall.SIGKILL {
 		r.address = ""
 	}
+	r.back()
+	r.back = r.away.begin()
 	_ = r.process.Signal(s) // it may have ended meanwhile
+}
+
+// freeze stops the process where it stands, until thaw. It reports false if there is none.
+func (r *replica) freeze() (thaw func(), ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.address == "" {
+		return nil, false
+	}
+	process, end := r.process, r.away.begin()
+	_ = process.Signal(syscall.SIGSTOP)
+	return func() {
+		_ = process.Signal(syscall.SIGCONT) // it may have been killed meanwhile
+		end()
+	}, true
+}
+
+// violate notes what the replica did that no fault excuses.
+func (r *replica) violate(rule rule, format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wrong = append(r.wrong, violation{rule, r.name + ": " + fmt.Sprintf(format, args...)})
 }
 
 // wait waits for the process to end, and returns how it did.

@@ -45,11 +45,25 @@ func TestStorm(t *testing.T) {
 	c := newCluster(t, startServer(t), settings{unbroken, 3, 2, stormEnv})
 	s := newStorm(c, seed, faults)
 	s.databaseStops = true
+	s.lasting = lastingFaults
 	violations := s.run(t)
 	assert.Empty(t, violations)
 	assert.GreaterOrEqual(t, s.injector.injected(), faults)
-	assert.Positive(t, s.kills)
-	assert.Positive(t, s.stops)
+	kinds := []string{killed, stopped, heldSnapshot}
+	for _, list := range lastingFaults {
+		for _, fault := range list {
+			kinds = append(kinds, fault.kind)
+		}
+	}
+	for _, fault := range faultKinds {
+		kinds = append(kinds, fault.kind)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(clients)) {
+		kinds = append(kinds, kind)
+	}
+	for _, kind := range kinds {
+		assert.Positive(t, s.injector.count(kind), kind)
+	}
 	assert.Positive(t, s.proxy.refused.Load(), "no token was refused")
 	assert.Positive(t, s.payAlls[http.StatusOK], "no pay-all came to an end")
 }
@@ -75,12 +89,29 @@ type storm struct {
 	seed          uint64
 	faults        int           // the storm goes on until so many have been injected
 	databaseStops bool          // the database is stopped, too
+	lasting       [][]lasting   // the storm goes on until each has happened
 	bound         time.Duration // of a pay-all after the storm
 
-	kills, stops int
-	countMu      sync.Mutex
-	payAlls      map[int]int // by status; 0: no answer
+	serverMu sync.Mutex // held while the database is stopped or frozen
+	stopped  spells     // of the database
+
+	inFile   []sent // what every import imports
+	file     string
+	toImport *link // their way to the database
+	imported sync.Once
+	life     context.Context // of processes that are left as they are
+	left     sync.WaitGroup
+
+	countMu sync.Mutex
+	payAlls map[int]int // by status; 0: no answer
 }
+
+// Kinds of faults beside those of lists.
+const (
+	killed       = "replica killed and started again"
+	stopped      = "database stopped hard"
+	heldSnapshot = "old snapshot held"
+)
 
 // newStorm returns a storm over c, that draws from seed.
 func newStorm(c *cluster, seed uint64, faults int) *storm {
@@ -104,14 +135,38 @@ func (s *storm) run(t *testing.T) []violation {
 	s.proxy.behave(s.injector.answer)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var traffic sync.WaitGroup
+	s.newImport(t)
+	var traffic, standing, rounds sync.WaitGroup
+	s.life = ctx
+	for n, list := range s.lasting {
+		rounds.Add(1)
+		round := sync.OnceFunc(rounds.Done)
+		standing.Go(func() { s.strikeOn(ctx, list, s.draws(uint64(20+n)), round) })
+	}
+	for n, kind := range slices.Sorted(maps.Keys(clients)) {
+		traffic.Go(func() { s.misbehave(ctx, kind, s.draws(uint64(30+n))) })
+	}
+	for _, database := range []string{s.invoicing, s.paying} {
+		traffic.Go(func() { s.holdSnapshot(ctx, database) })
+	}
+	traffic.Go(func() { s.watchLocks(ctx) })
+	for _, r := range s.replicas() {
+		traffic.Go(func() { watchReadiness(ctx, r) })
+	}
 	traffic.Go(func() { s.addInvoices(ctx) })
 	traffic.Go(func() { s.intrude(ctx, s.draws(3)) })
 	for n := range 4 {
 		traffic.Go(func() { s.callPayAll(ctx, s.draws(uint64(10+n))) })
 	}
-	s.disturb(t)
+	over := make(chan struct{})
+	go func() {
+		rounds.Wait()
+		close(over)
+	}()
+	s.disturb(t, over)
 	cancel()
+	standing.Wait()
+	s.left.Wait()
 	s.killAll(t)
 	s.proxy.behave(s.proxy.relay)
 	s.waitReady(t)
@@ -125,9 +180,9 @@ func (s *storm) run(t *testing.T) []violation {
 
 // disturb kills and starts replicas, stops and starts the database, spoils
 // invoice-app's token and rotates the keys, until enough faults have been
-// injected. Their number is its clock, so that a slow
+// injected, and over is closed. Their number is its clock, so that a slow
 // machine gets as far between two kills as a fast one.
-func (s *storm) disturb(t *testing.T) {
+func (s *storm) disturb(t *testing.T, over chan struct{}) {
 	t.Helper()
 	const (
 		faultsPerKill = 12 // on average
@@ -136,8 +191,8 @@ func (s *storm) disturb(t *testing.T) {
 	draw := s.draws(1)
 	pause := func(most time.Duration) { time.Sleep(time.Duration(draw.Int64N(int64(most)))) }
 	nextStop := faultsPerStop / 2
-	for s.injector.injected() < s.faults {
-		until := min(s.injector.injected()+draw.IntN(2*faultsPerKill), s.faults)
+	for s.injector.injected() < s.faults || !isClosed(over) {
+		until := s.injector.injected() + draw.IntN(2*faultsPerKill)
 		require.Eventually(t, func() bool { return s.injector.injected() >= until }, enough, 10*time.Millisecond, "nothing is paid any more")
 		pause(100 * time.Millisecond)
 		replicas := s.replicas()
@@ -145,7 +200,7 @@ func (s *storm) disturb(t *testing.T) {
 		victims := replicas[:1+draw.IntN(2)]
 		for _, victim := range victims {
 			victim.kill()
-			s.kills++
+			s.count(killed)
 		}
 		if draw.IntN(2) == 0 {
 			s.tokens.TokenFile("spoiled")
@@ -153,10 +208,7 @@ func (s *storm) disturb(t *testing.T) {
 		pause(500 * time.Millisecond)
 		if s.databaseStops && s.injector.injected() >= nextStop {
 			nextStop += faultsPerStop
-			s.server.Kill()
-			s.stops++
-			pause(2 * time.Second)
-			s.server.Run()
+			s.stopDatabase(pause)
 		}
 		// Tokens of the oldest key may be on their way: they are refused, and replaced.
 		s.tokens.AddKey()
@@ -169,12 +221,34 @@ func (s *storm) disturb(t *testing.T) {
 	}
 }
 
+func (s *storm) stopDatabase(pause func(time.Duration)) {
+	s.serverMu.Lock()
+	defer s.serverMu.Unlock()
+	defer s.cutOffAll()()
+	s.server.Kill()
+	s.count(stopped)
+	pause(2 * time.Second)
+	s.server.Run()
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// count counts a fault of a kind.
+func (s *storm) count(kind string) { s.injector.add(kind) }
+
 // killAll kills every invoice-app in the midst of its work. What they have
 // claimed must become free by itself.
 func (s *storm) killAll(t *testing.T) {
 	for _, app := range s.apps {
 		app.kill()
-		s.kills++
+		s.count(killed)
 	}
 	require.NoError(t, s.checkLeases(t.Context(), s.cluster, stormLease))
 	for _, app := range s.apps {
@@ -212,7 +286,7 @@ func (s *storm) intrude(ctx context.Context, draw *rand.Rand) {
 			"another account": s.tokens.Token(func(claims *identitytest.Claims) { claims.Subject = "another" }),
 		} {
 			body := fmt.Sprintf(`{"id":"intruder-%d","value":1,"currency":"EUR"}`, number)
-			status, text := callAs(ctx, token, http.MethodPost, anyOf(s.providers).url()+"/payments/pay", body)
+			status, text := anyOf(s.providers).ask(ctx, token, http.MethodPost, "/payments/pay", body)
 			switch status {
 			case 0, http.StatusUnauthorized, http.StatusForbidden: // 0: it does not serve
 			default:
@@ -249,7 +323,7 @@ func (s *storm) callPayAll(ctx context.Context, draw *rand.Rand) {
 // addInvoices sends new invoices to random replicas until ctx is done. It waits
 // while too many are unpaid.
 func (s *storm) addInvoices(ctx context.Context) {
-	const backlog = 300
+	const backlog = 300 + importSize
 	draw := s.draws(2)
 	for number := 0; ctx.Err() == nil; {
 		time.Sleep(time.Duration(draw.Int64N(int64(300 * time.Millisecond))))
@@ -264,7 +338,7 @@ func (s *storm) addInvoices(ctx context.Context) {
 		s.book.send(list)
 		body := encode(list, draw)
 		s.insist("invoice-app", func() (int, []byte) {
-			return call(context.Background(), http.MethodPost, anyOf(s.apps).url()+"/invoices", body)
+			return anyOf(s.apps).ask(context.Background(), "", http.MethodPost, "/invoices", body)
 		})
 		s.accept(list)
 	}
@@ -307,7 +381,7 @@ func (s *storm) newInvoice(draw *rand.Rand, number int) sent {
 	}
 	body, _ := json.Marshal(map[string]any{"id": i.id, "value": json.Number(before.number), "currency": before.currency})
 	s.insist("payment-provider", func() (int, []byte) {
-		return callAs(context.Background(), s.tokens.Token(), http.MethodPost, anyOf(s.providers).url()+"/payments/pay", string(body))
+		return anyOf(s.providers).ask(context.Background(), s.tokens.Token(), http.MethodPost, "/payments/pay", string(body))
 	})
 	return i
 }
@@ -357,7 +431,6 @@ func (s *storm) report() string {
 	for _, kind := range slices.Sorted(maps.Keys(s.injector.counts)) {
 		fmt.Fprintf(&b, "  %5d %s\n", s.injector.counts[kind], kind)
 	}
-	fmt.Fprintf(&b, "%d replicas killed and started again, database stopped hard %d times\n", s.kills, s.stops)
 	fmt.Fprintf(&b, "%d calls of invoice-app refused for their token\n", s.proxy.refused.Load())
 	fmt.Fprintf(&b, "pay-alls by status (0: cut): %v", s.payAlls)
 	return b.String()

@@ -1,0 +1,302 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/postgrestest"
+)
+
+// lasting is a kind of fault that stands still, or holds something, for a while.
+type lasting struct {
+	kind string
+	strike
+}
+
+// strike lets a fault happen once, and ends early with ctx. It reports false if
+// there was no occasion for it.
+type strike func(ctx context.Context, s *storm, draw *rand.Rand) bool
+
+// outlast is how long a fault lasts that must be longer than any deadline.
+const outlast = 28 * time.Second
+
+// lastingFaults are those of the storm. Each list is one thread of it, so that faults of different lists coincide.
+var lastingFaults = [][]lasting{
+	{
+		{"replica frozen and resumed", frozenReplica(stormTimeout, stormLease)},
+		{"replica frozen for longer than its claims", frozenReplica(stormLease, 2*stormLease)},
+		{"no packets to a database", droppedDatabase(there)},
+		{"no packets from a database", droppedDatabase(back)},
+		{"no packets to and from a database, for long", droppedForLong},
+		{"no packets to payment-provider", droppedProvider(there)},
+		{"no packets from payment-provider", droppedProvider(back)},
+		{"no packets to and from payment-provider", droppedProvider(there, back)},
+	},
+	{
+		{"import", importing(nil)},
+		{"import frozen in its transaction, and resumed", importing(resume)},
+		{"import frozen in its transaction, and left", importing(leave)},
+		{"import killed in its transaction", importing(kill)},
+		{"connection lost before a commit", lostCommit(lost)},
+		{"connection lost behind a commit", lostCommit(lostBehind)},
+		{"row locked by a forgotten session", forgottenLock},
+	},
+	{
+		{"database frozen", frozenDatabase},
+	},
+}
+
+// strikeOn lets the faults of a list happen, in an order that is drawn, again
+// and again until ctx is done. It calls round when each has happened once.
+func (s *storm) strikeOn(ctx context.Context, list []lasting, draw *rand.Rand, round func()) {
+	for ctx.Err() == nil {
+		for _, n := range draw.Perm(len(list)) {
+			for ctx.Err() == nil && !list[n].strike(ctx, s, draw) {
+				sleep(ctx, 100*time.Millisecond)
+			}
+			if ctx.Err() == nil {
+				s.count(list[n].kind)
+			}
+			sleep(ctx, time.Duration(draw.Int64N(int64(time.Second))))
+		}
+		round()
+		const faultsPerRound = 400
+		for until := s.injector.injected() + faultsPerRound; s.injector.injected() < until && ctx.Err() == nil; {
+			sleep(ctx, 100*time.Millisecond)
+		}
+	}
+}
+
+// sleep waits for as long as ctx is not done.
+func sleep(ctx context.Context, wait time.Duration) {
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+	}
+}
+
+// between draws a time.
+func between(draw *rand.Rand, least, most time.Duration) time.Duration {
+	return least + time.Duration(draw.Int64N(int64(most-least)))
+}
+
+func frozenReplica(least, most time.Duration) strike {
+	return func(ctx context.Context, s *storm, draw *rand.Rand) bool {
+		replicas := s.replicas()
+		thaw, ok := replicas[draw.IntN(len(replicas))].freeze()
+		if ok {
+			sleep(ctx, between(draw, least, most))
+			thaw()
+		}
+		return ok
+	}
+}
+
+func droppedDatabase(directions ...direction) strike {
+	return func(ctx context.Context, s *storm, draw *rand.Rand) bool {
+		replicas := s.replicas()
+		s.dropDatabase(ctx, replicas[draw.IntN(len(replicas))], between(draw, stormTimeout, 3*stormLease), directions...)
+		return true
+	}
+}
+
+// droppedForLong cuts off an invoice-app for longer than any answer may take.
+func droppedForLong(ctx context.Context, s *storm, draw *rand.Rand) bool {
+	s.dropDatabase(ctx, s.apps[draw.IntN(len(s.apps))], outlast, there, back)
+	return true
+}
+
+func (s *storm) dropDatabase(ctx context.Context, r *replica, lasts time.Duration, directions ...direction) {
+	defer r.cutOff.begin()()
+	defer r.database.drop(directions...)()
+	sleep(ctx, lasts)
+}
+
+func droppedProvider(directions ...direction) strike {
+	return func(ctx context.Context, s *storm, draw *rand.Rand) bool {
+		defer s.toProvider[draw.IntN(len(s.toProvider))].drop(directions...)()
+		sleep(ctx, between(draw, stormTimeout, stormLease))
+		return true
+	}
+}
+
+// frozenDatabase freezes PostgreSQL for longer than a request may take.
+func frozenDatabase(ctx context.Context, s *storm, draw *rand.Rand) bool {
+	s.serverMu.Lock()
+	defer s.serverMu.Unlock()
+	defer s.cutOffAll()()
+	s.server.Freeze()
+	sleep(ctx, between(draw, 12*time.Second, 14*time.Second))
+	s.server.Thaw()
+	return true
+}
+
+// cutOffAll notes that no replica can reach its database until over.
+func (s *storm) cutOffAll() (over func()) {
+	ends := []func(){s.stopped.begin()}
+	for _, r := range s.replicas() {
+		ends = append(ends, r.cutOff.begin())
+	}
+	return func() {
+		for _, end := range ends {
+			end()
+		}
+	}
+}
+
+// Texts of PostgreSQL's protocol that are sent within a transaction.
+const (
+	commit  = "Q\x00\x00\x00\x0bcommit\x00"
+	lastDid = "setval('invoices_seq_seq'" // the last step of an import before its commit
+)
+
+// lostCommit loses the connection on which an invoice-app commits, in the
+// midst of adding a list: with the commit, or right behind it.
+func lostCommit(how fate) strike {
+	return func(ctx context.Context, s *storm, draw *rand.Rand) bool {
+		app, seen := s.apps[draw.IntN(len(s.apps))], make(chan struct{})
+		app.database.at(commit, func() fate {
+			close(seen)
+			return how
+		})
+		select {
+		case <-seen:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// forgottenLock locks an unpaid invoice, in both databases, as somebody does
+// who leaves psql open.
+func forgottenLock(ctx context.Context, s *storm, draw *rand.Rand) bool {
+	var id string
+	invoicing, err := pgx.Connect(ctx, s.server.URL(superuser, s.invoicing))
+	if err != nil {
+		return false // the database is stopped
+	}
+	defer invoicing.Close(context.WithoutCancel(ctx))
+	paying, err := pgx.Connect(ctx, s.server.URL(superuser, s.paying))
+	if err != nil {
+		return false
+	}
+	defer paying.Close(context.WithoutCancel(ctx))
+	_, err = invoicing.Exec(ctx, `BEGIN`)
+	if err == nil {
+		err = invoicing.QueryRow(ctx, `SELECT id FROM invoices WHERE paid_at IS NULL AND rejected_reason IS NULL
+			ORDER BY seq DESC LIMIT 1 FOR UPDATE`).Scan(&id)
+	}
+	if err == nil {
+		_, err = paying.Exec(ctx, `BEGIN`)
+	}
+	if err == nil {
+		_, err = paying.Exec(ctx, `INSERT INTO payments (id, amount_minor, currency) VALUES ($1, 1, 'EUR')`, id)
+	}
+	if err != nil {
+		return false
+	}
+	sleep(ctx, between(draw, 10*time.Second, 14*time.Second))
+	return true // and the sessions end
+}
+
+// importSize is more than invoice-app adds in one go, so that it is staged.
+const importSize = 1100
+
+// newImport makes up the invoices of all imports, and the file that has them.
+func (s *storm) newImport(t *testing.T) {
+	t.Helper()
+	var text strings.Builder
+	text.WriteString("InvoiceId,Value,Currency\n")
+	draw := s.draws(4)
+	for n := range importSize {
+		i := sent{id: fmt.Sprintf("import-%d", n), amount: newAmount(draw)}
+		s.inFile = append(s.inFile, i)
+		fmt.Fprintf(&text, "%s,%s,%s\n", i.id, i.amount.number, i.amount.currency)
+	}
+	s.book.send(s.inFile)
+	s.file = filepath.Join(t.TempDir(), "invoices.csv")
+	require.NoError(t, os.WriteFile(s.file, []byte(text.String()), 0o600))
+	s.toImport = newLink(t, s.server.Address())
+}
+
+// importer is the process of an import. It ends with ctx, also if it is frozen.
+func (s *storm) importer(ctx context.Context) *exec.Cmd {
+	c := exec.CommandContext(ctx, s.apps[0].binary, "import", s.file)
+	c.Dir = s.apps[0].folder
+	c.Env = []string{"DATABASE_URL=" + postgrestest.URL(s.toImport.address(), "application", s.invoicing)}
+	return c
+}
+
+// importing runs an import that meets with accident, if that is not nil, when
+// it is about to commit, and then the same import until it has succeeded.
+func importing(accident func(context.Context, *os.Process, *rand.Rand)) strike {
+	return func(ctx context.Context, s *storm, draw *rand.Rand) bool {
+		if accident != nil && !s.importTo(s.life, func(p *os.Process) { accident(ctx, p, draw) }) {
+			return false
+		}
+		bounded, cancel := context.WithTimeout(ctx, enough)
+		defer cancel()
+		for {
+			out, err := s.importer(bounded).CombinedOutput()
+			switch {
+			case err == nil:
+				s.imported.Do(func() { s.accept(s.inFile) })
+				return true
+			case ctx.Err() != nil:
+				return false
+			case bounded.Err() != nil:
+				s.violate(locksFree, "an import does not succeed: %v: %s", err, out)
+				return true
+			}
+			sleep(ctx, 100*time.Millisecond)
+		}
+	}
+}
+
+// importTo runs an import up to its commit, stops it there, and calls then. It
+// reports false if the import ended before.
+func (s *storm) importTo(ctx context.Context, then func(*os.Process)) bool {
+	command, stopped := s.importer(ctx), make(chan struct{})
+	if err := command.Start(); err != nil {
+		s.violate(soundProcess, "an import does not start: %v", err)
+		return true
+	}
+	s.toImport.at(lastDid, func() fate {
+		_ = command.Process.Signal(syscall.SIGSTOP)
+		close(stopped)
+		return passes
+	})
+	ended := make(chan struct{})
+	s.left.Go(func() {
+		_ = command.Wait() // whatever becomes of it, the next import has to succeed
+		close(ended)
+	})
+	select {
+	case <-stopped:
+		then(command.Process)
+		return true
+	case <-ended:
+		return false
+	}
+}
+
+func leave(context.Context, *os.Process, *rand.Rand) {}
+
+func kill(_ context.Context, p *os.Process, _ *rand.Rand) { _ = p.Kill() }
+
+func resume(ctx context.Context, p *os.Process, draw *rand.Rand) {
+	sleep(ctx, between(draw, stormTimeout, 3*stormLease))
+	_ = p.Signal(syscall.SIGCONT)
+}
