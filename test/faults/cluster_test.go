@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"example.com/invoices/internal/identitytest"
+	"example.com/invoices/internal/podtest"
 	"example.com/invoices/internal/postgrestest"
 	"example.com/invoices/internal/server"
 )
@@ -45,6 +46,9 @@ type settings struct {
 	programs        programs
 	apps, providers int
 	env             []string // invoice-app's variables
+	// inPods are what the first replica of each service runs, in the memory of
+	// its pod, if that is not nil.
+	inPods *programs
 }
 
 // startServer starts a PostgreSQL with the two roles of a deployment: the owner
@@ -84,6 +88,10 @@ func newCluster(t *testing.T, server *postgrestest.Server, s settings) *cluster 
 		c.toProvider = append(c.toProvider, provider)
 		c.apps = append(c.apps, c.newReplica(t, fmt.Sprintf("invoice-app-%d", n), s.programs.invoiceApp, c.invoicing,
 			append([]string{"PAYMENT_PROVIDER_URL=http://" + provider.address()}, env...)...))
+	}
+	if s.inPods != nil {
+		c.apps[0].binary, c.apps[0].pod = s.inPods.invoiceApp, podtest.New(t, moduleRoot, "invoice-app")
+		c.providers[0].binary, c.providers[0].pod = s.inPods.paymentProvider, podtest.New(t, moduleRoot, "payment-provider")
 	}
 	t.Cleanup(func() { c.end(t) })
 	for _, r := range c.replicas() {

@@ -22,6 +22,11 @@ import (
 // programs are the paths of the two services' binaries.
 type programs struct{ invoiceApp, paymentProvider string }
 
+// inFolder are the programs that were built into folder.
+func inFolder(folder string) programs {
+	return programs{filepath.Join(folder, "invoice-app"), filepath.Join(folder, "payment-provider")}
+}
+
 // unbroken are the programs as they are, built once.
 var unbroken programs
 
@@ -40,7 +45,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	unbroken = programs{filepath.Join(folder, "invoice-app"), filepath.Join(folder, "payment-provider")}
+	unbroken = inFolder(folder)
 	return m.Run()
 }
 

@@ -83,7 +83,7 @@ func TestMutants(t *testing.T) {
 			if m.mutation.service != "" {
 				broken = m.mutation.build(t)
 			}
-			c := newCluster(t, server, settings{broken, 2, 2, stormEnv})
+			c := newCluster(t, server, settings{programs: broken, apps: 2, providers: 2, env: stormEnv})
 			if m.statement != "" {
 				server.Exec(c.paying, m.statement)
 			}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/podtest"
 )
 
 // spells are the times during which something is out of order.
@@ -53,6 +55,7 @@ func (s *spells) since(mark int) bool {
 type replica struct {
 	name   string
 	binary string
+	pod    *podtest.Pod // nil: it may take all the memory there is
 	env    []string
 	folder string   // where it runs: an empty one, so that no .env file is found
 	log    *os.File // of all its lives
@@ -77,7 +80,10 @@ type replica struct {
 func (r *replica) start(t *testing.T) {
 	t.Helper()
 	command := exec.Command(r.binary)
-	command.Dir, command.Env = r.folder, r.env
+	if r.pod != nil {
+		command = r.pod.Command(r.binary)
+	}
+	command.Dir, command.Env = r.folder, append(command.Env, r.env...)
 	stderr, err := command.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, command.Start())

@@ -113,7 +113,7 @@ func receive[T any](t *testing.T, from chan T) (value T) {
 }
 
 func killedBeforeMark(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: patientEnv})
 	b := c.add(t, "K1")
 	held := c.proxy.hold()
 	done := payAllMeanwhile(t.Context(), c.apps[0])
@@ -131,7 +131,7 @@ func killedBeforeMark(t *testing.T, server *postgrestest.Server) {
 }
 
 func waitsForOthers(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: patientEnv})
 	b := c.add(t, "W1")
 	held := c.proxy.hold()
 	first := payAllMeanwhile(t.Context(), c.apps[0])
@@ -150,7 +150,7 @@ func waitsForOthers(t *testing.T, server *postgrestest.Server) {
 }
 
 func stopsGently(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: patientEnv})
 	b := c.add(t, "T1", "T2", "T3")
 	held := c.proxy.hold()
 	done := payAllMeanwhile(t.Context(), c.apps[0])
@@ -178,7 +178,7 @@ func stopsGently(t *testing.T, server *postgrestest.Server) {
 }
 
 func uselessProvider(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{unbroken, 2, 1, []string{"CLAIM_LEASE=5s", "PAYMENT_TIMEOUT=2s", "PAY_PATIENCE=100ms"}})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: []string{"CLAIM_LEASE=5s", "PAYMENT_TIMEOUT=2s", "PAY_PATIENCE=100ms"}})
 	b := c.add(t, "U1", "U2")
 	const (
 		noUse  = `{"error":"2 invoices remain unpaid: payment-provider gives no usable answer; it is safe to try again","unpaid":2}`
@@ -220,7 +220,7 @@ func uselessProvider(t *testing.T, server *postgrestest.Server) {
 }
 
 func unknownCaller(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{unbroken, 2, 1, []string{"PAY_PATIENCE=100ms"}})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: []string{"PAY_PATIENCE=100ms"}})
 	b := c.add(t, "C1", "C2")
 	now := time.Now()
 	for name, token := range map[string]string{
@@ -249,7 +249,7 @@ func unknownCaller(t *testing.T, server *postgrestest.Server) {
 
 func noDatabase(t *testing.T, _ *postgrestest.Server) {
 	server := startServer(t) // of its own, since it stops it
-	c := newCluster(t, server, settings{unbroken, 1, 1, patientEnv})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 1, providers: 1, env: patientEnv})
 	b := c.add(t, "D1", "D2")
 	held := c.proxy.hold()
 	done := payAllMeanwhile(t.Context(), c.apps[0])
@@ -291,7 +291,7 @@ func noDatabase(t *testing.T, _ *postgrestest.Server) {
 }
 
 func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: patientEnv})
 	status, text := callAs(t.Context(), c.tokens.Token(), http.MethodPost, c.providers[0].url()+"/payments/pay", `{"id":"R1","value":2,"currency":"EUR"}`)
 	require.Equal(t, http.StatusOK, status, "%s", text)
 	b := c.add(t, "R1", "R2")
@@ -327,7 +327,7 @@ func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
 var mismatch = lie(http.StatusUnprocessableEntity, "application/json", `{"error":"this id was paid before","code":"payment_mismatch"}`)
 
 func lateOverrulesRejection(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{unbroken, 2, 1, patientEnv})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: patientEnv})
 	b := c.add(t, "O1")
 	held := c.proxy.hold()
 	first := payAllMeanwhile(t.Context(), c.apps[0])
@@ -348,7 +348,7 @@ func lateOverrulesRejection(t *testing.T, server *postgrestest.Server) {
 }
 
 func narrowRole(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{unbroken, 1, 1, patientEnv})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 1, providers: 1, env: patientEnv})
 	c.requireInOrder(t, c.add(t, "N1"))
 	for statement, database := range map[string]string{
 		`UPDATE invoices SET id = 'N2'`:             c.invoicing,

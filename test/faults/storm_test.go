@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/invoices/internal/identitytest"
+	"example.com/invoices/internal/podtest"
 	"example.com/invoices/internal/postgrestest"
 )
 
@@ -42,7 +44,9 @@ var stormEnv = []string{
 func TestStorm(t *testing.T) {
 	seed := fromEnv(t, "FAULTS_SEED", rand.Uint64N(1_000_000))
 	faults := int(fromEnv(t, "FAULTS", 1000))
-	c := newCluster(t, startServer(t), settings{unbroken, 3, 2, stormEnv})
+	deployed := inFolder(t.TempDir())
+	require.NoError(t, podtest.Build(moduleRoot, filepath.Dir(deployed.invoiceApp), "invoice-app", "payment-provider"))
+	c := newCluster(t, startServer(t), settings{programs: unbroken, apps: 3, providers: 2, env: stormEnv, inPods: &deployed})
 	s := newStorm(c, seed, faults)
 	s.databaseStops = true
 	s.lasting = lastingFaults

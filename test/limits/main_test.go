@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,7 +18,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.yaml.in/yaml/v3"
+
+	"example.com/invoices/internal/podtest"
 )
 
 // moduleRoot is where this package's module begins.
@@ -39,50 +39,12 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(folder)
-	// As an image's: without the race detector, which takes ten times the memory.
-	build := exec.Command("go", "build", "-tags=nosqlite", "-o", folder+"/", "./invoice-app", "./payment-provider")
-	build.Dir = moduleRoot
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n%s", build, err, out)
+	if err := podtest.Build(moduleRoot, folder, "invoice-app", "payment-provider"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	programs = folder
 	return m.Run()
-}
-
-// manifest is what a service's Deployment says about its memory.
-type manifest struct {
-	memory     int64 // bytes
-	goMemLimit string
-}
-
-func readManifest(t *testing.T, service string) manifest {
-	t.Helper()
-	content, err := os.ReadFile(filepath.Join(moduleRoot, "k8s", service, "deployment.yaml"))
-	require.NoError(t, err)
-	var deployment struct {
-		Spec struct {
-			Template struct {
-				Spec struct {
-					Containers []struct {
-						Env       []struct{ Name, Value string }
-						Resources struct{ Limits struct{ Memory string } }
-					}
-				}
-			}
-		}
-	}
-	require.NoError(t, yaml.Unmarshal(content, &deployment))
-	container := deployment.Spec.Template.Spec.Containers[0]
-	mebibytes, err := strconv.ParseInt(strings.TrimSuffix(container.Resources.Limits.Memory, "Mi"), 10, 64)
-	require.NoError(t, err, "a memory limit in Mi")
-	found := manifest{memory: mebibytes << 20}
-	for _, variable := range container.Env {
-		if variable.Name == "GOMEMLIMIT" {
-			found.goMemLimit = variable.Value
-		}
-	}
-	return found
 }
 
 // process is a service that runs, and what it may not survive.
@@ -97,17 +59,14 @@ type process struct {
 // start runs a service with the environment env until the test ends.
 func start(t *testing.T, service string, env ...string) *process {
 	t.Helper()
-	limits := readManifest(t, service)
-	command := exec.Command(filepath.Join(programs, service))
-	if group := memoryGroup(t, limits.memory); group != "" {
-		command = exec.Command("sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$1"`, group, command.Path)
-	}
+	pod := podtest.New(t, moduleRoot, service)
+	command := pod.Command(filepath.Join(programs, service))
 	command.Dir = t.TempDir() // no .env file is found there
-	command.Env = append(env, "LISTEN_ADDR=127.0.0.1:0", "GOMEMLIMIT="+limits.goMemLimit)
+	command.Env = append(append(command.Env, env...), "LISTEN_ADDR=127.0.0.1:0")
 	stderr, err := command.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, command.Start())
-	p := &process{memory: limits.memory, pid: command.Process.Pid, exited: make(chan struct{}), log: &bytes.Buffer{}}
+	p := &process{memory: pod.Memory, pid: command.Process.Pid, exited: make(chan struct{}), log: &bytes.Buffer{}}
 	address := make(chan string, 1)
 	go func() {
 		defer close(p.exited)
@@ -135,33 +94,6 @@ func start(t *testing.T, service string, env ...string) *process {
 		require.FailNow(t, "the program does not serve")
 	}
 	return p
-}
-
-// memoryGroup returns the folder of a control group of that size, or "" where
-// none can be made; peak is compared all the same.
-func memoryGroup(t *testing.T, limit int64) string {
-	t.Helper()
-	for _, kind := range []struct{ root, limit string }{
-		{"/sys/fs/cgroup", "memory.max"}, // version 2
-		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"},
-	} {
-		group := filepath.Join(kind.root, fmt.Sprintf("invoices-limits-%d-%d", os.Getpid(), time.Now().UnixNano()))
-		if os.Mkdir(group, 0o755) != nil {
-			continue
-		}
-		t.Cleanup(func() { _ = os.Remove(group) })                                 // after the process in it has ended
-		file, err := os.OpenFile(filepath.Join(group, kind.limit), os.O_WRONLY, 0) // the kernel has made it
-		if err != nil {
-			continue
-		}
-		defer file.Close()
-		if _, err := fmt.Fprint(file, limit); err == nil {
-			t.Logf("in %s, with %d MiB", group, limit>>20)
-			return group
-		}
-	}
-	t.Log("no control group can be made here: only the process's peak is compared")
-	return ""
 }
 
 // requireAlive fails if the process has ended, or would have in a pod.
