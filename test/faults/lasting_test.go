@@ -233,7 +233,7 @@ func (s *storm) newImport(t *testing.T) {
 
 // importer is the process of an import. It ends with ctx, also if it is frozen.
 func (s *storm) importer(ctx context.Context) *exec.Cmd {
-	c := exec.CommandContext(ctx, s.apps[0].binary, "import", s.file)
+	c := exec.CommandContext(ctx, s.apps[len(s.apps)-1].binary, "import", s.file)
 	c.Dir = s.apps[0].folder
 	c.Env = []string{"DATABASE_URL=" + postgrestest.URL(s.toImport.address(), "application", s.invoicing)}
 	return c
