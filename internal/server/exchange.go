@@ -106,8 +106,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			x.abort(cause)
 		}
 	case <-x.timer.C:
+		sent := x.giveUp() // first: a handler that fails when its context ends must not begin another answer
 		cancel(context.DeadlineExceeded)
-		if sent := x.giveUp(); sent {
+		if sent {
 			x.abort(http.ErrAbortHandler)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -75,6 +76,27 @@ func TestAHandlerThatDoesNotReturn(t *testing.T) {
 				assert.NotContains(t, answer.Body.String(), "too late")
 				assert.Empty(t, answer.Header().Get("Location")+answer.Header().Get("Late"))
 			})
+		})
+	}
+}
+
+// A handler that notices the end of its time, and fails at once, does not come
+// before the answer that the client gets.
+func TestAHandlerThatNoticesTheEnd(t *testing.T) {
+	s := newServer(io.Discard)
+	s.Router.GET("/slow", func(c *gin.Context) {
+		time.Sleep(AnswerTimeout)
+		for c.Request.Context().Err() == nil { // so that it notices at once
+			runtime.Gosched()
+		}
+		c.Status(http.StatusServiceUnavailable)
+		c.Writer.WriteHeaderNow()
+	})
+	for range 300 {
+		synctest.Test(t, func(t *testing.T) {
+			x, panicked := do(s, httptest.NewRequest(http.MethodGet, "/slow", nil))
+			require.Nil(t, panicked)
+			require.Contains(t, x.Body.String(), "no answer within 10s")
 		})
 	}
 }
