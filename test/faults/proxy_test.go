@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -81,19 +83,39 @@ func (p *proxy) forward(r *http.Request, body []byte) (answer, error) {
 	}
 	switch response.StatusCode {
 	case http.StatusOK:
-		p.confirm(text)
+		p.confirm(r.URL.Path, text)
 	case http.StatusUnauthorized:
 		p.refused.Add(1)
 	}
 	return answer{response.StatusCode, text}, nil
 }
 
-func (p *proxy) confirm(text []byte) {
-	var paid struct{ ID string }
-	_ = json.Unmarshal(text, &paid) // an answer without an id confirms nothing
+// payBatch is the path of a list of payments.
+const payBatch = "/payments/batch"
+
+// verdict is what a provider says of one payment of a list.
+type verdict struct {
+	ID     string `json:"id"`
+	Status int    `json:"status"`
+	Code   string `json:"code,omitempty"`
+	Error  string `json:"error,omitempty"`
+}
+
+// confirm notes what a provider has answered with 200.
+func (p *proxy) confirm(path string, text []byte) {
+	verdicts := []verdict{{Status: http.StatusOK}}
+	if path == payBatch {
+		_ = json.Unmarshal(text, &verdicts) // what cannot be read confirms nothing
+	} else {
+		_ = json.Unmarshal(text, &verdicts[0])
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.confirmed[paid.ID] = true
+	for _, v := range verdicts {
+		if v.Status == http.StatusOK {
+			p.confirmed[v.ID] = true
+		}
+	}
 }
 
 // confirmations returns the ids that a provider has said 200 for.
@@ -228,6 +250,59 @@ var faultKinds = []fault{
 	}},
 }
 
+// batchFaults are those of a list of payments only.
+var batchFaults = []fault{
+	garbled("half of the verdicts", func(all []verdict, draw *rand.Rand) []verdict {
+		shuffle(all, draw)
+		return all[:len(all)/2]
+	}),
+	garbled("no verdicts", func([]verdict, *rand.Rand) []verdict { return []verdict{} }),
+	garbled("verdicts in another order", func(all []verdict, draw *rand.Rand) []verdict {
+		shuffle(all, draw)
+		return all
+	}),
+	garbled("verdicts twice", func(all []verdict, _ *rand.Rand) []verdict { return append(all, all...) }),
+	garbled("contradicting verdicts", func(all []verdict, draw *rand.Rand) []verdict {
+		for _, v := range all {
+			contrary := verdict{v.ID, http.StatusUnprocessableEntity, "payment_mismatch", "this id was paid before"}
+			if v.Status == http.StatusUnprocessableEntity {
+				contrary = verdict{ID: v.ID, Status: http.StatusOK}
+			}
+			all = append(all, contrary)
+		}
+		shuffle(all, draw)
+		return all
+	}),
+	garbled("verdicts for ids never sent", func(all []verdict, draw *rand.Rand) []verdict {
+		for n := range all {
+			if draw.IntN(2) == 0 {
+				all[n].ID = "other-" + all[n].ID
+			}
+		}
+		return all
+	}),
+	{"no batch endpoint", false, func(_ *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
+		statuses := []int{http.StatusNotFound, http.StatusMethodNotAllowed}
+		lie(statuses[int(draw*float64(len(statuses)))], "application/json", `{"error":"no such path"}`)(w, r, body)
+	}},
+}
+
+// garbled is a fault that spoils the verdicts of a list that has been paid.
+func garbled(kind string, spoil func([]verdict, *rand.Rand) []verdict) fault {
+	return fault{kind, true, func(_ *injector, w http.ResponseWriter, _ *http.Request, _ []byte, a answer, draw float64) {
+		var verdicts []verdict
+		if err := json.Unmarshal(a.body, &verdicts); err != nil {
+			panic(err) // the provider's own
+		}
+		a.body, _ = json.Marshal(spoil(verdicts, rand.New(rand.NewPCG(math.Float64bits(draw), 0))))
+		a.write(w)
+	}}
+}
+
+func shuffle(all []verdict, draw *rand.Rand) {
+	draw.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+}
+
 // copy brings another copy of the request to some provider after wait.
 func (i *injector) copy(r *http.Request, body []byte, wait time.Duration) {
 	i.inFlight.Add(1)
@@ -240,25 +315,29 @@ func (i *injector) copy(r *http.Request, body []byte, wait time.Duration) {
 
 // answer is the behaviour: about half of the requests meet a fault.
 func (i *injector) answer(w http.ResponseWriter, r *http.Request, body []byte) {
+	kinds := faultKinds
+	if r.URL.Path == payBatch {
+		kinds = append(slices.Clone(faultKinds), slices.Repeat(batchFaults, 2)...) // there are fewer lists
+	}
 	i.mu.Lock()
-	n, draw := i.rand.IntN(2*len(faultKinds)), i.rand.Float64()
+	n, draw := i.rand.IntN(2*len(kinds)), i.rand.Float64()
 	i.mu.Unlock()
-	if n >= len(faultKinds) {
+	if n >= len(kinds) {
 		i.relay(w, r, body)
 		return
 	}
 	var a answer
-	if faultKinds[n].after {
+	if kinds[n].after {
 		if a, _ = i.forward(r, body); a.status != http.StatusOK {
 			a.write(w) // nothing to spoil
 			return
 		}
 	}
-	i.add(faultKinds[n].kind)
+	i.add(kinds[n].kind)
 	i.mu.Lock()
 	i.mine++
 	i.mu.Unlock()
-	faultKinds[n].spoil(i, w, r, body, a, draw)
+	kinds[n].spoil(i, w, r, body, a, draw)
 }
 
 // injected is how many faults answer has injected so far.

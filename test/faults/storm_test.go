@@ -59,7 +59,7 @@ func TestStorm(t *testing.T) {
 			kinds = append(kinds, fault.kind)
 		}
 	}
-	for _, fault := range faultKinds {
+	for _, fault := range slices.Concat(faultKinds, batchFaults) {
 		kinds = append(kinds, fault.kind)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(clients)) {
