@@ -292,6 +292,12 @@ func (s *storm) importTo(ctx context.Context, then func(*os.Process)) bool {
 	}
 }
 
+// frozenImport leaves an import frozen in its transaction for longer than the
+// server bears with it.
+func frozenImport(ctx context.Context, s *storm, _ *rand.Rand) bool {
+	return s.importTo(s.life, func(*os.Process) { sleep(ctx, longestIdle+stubborn+late/2) })
+}
+
 func leave(context.Context, *os.Process, *rand.Rand) {}
 
 func kill(_ context.Context, p *os.Process, _ *rand.Rand) { _ = p.Kill() }

@@ -62,12 +62,13 @@ func build(folder string, args ...string) error {
 	return nil
 }
 
-// mutation is a fault in the source of a service: a text that occurs exactly
-// once in a file, and what stands there instead.
-type mutation struct{ service, file, old, new string }
+// mutation is a fault in the source of a program: a text that occurs exactly
+// once in a file of this module, and what stands there instead.
+type mutation struct{ file, old, new string }
 
-// build builds the programs with the mutation. The source itself is not touched.
-func (m mutation) build(t *testing.T) programs {
+// overlay returns the file that makes go build and go test see the mutation.
+// The source itself is not touched.
+func (m mutation) overlay(t *testing.T) string {
 	t.Helper()
 	folder := t.TempDir()
 	original, err := filepath.Abs(filepath.Join(moduleRoot, m.file))
@@ -79,16 +80,22 @@ func (m mutation) build(t *testing.T) programs {
 	require.NoError(t, os.WriteFile(mutated, []byte(strings.Replace(string(source), m.old, m.new, 1)), 0o600))
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{original: mutated}})
 	require.NoError(t, err)
-	overlayFile := filepath.Join(folder, "overlay.json")
-	require.NoError(t, os.WriteFile(overlayFile, overlay, 0o600))
+	path := filepath.Join(folder, "overlay.json")
+	require.NoError(t, os.WriteFile(path, overlay, 0o600))
+	return path
+}
 
-	require.NoError(t, build(folder, "-overlay", overlayFile, "./"+m.service))
+// build builds the service with the mutation, and returns it with the other one unbroken.
+func (m mutation) build(t *testing.T, service string) programs {
+	t.Helper()
+	folder := t.TempDir()
+	require.NoError(t, build(folder, "-overlay", m.overlay(t), "./"+service))
 	mutants := unbroken
-	switch binary := filepath.Join(folder, m.service); m.service {
+	switch service {
 	case "invoice-app":
-		mutants.invoiceApp = binary
+		mutants.invoiceApp = inFolder(folder).invoiceApp
 	case "payment-provider":
-		mutants.paymentProvider = binary
+		mutants.paymentProvider = inFolder(folder).paymentProvider
 	}
 	return mutants
 }

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -11,8 +12,10 @@ import (
 func TestMutants(t *testing.T) {
 	server := startServer(t)
 	mutants := map[string]struct {
+		service   string
 		mutation  mutation
 		statement string // run in payment-provider's database
+		storm     mutantStorm
 		caught    rule
 	}{
 		"no key in the provider's table": {
@@ -20,74 +23,134 @@ func TestMutants(t *testing.T) {
 			caught:    atMostOnce,
 		},
 		"the provider does not compare the amount": {
+			service: "payment-provider",
 			mutation: mutation{
-				"payment-provider", "payment-provider/payment/payment.go",
-				`if kept.Amount != amount {`,
-				`if kept.ID != id {`,
+				"payment-provider/payment/payment.go",
+				`case amount == p.Amount:`,
+				`case amount == p.Amount || existed:`,
 			},
 			caught: paidMeansPaid,
 		},
-		"marked before paid": {
+		"a batch is marked before it is confirmed": {
+			service: "invoice-app",
 			mutation: mutation{
-				"invoice-app", "invoice-app/invoice/payer.go",
-				`answer := r.provider.Pay(calling, claim.Invoice)`,
-				`_ = r.ledger.MarkPaid(calling, claim.ID); answer := r.provider.Pay(calling, claim.Invoice)`,
+				"invoice-app/invoice/run.go",
+				`answers := r.provider.Pay(calling, invoices)`,
+				`_ = r.ledger.MarkPaid(calling, claims); answers := r.provider.Pay(calling, invoices)`,
 			},
 			caught: paidMeansPaid,
 		},
 		"any answer counts as paid": {
+			service: "invoice-app",
 			mutation: mutation{
-				"invoice-app", "invoice-app/provider/client.go",
-				`case unreadable != nil:`,
-				`case true: return "paid", nil; case unreadable != nil:`,
+				"invoice-app/provider/client.go",
+				`case takesNothing[v.Status]:`,
+				`case true: return nil; case takesNothing[v.Status]:`,
 			},
 			caught: paidMeansPaid,
 		},
-		"what others have claimed is not waited for": {
+		"a short answer counts as paid": {
+			service: "invoice-app",
 			mutation: mutation{
-				"invoice-app", "invoice-app/store/postgres.go",
+				"invoice-app/provider/client.go",
+				`answers[n] = fmt.Errorf("status %d without this invoice", status)`,
+				`answers[n] = nil`,
+			},
+			storm:  inBatches,
+			caught: paidMeansPaid,
+		},
+		"a verdict counts for its neighbour": {
+			service: "invoice-app",
+			mutation: mutation{
+				"invoice-app/provider/client.go",
+				`answers[n] = v.on(r.ID)`,
+				`v = verdicts[n%len(verdicts)]; answers[n] = v.on(v.ID)`,
+			},
+			storm:  inBatches,
+			caught: paidMeansPaid,
+		},
+		"what others have claimed is not waited for": {
+			service: "invoice-app",
+			mutation: mutation{
+				"invoice-app/store/postgres.go",
 				"WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= $1`",
 				"WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= $1 AND claimed_until <= clock_timestamp()`",
 			},
 			caught: honest200,
 		},
 		"any refusal is a verdict": {
+			service: "invoice-app",
 			mutation: mutation{
-				"invoice-app", "invoice-app/provider/client.go",
-				`case status == http.StatusUnprocessableEntity && answer.Code == "payment_mismatch",`,
-				`case status >= 400,`,
+				"invoice-app/provider/client.go",
+				`case v.Status == http.StatusUnprocessableEntity && v.Code == "payment_mismatch",`,
+				`case v.Status >= 400,`,
 			},
 			caught: onlyVerdicts,
 		},
 		"anybody's token will do": {
+			service: "payment-provider",
 			mutation: mutation{
-				"payment-provider", "internal/identity/verifier.go",
+				"internal/identity/verifier.go",
 				`refused := v.check(c.Request)`,
 				`refused := v.check(c.Request); refused = nil`,
 			},
 			caught: knownCaller,
 		},
 		"a claim does not end with its lease": {
+			service: "invoice-app",
 			mutation: mutation{
-				"invoice-app", "invoice-app/store/postgres.go",
+				"invoice-app/store/postgres.go",
 				`SET claimed_until = clock_timestamp() + $4, attempts = attempts + 1`,
 				`SET claimed_until = clock_timestamp() + $4 + interval '1 hour', attempts = attempts + 1`,
 			},
 			caught: neverStuck,
+		},
+		"a transaction may stand still": {
+			service: "invoice-app",
+			mutation: mutation{
+				"internal/database/postgres.go",
+				`"idle_in_transaction_session_timeout": "5s",`,
+				`"idle_in_transaction_session_timeout": "0",`,
+			},
+			storm:  calm(lasting{"import frozen", frozenImport}),
+			caught: locksFree,
+		},
+		"an answer has no deadline": {
+			service: "invoice-app",
+			mutation: mutation{
+				"internal/server/exchange.go",
+				`case <-x.timer.C:`,
+				`case <-make(chan time.Time):`,
+			},
+			storm:  calm(lasting{"no packets to and from a database", droppedForLong}),
+			caught: inTime,
+		},
+		"readiness waits for locks": {
+			service: "invoice-app",
+			mutation: mutation{
+				"internal/database/postgres.go",
+				`return Postgres(p.probe.Ping(ctx))`,
+				`_, err := p.probe.Exec(ctx, "SELECT FROM invoices WHERE paid_at IS NULL FOR UPDATE"); return Postgres(err)`,
+			},
+			storm:  calm(lasting{"row locked", forgottenLock}),
+			caught: staysReady,
 		},
 	}
 	for name, m := range mutants {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			broken := unbroken
-			if m.mutation.service != "" {
-				broken = m.mutation.build(t)
+			if m.service != "" {
+				broken = m.mutation.build(t, m.service)
 			}
 			c := newCluster(t, server, settings{programs: broken, apps: 2, providers: 2, env: stormEnv})
 			if m.statement != "" {
 				server.Exec(c.paying, m.statement)
 			}
 			s := newStorm(c, 1, 100)
+			if m.storm != nil {
+				m.storm(s)
+			}
 			if m.caught == neverStuck {
 				s.bound = 2 * stormLease // it is not to be waited for
 			}
@@ -96,6 +159,84 @@ func TestMutants(t *testing.T) {
 			for _, v := range violations[:min(5, len(violations))] {
 				t.Log(v)
 			}
+		})
+	}
+}
+
+// mutantStorm is how the storm of a mutant differs from others.
+type mutantStorm func(*storm)
+
+// inBatches has faults in batches only.
+func inBatches(s *storm) {
+	s.faults = 30
+	s.injector.single, s.injector.batch = nil, batchFaults
+}
+
+// calm has one fault that lasts, and no others.
+func calm(fault lasting) mutantStorm {
+	return func(s *storm) {
+		s.faults = 0
+		s.injector.single, s.injector.batch = nil, nil
+		s.lasting = [][]lasting{{fault}}
+	}
+}
+
+// TestMutantsBeside breaks what a test beside the code is there for, and expects
+// that test to fail.
+func TestMutantsBeside(t *testing.T) {
+	for name, m := range map[string]struct {
+		mutation       mutation
+		folder, caught string // the test, and where it is
+	}{
+		"pages of other origins may write": {
+			mutation{"internal/server/door.go", `s.crossOrigin.Check(r); err != nil`, `s.crossOrigin.Check(r); err != nil && false`},
+			"internal/server", "TestTheDoor",
+		},
+		"as many requests as there are": {
+			mutation{"internal/server/limits.go", `return make(Slots, n)`, `return make(Slots, 1000*n)`},
+			"internal/server", "TestSlots",
+		},
+		"bodies of any size": {
+			mutation{"internal/server/body.go", `http.MaxBytesReader(nil, r.Body, accepted.max)`, `r.Body`},
+			"internal/server", "TestBodies",
+		},
+		"as many connections as there are": {
+			mutation{"internal/server/connections.go", `if l.open > l.max {`, `if false {`},
+			"internal/server", "TestConnectionsMakeRoom",
+		},
+		"the application's role may change amounts": {
+			mutation{"invoice-app/store/store.go", `[]string{"paid_at", `, `[]string{"amount_minor", "paid_at", `},
+			"invoice-app/store", "TestTheProgramsRoleMayChangeBookkeepingOnly",
+		},
+		"a wrong value is shown, a password included": {
+			mutation{"internal/config/config.go", `if harmless.MatchString(text) {`, `if true {`},
+			"internal/config", "TestPasswordsAreNotShown",
+		},
+		"the breaker never trips": {
+			mutation{"invoice-app/invoice/breaker.go", `tripAfter = 8`, `tripAfter = 1 << 30`},
+			"invoice-app/invoice", "TestAProviderThatFailsEverythingIsNotFlooded",
+		},
+		"the cursor never goes back": {
+			mutation{"invoice-app/invoice/run.go", `case r.cursor > 0:`, `case false:`},
+			"invoice-app/invoice", "TestAHiccupIsTriedAgainAndNeverParks",
+		},
+		"a batch is sent although its lease ends": {
+			mutation{"invoice-app/invoice/run.go", `if time.Now().After(sendBy) {`, `if false {`},
+			"invoice-app/invoice", "TestWhatIsClaimedTooLateIsNotSent",
+		},
+		"a full server answers no probes": {
+			mutation{"internal/server/server.go", `path != "/livez" && path != "/readyz"`, `path != "/metrics"`},
+			"internal/server", "TestAFullServer",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			command := exec.Command("go", "test", "-race", "-count=1", "-timeout=20s", // what hangs is caught, too
+				"-overlay", m.mutation.overlay(t), "-run", "^"+m.caught+"$", "./"+m.folder)
+			command.Dir = moduleRoot
+			out, err := command.CombinedOutput()
+			assert.Error(t, err, "%s passes", command)
+			assert.Regexp(t, `(--- FAIL: |running tests:\s+)`+m.caught, string(out))
 		})
 	}
 }

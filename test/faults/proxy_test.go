@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -192,8 +191,9 @@ func (p *proxy) hold() holder {
 // injector is a behaviour that injects random faults.
 type injector struct {
 	*proxy
-	slow time.Duration // delays are up to twice as long as a call may take
-	late time.Duration // how late the copy of a request may arrive at most
+	single, batch []fault       // of calls for one payment, and for a list
+	slow          time.Duration // delays are up to twice as long as a call may take
+	late          time.Duration // how late the copy of a request may arrive at most
 
 	mu     sync.Mutex
 	rand   *rand.Rand
@@ -313,14 +313,15 @@ func (i *injector) copy(r *http.Request, body []byte, wait time.Duration) {
 	}()
 }
 
-// answer is the behaviour: about half of the requests meet a fault.
+// answer is the behaviour: about half of the calls meet a fault, and most of
+// those for a list, since there are fewer of them.
 func (i *injector) answer(w http.ResponseWriter, r *http.Request, body []byte) {
-	kinds := faultKinds
+	kinds, chances := i.single, 2*len(i.single)
 	if r.URL.Path == payBatch {
-		kinds = append(slices.Clone(faultKinds), slices.Repeat(batchFaults, 2)...) // there are fewer lists
+		kinds, chances = i.batch, len(i.batch)+len(i.batch)/3
 	}
 	i.mu.Lock()
-	n, draw := i.rand.IntN(2*len(kinds)), i.rand.Float64()
+	n, draw := i.rand.IntN(chances+1), i.rand.Float64()
 	i.mu.Unlock()
 	if n >= len(kinds) {
 		i.relay(w, r, body)

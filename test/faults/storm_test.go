@@ -91,7 +91,7 @@ type storm struct {
 	book
 	injector      *injector
 	seed          uint64
-	faults        int           // the storm goes on until so many have been injected
+	faults        int           // the storm goes on until so many have been injected; 0: nothing is killed
 	databaseStops bool          // the database is stopped, too
 	lasting       [][]lasting   // the storm goes on until each has happened
 	bound         time.Duration // of a pay-all after the storm
@@ -122,7 +122,7 @@ func newStorm(c *cluster, seed uint64, faults int) *storm {
 	s := &storm{cluster: c, seed: seed, faults: faults, bound: enough, payAlls: map[int]int{}}
 	s.book.sent = map[string]sent{}
 	s.injector = &injector{
-		proxy: c.proxy, slow: 2 * stormTimeout, late: 2 * stormLease,
+		proxy: c.proxy, single: faultKinds, batch: slices.Concat(faultKinds, batchFaults, batchFaults, batchFaults, batchFaults), slow: 2 * stormTimeout, late: 2 * stormLease,
 		rand: s.draws(0), counts: map[string]int{},
 	}
 	return s
@@ -167,7 +167,10 @@ func (s *storm) run(t *testing.T) []violation {
 		rounds.Wait()
 		close(over)
 	}()
-	s.disturb(t, over)
+	if s.faults > 0 {
+		s.disturb(t, over)
+	}
+	<-over
 	cancel()
 	standing.Wait()
 	s.left.Wait()
