@@ -200,10 +200,6 @@ func TestMutantsBeside(t *testing.T) {
 			mutation{"internal/server/body.go", `http.MaxBytesReader(nil, r.Body, accepted.max)`, `r.Body`},
 			"internal/server", "TestBodies",
 		},
-		"as many connections as there are": {
-			mutation{"internal/server/connections.go", `if l.open > l.max {`, `if false {`},
-			"internal/server", "TestConnectionsMakeRoom",
-		},
 		"the application's role may change amounts": {
 			mutation{"invoice-app/store/store.go", `[]string{"paid_at", `, `[]string{"amount_minor", "paid_at", `},
 			"invoice-app/store", "TestTheProgramsRoleMayChangeBookkeepingOnly",
@@ -218,7 +214,7 @@ func TestMutantsBeside(t *testing.T) {
 		},
 		"the cursor never goes back": {
 			mutation{"invoice-app/invoice/run.go", `case r.cursor > 0:`, `case false:`},
-			"invoice-app/invoice", "TestAHiccupIsTriedAgainAndNeverParks",
+			"invoice-app/invoice", "TestOneInvoiceHoldsUpItsBatchOnce",
 		},
 		"a batch is sent although its lease ends": {
 			mutation{"invoice-app/invoice/run.go", `if time.Now().After(sendBy) {`, `if false {`},
@@ -231,12 +227,11 @@ func TestMutantsBeside(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			command := exec.Command("go", "test", "-race", "-count=1", "-timeout=20s", // what hangs is caught, too
-				"-overlay", m.mutation.overlay(t), "-run", "^"+m.caught+"$", "./"+m.folder)
+			command := exec.Command("go", "test", "-race", "-count=1", "-overlay", m.mutation.overlay(t), "-run", "^"+m.caught+"$", "./"+m.folder)
 			command.Dir = moduleRoot
 			out, err := command.CombinedOutput()
 			assert.Error(t, err, "%s passes", command)
-			assert.Regexp(t, `(--- FAIL: |running tests:\s+)`+m.caught, string(out))
+			assert.Contains(t, string(out), "--- FAIL: "+m.caught)
 		})
 	}
 }
