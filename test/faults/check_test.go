@@ -32,6 +32,7 @@ const (
 	knownCaller   rule = "a payment is taken for invoice-app, and for nobody else"
 	soundProcess  rule = "no process ends or panics by itself"
 	clearAnswers  rule = "the API answers as it is documented"
+	oneHistory    rule = "what clients saw is what one after the other could have seen"
 	inTime        rule = "a request is answered within its documented deadline"
 	staysReady    rule = "a healthy replica is not out of service for another's fault"
 	locksFree     rule = "a lock is free soon after its holder stands still or is gone"
@@ -72,6 +73,7 @@ type sent struct {
 type book struct {
 	mu         sync.Mutex
 	sent       map[string]sent
+	order      []sent
 	accepted   []sent // those that invoice-app has said 2xx for
 	violations []violation
 }
@@ -82,6 +84,14 @@ func (b *book) send(list []sent) {
 	for _, s := range list {
 		b.sent[s.id] = s
 	}
+	b.order = append(b.order, list...)
+}
+
+// latest returns the last invoice that was sent, or an earlier one.
+func (b *book) latest(earlier int) sent {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.order[max(0, len(b.order)-1-earlier)]
 }
 
 func (b *book) accept(list []sent) {
@@ -101,20 +111,6 @@ func (b *book) violate(r rule, format string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.violations = append(b.violations, violation{r, fmt.Sprintf(format, args...)})
-}
-
-// checkSettled reads the invoices after a pay-all has said 200, and checks that
-// those of its snapshot are settled.
-func (b *book) checkSettled(ctx context.Context, c *cluster, snapshot []sent) {
-	invoices, err := c.list(ctx)
-	if err != nil {
-		b.violate(clearAnswers, "%v", err)
-	}
-	for _, s := range snapshot {
-		if i, found := invoices[s.id]; found && !i.settled() {
-			b.violate(honest200, "%q was not settled", s.id)
-		}
-	}
 }
 
 // checkLeases checks that no claim reaches further than lease into the future.

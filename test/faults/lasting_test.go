@@ -252,7 +252,12 @@ func importing(accident func(context.Context, *os.Process, *rand.Rand)) strike {
 			out, err := s.importer(bounded).CombinedOutput()
 			switch {
 			case err == nil:
-				s.imported.Do(func() { s.accept(s.inFile) })
+				s.imported.Do(func() {
+					for _, i := range s.inFile {
+						s.did(i.id, opAdd, 0, nil)
+					}
+					s.accept(s.inFile)
+				})
 				return true
 			case ctx.Err() != nil:
 				return false

@@ -125,6 +125,35 @@ func TestMutants(t *testing.T) {
 			storm:  calm(lasting{"no packets to and from a database", droppedForLong}),
 			caught: inTime,
 		},
+		"an invoice is shown as paid once it is claimed": {
+			service: "invoice-app",
+			mutation: mutation{
+				"invoice-app/store/postgres.go",
+				"getSQL = `SELECT ` + columns + `",
+				"getSQL = `SELECT seq, id, amount_minor, currency, paid_at IS NOT NULL OR attempts > 0, coalesce(rejected_reason, '')",
+			},
+			caught: oneHistory,
+		},
+		"an invoice is shown as it once was": {
+			service: "invoice-app",
+			mutation: mutation{
+				"invoice-app/store/postgres.go",
+				`func (s postgres) Get(ctx context.Context, id string) (i invoice.Invoice, err error) {`,
+				`var once = make(chan map[string]invoice.Invoice, 1)
+				func init() { once <- map[string]invoice.Invoice{} }
+				func (s postgres) Get(ctx context.Context, id string) (invoice.Invoice, error) {
+					kept := <-once
+					i, found := kept[id]
+					once <- kept
+					if found { return i, nil }
+					i, err := s.get(ctx, id)
+					if err == nil { kept = <-once; kept[id] = i; once <- kept }
+					return i, err
+				}
+				func (s postgres) get(ctx context.Context, id string) (i invoice.Invoice, err error) {`,
+			},
+			caught: oneHistory,
+		},
 		"readiness waits for locks": {
 			service: "invoice-app",
 			mutation: mutation{
@@ -148,6 +177,7 @@ func TestMutants(t *testing.T) {
 				server.Exec(c.paying, m.statement)
 			}
 			s := newStorm(c, 1, 100)
+			s.pictures = t.TempDir()
 			if m.storm != nil {
 				m.storm(s)
 			}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -50,7 +51,13 @@ func TestStorm(t *testing.T) {
 	s := newStorm(c, seed, faults)
 	s.databaseStops = true
 	s.lasting = lastingFaults
+	var err error
+	s.pictures, err = os.MkdirTemp("", "histories-") // it outlives a test that fails
+	require.NoError(t, err)
 	violations := s.run(t)
+	if len(violations) == 0 {
+		require.NoError(t, os.RemoveAll(s.pictures))
+	}
 	assert.Empty(t, violations)
 	assert.GreaterOrEqual(t, s.injector.injected(), faults)
 	kinds := []string{killed, stopped, heldSnapshot}
@@ -89,7 +96,9 @@ func fromEnv(t *testing.T, name string, fallback uint64) uint64 {
 type storm struct {
 	*cluster
 	book
+	history
 	injector      *injector
+	pictures      string // folder for those of violations
 	seed          uint64
 	faults        int           // the storm goes on until so many have been injected; 0: nothing is killed
 	databaseStops bool          // the database is stopped, too
@@ -121,6 +130,7 @@ const (
 func newStorm(c *cluster, seed uint64, faults int) *storm {
 	s := &storm{cluster: c, seed: seed, faults: faults, bound: enough, payAlls: map[int]int{}}
 	s.book.sent = map[string]sent{}
+	s.history = history{start: time.Now(), ops: map[string][]porcupine.Operation{}}
 	s.injector = &injector{
 		proxy: c.proxy, single: faultKinds, batch: slices.Concat(faultKinds, batchFaults, batchFaults, batchFaults, batchFaults), slow: 2 * stormTimeout, late: 2 * stormLease,
 		rand: s.draws(0), counts: map[string]int{},
@@ -161,6 +171,7 @@ func (s *storm) run(t *testing.T) []violation {
 	traffic.Go(func() { s.intrude(ctx, s.draws(3)) })
 	for n := range 4 {
 		traffic.Go(func() { s.callPayAll(ctx, s.draws(uint64(10+n))) })
+		traffic.Go(func() { s.read(ctx, s.draws(uint64(40+n))) })
 	}
 	over := make(chan struct{})
 	go func() {
@@ -180,9 +191,9 @@ func (s *storm) run(t *testing.T) []violation {
 	traffic.Wait()
 	s.payTheRest(t)
 	require.Eventually(t, func() bool { return s.proxy.inFlight.Load() == 0 }, enough, 50*time.Millisecond)
-	require.NoError(t, s.check(t.Context(), s.cluster))
+	require.NoError(t, s.book.check(t.Context(), s.cluster))
 	t.Log(s.report())
-	return s.violations
+	return append(s.violations, s.history.check(s.pictures)...)
 }
 
 // disturb kills and starts replicas, stops and starts the database, spoils
@@ -312,7 +323,7 @@ func (s *storm) callPayAll(ctx context.Context, draw *rand.Rand) {
 			patience = time.Duration(draw.Int64N(int64(2 * time.Second)))
 		}
 		app := s.apps[draw.IntN(len(s.apps))]
-		snapshot := s.snapshot()
+		start, snapshot := s.now(), s.snapshot()
 		call, hangUp := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		status, text := payAll(call, app)
 		hangUp()
@@ -321,9 +332,32 @@ func (s *storm) callPayAll(ctx context.Context, draw *rand.Rand) {
 		s.countMu.Unlock()
 		s.checkPayAll(status, text)
 		if status == http.StatusOK {
-			s.checkSettled(context.WithoutCancel(ctx), s.cluster, snapshot)
+			s.checkSettled(context.WithoutCancel(ctx), start, snapshot)
 		}
 		time.Sleep(time.Duration(draw.Int64N(int64(200 * time.Millisecond))))
+	}
+}
+
+// checkSettled reads the invoices after a pay-all since start has said 200, and
+// checks that those of its snapshot are settled.
+func (s *storm) checkSettled(ctx context.Context, start int64, snapshot []sent) {
+	for _, i := range snapshot {
+		s.did(i.id, opSettled, start, nil)
+	}
+	start = s.now()
+	invoices, err := s.list(ctx)
+	if err != nil {
+		s.violate(clearAnswers, "%v", err)
+	}
+	for _, i := range snapshot {
+		invoice, found := invoices[i.id]
+		if !found { // the list ends before it, if somebody who adds stands still
+			continue
+		}
+		s.did(i.id, opRead, start, invoice.sees())
+		if !invoice.settled() {
+			s.violate(honest200, "%q was not settled", i.id)
+		}
 	}
 }
 
@@ -343,10 +377,13 @@ func (s *storm) addInvoices(ctx context.Context) {
 			list = append(list, s.newInvoice(draw, number))
 		}
 		s.book.send(list)
-		body := encode(list, draw)
+		body, start := encode(list, draw), s.now()
 		s.insist("invoice-app", func() (int, []byte) {
 			return anyOf(s.apps).ask(context.Background(), "", http.MethodPost, "/invoices", body)
 		})
+		for _, i := range list {
+			s.did(i.id, opAdd, start, nil)
+		}
 		s.accept(list)
 	}
 }
@@ -387,9 +424,14 @@ func (s *storm) newInvoice(draw *rand.Rand, number int) sent {
 		return i
 	}
 	body, _ := json.Marshal(map[string]any{"id": i.id, "value": json.Number(before.number), "currency": before.currency})
+	start, op := s.now(), opPrepay
+	if i.mismatched {
+		op = opPrepayElse
+	}
 	s.insist("payment-provider", func() (int, []byte) {
 		return anyOf(s.providers).ask(context.Background(), s.tokens.Token(), http.MethodPost, "/payments/pay", string(body))
 	})
+	s.did(i.id, op, start, nil)
 	return i
 }
 
