@@ -60,6 +60,7 @@ var lastingFaults = [][]lasting{
 // strikeOn lets the faults of a list happen, in an order that is drawn, again
 // and again until ctx is done. It calls round when each has happened once.
 func (s *storm) strikeOn(ctx context.Context, list []lasting, draw *rand.Rand, round func()) {
+	sleep(ctx, 2*time.Second) // so that it strikes calls that are under way
 	for ctx.Err() == nil {
 		for _, n := range draw.Perm(len(list)) {
 			for ctx.Err() == nil && !list[n].strike(ctx, s, draw) {
