@@ -182,7 +182,8 @@ func (s *storm) read(ctx context.Context, draw *rand.Rand) {
 
 func (s *storm) readInvoice(ctx context.Context, i sent, draw *rand.Rand) {
 	call := s.now()
-	status, text := s.apps[draw.IntN(len(s.apps))].ask(ctx, "", http.MethodGet, "/invoices/"+url.PathEscape(i.id), "")
+	app := s.apps[draw.IntN(len(s.apps))]
+	status, text := app.ask(ctx, "", http.MethodGet, "/invoices/"+url.PathEscape(i.id), "")
 	var invoice shown
 	switch {
 	case status == http.StatusNotFound:
@@ -198,7 +199,8 @@ func (s *storm) readInvoice(ctx context.Context, i sent, draw *rand.Rand) {
 
 func (s *storm) readPayment(ctx context.Context, i sent, draw *rand.Rand) {
 	call := s.now()
-	status, text := s.providers[draw.IntN(len(s.providers))].ask(ctx, s.tokens.Token(), http.MethodGet, "/payments/"+url.PathEscape(i.id), "")
+	provider := s.providers[draw.IntN(len(s.providers))]
+	status, text := provider.ask(ctx, s.tokens.Token(), http.MethodGet, "/payments/"+url.PathEscape(i.id), "")
 	var payment struct {
 		ID       string
 		Value    json.RawMessage

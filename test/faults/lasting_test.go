@@ -31,7 +31,8 @@ type strike func(ctx context.Context, s *storm, draw *rand.Rand) bool
 // outlast is how long a fault lasts that must be longer than any deadline.
 const outlast = 28 * time.Second
 
-// lastingFaults are those of the storm. Each list is one thread of it, so that faults of different lists coincide.
+// lastingFaults are those of the storm. Each list has a goroutine, so that
+// faults of different lists coincide.
 var lastingFaults = [][]lasting{
 	{
 		{"replica frozen and resumed", frozenReplica(stormTimeout, stormLease)},
@@ -69,7 +70,7 @@ func (s *storm) strikeOn(ctx context.Context, list []lasting, draw *rand.Rand, r
 			if ctx.Err() == nil {
 				s.count(list[n].kind)
 			}
-			sleep(ctx, time.Duration(draw.Int64N(int64(time.Second))))
+			sleep(ctx, between(draw, 0, time.Second))
 		}
 		round()
 		const faultsPerRound = 400
@@ -244,7 +245,7 @@ func (s *storm) importer(ctx context.Context) *exec.Cmd {
 // it is about to commit, and then the same import until it has succeeded.
 func importing(accident func(context.Context, *os.Process, *rand.Rand)) strike {
 	return func(ctx context.Context, s *storm, draw *rand.Rand) bool {
-		if accident != nil && !s.importTo(s.life, func(p *os.Process) { accident(ctx, p, draw) }) {
+		if accident != nil && !s.importTo(ctx, func(p *os.Process) { accident(ctx, p, draw) }) {
 			return false
 		}
 		bounded, cancel := context.WithTimeout(ctx, enough)
@@ -301,7 +302,7 @@ func (s *storm) importTo(ctx context.Context, then func(*os.Process)) bool {
 // frozenImport leaves an import frozen in its transaction for longer than the
 // server bears with it.
 func frozenImport(ctx context.Context, s *storm, _ *rand.Rand) bool {
-	return s.importTo(s.life, func(*os.Process) { sleep(ctx, longestIdle+stubborn+late/2) })
+	return s.importTo(ctx, func(*os.Process) { sleep(ctx, longestIdle+stubborn+late/2) })
 }
 
 func leave(context.Context, *os.Process, *rand.Rand) {}

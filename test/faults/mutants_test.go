@@ -214,7 +214,7 @@ func calm(fault lasting) mutantStorm {
 // TestMutantsBeside breaks what a test beside the code is there for, and expects
 // that test to fail.
 func TestMutantsBeside(t *testing.T) {
-	for name, m := range map[string]struct {
+	mutants := map[string]struct {
 		mutation       mutation
 		folder, caught string // the test, and where it is
 	}{
@@ -254,7 +254,8 @@ func TestMutantsBeside(t *testing.T) {
 			mutation{"internal/server/server.go", `path != "/livez" && path != "/readyz"`, `path != "/metrics"`},
 			"internal/server", "TestAFullServer",
 		},
-	} {
+	}
+	for name, m := range mutants {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			command := exec.Command("go", "test", "-race", "-count=1", "-overlay", m.mutation.overlay(t), "-run", "^"+m.caught+"$", "./"+m.folder)

@@ -60,7 +60,7 @@ func TestStorm(t *testing.T) {
 	}
 	assert.Empty(t, violations)
 	assert.GreaterOrEqual(t, s.injector.injected(), faults)
-	kinds := []string{killed, stopped, heldSnapshot}
+	kinds := []string{replicaKilled, databaseStopped, snapshotHeld}
 	for _, list := range lastingFaults {
 		for _, fault := range list {
 			kinds = append(kinds, fault.kind)
@@ -112,8 +112,7 @@ type storm struct {
 	file     string
 	toImport *link // their way to the database
 	imported sync.Once
-	life     context.Context // of processes that are left as they are
-	left     sync.WaitGroup
+	left     sync.WaitGroup // imports that were left as they are
 
 	countMu sync.Mutex
 	payAlls map[int]int // by status; 0: no answer
@@ -121,9 +120,9 @@ type storm struct {
 
 // Kinds of faults beside those of lists.
 const (
-	killed       = "replica killed and started again"
-	stopped      = "database stopped hard"
-	heldSnapshot = "old snapshot held"
+	replicaKilled   = "replica killed and started again"
+	databaseStopped = "database stopped hard"
+	snapshotHeld    = "old snapshot held"
 )
 
 // newStorm returns a storm over c, that draws from seed.
@@ -132,7 +131,8 @@ func newStorm(c *cluster, seed uint64, faults int) *storm {
 	s.book.sent = map[string]sent{}
 	s.history = history{start: time.Now(), ops: map[string][]porcupine.Operation{}}
 	s.injector = &injector{
-		proxy: c.proxy, single: faultKinds, batch: slices.Concat(faultKinds, batchFaults, batchFaults, batchFaults, batchFaults), slow: 2 * stormTimeout, late: 2 * stormLease,
+		proxy: c.proxy, single: faultKinds, batch: append(slices.Repeat(batchFaults, 4), faultKinds...),
+		slow: 2 * stormTimeout, late: 2 * stormLease,
 		rand: s.draws(0), counts: map[string]int{},
 	}
 	return s
@@ -151,7 +151,6 @@ func (s *storm) run(t *testing.T) []violation {
 	defer cancel()
 	s.newImport(t)
 	var traffic, standing, rounds sync.WaitGroup
-	s.life = ctx
 	for n, list := range s.lasting {
 		rounds.Add(1)
 		round := sync.OnceFunc(rounds.Done)
@@ -218,7 +217,7 @@ func (s *storm) disturb(t *testing.T, over chan struct{}) {
 		victims := replicas[:1+draw.IntN(2)]
 		for _, victim := range victims {
 			victim.kill()
-			s.count(killed)
+			s.count(replicaKilled)
 		}
 		if draw.IntN(2) == 0 {
 			s.tokens.TokenFile("spoiled")
@@ -244,7 +243,7 @@ func (s *storm) stopDatabase(pause func(time.Duration)) {
 	defer s.serverMu.Unlock()
 	defer s.cutOffAll()()
 	s.server.Kill()
-	s.count(stopped)
+	s.count(databaseStopped)
 	pause(2 * time.Second)
 	s.server.Run()
 }
@@ -266,7 +265,7 @@ func (s *storm) count(kind string) { s.injector.add(kind) }
 func (s *storm) killAll(t *testing.T) {
 	for _, app := range s.apps {
 		app.kill()
-		s.count(killed)
+		s.count(replicaKilled)
 	}
 	require.NoError(t, s.checkLeases(t.Context(), s.cluster, stormLease))
 	for _, app := range s.apps {

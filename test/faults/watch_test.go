@@ -73,13 +73,16 @@ func (s *storm) watchLocks(ctx context.Context) {
 	for ; ctx.Err() == nil; sleep(ctx, 250*time.Millisecond) {
 		list, err := query(ctx, s.server.URL(superuser, "postgres"), pgx.RowToStructByPos[stuck], `
 			SELECT pid, state_change, 'idle in a transaction' FROM pg_stat_activity
-			WHERE datname = ANY ($1) AND usename = 'application' AND state LIKE 'idle in transaction%' AND state_change < clock_timestamp() - $2::interval
+			WHERE datname = ANY ($1) AND usename = 'application' AND state LIKE 'idle in transaction%'
+			  AND state_change < clock_timestamp() - $2::interval
 			UNION ALL
 			SELECT pid, waitstart, 'waiting for a lock' FROM pg_locks JOIN pg_stat_activity USING (pid)
-			WHERE datname = ANY ($1) AND usename = 'application' AND NOT granted AND waitstart < clock_timestamp() - $3::interval
+			WHERE datname = ANY ($1) AND usename = 'application'
+			  AND NOT granted AND waitstart < clock_timestamp() - $3::interval
 			UNION ALL
 			SELECT pid, query_start, 'at ' || query FROM pg_stat_activity
-			WHERE datname = ANY ($1) AND usename = 'application' AND state = 'active' AND query_start < clock_timestamp() - $4::interval`,
+			WHERE datname = ANY ($1) AND usename = 'application'
+			  AND state = 'active' AND query_start < clock_timestamp() - $4::interval`,
 			[]string{s.invoicing, s.paying}, longestIdle, longestLockWait, longestStatement)
 		if s.stopped.since(mark) {
 			seen, mark = map[stuck]time.Time{}, s.stopped.mark() // its clock went on, and nobody looked at it
@@ -98,7 +101,7 @@ func (s *storm) watchLocks(ctx context.Context) {
 				first = time.Now()
 			}
 			if time.Since(first) > stubborn {
-				s.violate(locksFree, "process %d of the server has been %s since %s", session.PID, session.What, session.Since)
+				s.violate(locksFree, "process %d of the server is %s since %s", session.PID, session.What, session.Since)
 			}
 			still[session] = first
 		}
@@ -115,7 +118,7 @@ func (s *storm) holdSnapshot(ctx context.Context, database string) {
 			continue
 		}
 		if _, err = conn.Exec(ctx, `BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current_snapshot()`); err == nil {
-			s.count("old snapshot held")
+			s.count(snapshotHeld)
 			_, _ = conn.WaitForNotification(ctx) // never comes; the connection's end does
 		}
 		_ = conn.Close(context.WithoutCancel(ctx))
@@ -150,7 +153,8 @@ var clients = map[string]func(ctx context.Context, r *replica, conn net.Conn){
 }
 
 const (
-	unfinished = "POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 8000\r\n\r\n["
+	unfinished = "POST /invoices HTTP/1.1\r\nHost: localhost\r\n" +
+		"Content-Type: application/json\r\nContent-Length: 8000\r\n\r\n["
 	// bodyTimeout is within which time a body has to arrive; see docs/bounds.md.
 	bodyTimeout = 10 * time.Second
 )
