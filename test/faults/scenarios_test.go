@@ -44,7 +44,7 @@ func TestScenarios(t *testing.T) {
 
 // patientEnv is for scenarios in which answers are held back: nothing times out
 // or lapses until the test says so.
-var patientEnv = []string{"CLAIM_LEASE=10m", "PAYMENT_TIMEOUT=1m", "PAY_CONCURRENCY=1"}
+var patientEnv = []string{"CLAIM_LEASE=10m", "PAYMENT_TIMEOUT=1m", "PAY_CONCURRENCY=1", "PAY_BATCH=1"}
 
 // add adds unpaid invoices of 1 EUR each and returns the book that knows them.
 func (c *cluster) add(t *testing.T, ids ...string) *book {
