@@ -56,7 +56,7 @@ const (
 	longestLockWait  = 2 * time.Second
 	longestStatement = 10 * time.Second
 	// stubborn is how much longer it may take, since the machine may be busy.
-	stubborn = 3 * time.Second
+	stubborn = 5 * time.Second
 )
 
 // stuck is a session that has been at something for longer than it may.
