@@ -69,10 +69,7 @@ func TestStorm(t *testing.T) {
 	for _, fault := range slices.Concat(faultKinds, batchFaults) {
 		kinds = append(kinds, fault.kind)
 	}
-	for _, kind := range slices.Sorted(maps.Keys(clients)) {
-		kinds = append(kinds, kind)
-	}
-	for _, kind := range kinds {
+	for _, kind := range slices.AppendSeq(kinds, maps.Keys(clients)) {
 		assert.Positive(t, s.injector.count(kind), kind)
 	}
 	assert.Positive(t, s.proxy.refused.Load(), "no token was refused")
