@@ -2,14 +2,18 @@ package live
 
 import (
 	"bufio"
+	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -76,6 +80,48 @@ func TestNothingIsLostWithThePods(t *testing.T) {
 			assert.JSONEq(t, payment, paymentOf(t, paid))
 			call(t, http.MethodPost, "/invoices/pay", nil)
 		})
+	}
+}
+
+// A new kube-proxy reads what the last one has left in the node's kernel, and so does one each hour. It must
+// know all of that for its own, or it takes the Services apart.
+func TestServicesOutliveKubeProxy(t *testing.T) {
+	awaitEverything(t)
+	proxies := client.CoreV1().Pods("kube-system")
+	labelled := metav1.ListOptions{LabelSelector: "k8s-app=kube-proxy"}
+	before, err := proxies.List(t.Context(), labelled)
+	require.NoError(t, err)
+	require.NotEmpty(t, before.Items)
+
+	for _, proxy := range before.Items {
+		require.NoError(t, proxies.Delete(t.Context(), proxy.Name, metav1.DeleteOptions{}))
+	}
+	for _, old := range before.Items {
+		require.Eventually(t, func() bool {
+			_, err := proxies.Get(context.Background(), old.Name, metav1.GetOptions{})
+			return apierrors.IsNotFound(err)
+		}, 2*time.Minute, 100*time.Millisecond, "%s is gone", old.Name)
+	}
+	require.Eventually(t, func() bool {
+		now, err := proxies.List(context.Background(), labelled)
+		if err != nil || len(now.Items) != len(before.Items) {
+			return false
+		}
+		for _, proxy := range now.Items {
+			var health struct{ Status map[string]any } // has what has been written to the kernel
+			answer, err := proxies.ProxyGet("http", proxy.Name, "10256", "/healthz", nil).DoRaw(context.Background())
+			if err != nil || json.Unmarshal(answer, &health) != nil || len(health.Status) == 0 {
+				return false
+			}
+		}
+		return true
+	}, 2*time.Minute, 100*time.Millisecond, "the new ones have written their rules")
+
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+		http.DefaultClient.CloseIdleConnections() // one that is open needs no rule any more
+		status, answer, err := ask(http.MethodGet, "/livez", nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, status, "%s", answer)
 	}
 }
 
