@@ -3,7 +3,6 @@ package live
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"slices"
@@ -177,23 +176,30 @@ shut() { # NAME COMMAND...
 	}
 	script.WriteString("wait\necho done\n")
 
-	created := runPod(t, shellPod(t, namespace, application, script.String()))
+	phase, output := runToEnd(t, shellPod(t, namespace, application, script.String()))
+	require.Equal(t, corev1.PodSucceeded, phase, output)
 
-	if !assert.Eventually(t, func() bool {
-		pod, err := client.CoreV1().Pods(namespace).Get(context.Background(), created.Name, metav1.GetOptions{})
-		return err == nil && pod.Status.Phase == corev1.PodSucceeded
-	}, 4*time.Minute, time.Second, "the probe runs to its end") {
-		t.Fatal(mustRun(t, command(t, "kubectl", "--context="+kubeContext, "--namespace="+namespace, "describe", "pod", created.Name)))
-	}
-	stream, err := client.CoreV1().Pods(namespace).GetLogs(created.Name, &corev1.PodLogOptions{}).Stream(t.Context())
-	require.NoError(t, err)
-	defer stream.Close()
-	output, err := io.ReadAll(stream)
-	require.NoError(t, err)
-
-	lines := strings.Split(strings.TrimSpace(string(output)), "\n")
-	require.Equal(t, "done", lines[len(lines)-1], "%s", output)
+	lines := strings.Split(strings.TrimSpace(output), "\n")
+	require.Equal(t, "done", lines[len(lines)-1], output)
 	return lines[:len(lines)-1]
+}
+
+// runToEnd waits for a pod that ends by itself, and returns whether it failed, and what it has said.
+func runToEnd(t *testing.T, pod *corev1.Pod) (corev1.PodPhase, string) {
+	t.Helper()
+	pod = runPod(t, pod)
+	if !assert.Eventually(t, func() bool {
+		now, err := client.CoreV1().Pods(pod.Namespace).Get(context.Background(), pod.Name, metav1.GetOptions{})
+		if err == nil {
+			pod = now
+		}
+		return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+	}, 4*time.Minute, time.Second, "it runs to its end") {
+		t.Fatal(mustRun(t, command(t, "kubectl", "--context="+kubeContext, "--namespace="+pod.Namespace, "describe", "pod", pod.Name)))
+	}
+	output, err := client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(t.Context())
+	require.NoError(t, err)
+	return pod.Status.Phase, string(output)
 }
 
 // shellPod is a pod that runs a script once, labelled as an application of its namespace.

@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -10,12 +11,100 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"example.com/invoices/test/cluster/access"
 )
+
+// A fork bomb hits the bound of its pod, and the node has processes left for all others.
+func TestProcessesOfAPodAreBounded(t *testing.T) {
+	const bound = 512 // podPidsLimit in the cluster's definition
+
+	phase, output := runToEnd(t, shellPod(t, "payments", "stranger",
+		fmt.Sprintf(`exec sh -c '
+			n=0
+			trap "echo \$n started" EXIT
+			while [ $n -lt %d ]; do
+				sleep 600 &
+				n=$((n + 1))
+			done'`, bound+100))) // bash would go on after the first that is refused
+
+	assert.Equal(t, corev1.PodFailed, phase, output)
+	assert.Contains(t, output, "Cannot fork")
+	last := output[strings.LastIndex(strings.TrimSpace(output), "\n")+1:]
+	var started int
+	_, err := fmt.Sscanf(last, "%d started", &started)
+	require.NoError(t, err, output)
+	assert.InDelta(t, bound, started, 50, "some are the pod's own")
+	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	for _, node := range nodes.Items {
+		for _, condition := range node.Status.Conditions {
+			assert.Equal(t, condition.Type == corev1.NodeReady, condition.Status == corev1.ConditionTrue,
+				"%s of %s: %s", condition.Type, node.Name, condition.Message)
+		}
+	}
+}
+
+// What a team overwrites counts in etcd until it is removed from there, and no quota bounds how often it
+// writes: it must be gone long before one client can have filled etcd.
+func TestWhatIsOverwrittenLeavesEtcd(t *testing.T) {
+	inUse := func() int {
+		metrics := mustRun(t, command(t, "docker", "exec", cluster.Node, "curl", "--silent", "http://127.0.0.1:2381/metrics"))
+		var bytes float64
+		for line := range strings.Lines(metrics) {
+			_, _ = fmt.Sscanf(line, "etcd_mvcc_db_total_size_in_use_in_bytes %g", &bytes)
+		}
+		require.NotZero(t, bytes)
+		return int(bytes)
+	}
+	const size, writes = 1_000_000, 100
+	maps := as(t, "team-payments").CoreV1().ConfigMaps("payments")
+	written, err := maps.Create(t.Context(), &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "overwritten-"}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = maps.Delete(context.Background(), written.Name, metav1.DeleteOptions{}) })
+
+	for n := range writes {
+		written.ResourceVersion = ""
+		written.Data = map[string]string{"content": strings.Repeat(string(rune('a'+n%26)), size)}
+		_, err := maps.Update(t.Context(), written, metav1.UpdateOptions{})
+		require.NoError(t, err)
+	}
+	full := inUse()
+	require.Greater(t, full, size*writes/2, "it counts at first")
+
+	// The API server's default keeps all of it for five minutes at least.
+	require.Eventually(t, func() bool { return inUse() < full-size*writes/2 }, 4*time.Minute, 5*time.Second)
+}
+
+// No team's requests wait behind another's, or before those of the cluster's own parts: each user has queues
+// of its own, in a level that is for users.
+func TestRequestsOfATeamWaitForTheirTurn(t *testing.T) {
+	flows, err := client.FlowcontrolV1().FlowSchemas().Get(t.Context(), "global-default", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Equal(t, flowcontrolv1.FlowDistinguisherMethodByUserType, flows.Spec.DistinguisherMethod.Type)
+	level, err := client.FlowcontrolV1().PriorityLevelConfigurations().Get(t.Context(),
+		flows.Spec.PriorityLevelConfiguration.Name, metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Equal(t, flowcontrolv1.LimitResponseTypeQueue, level.Spec.Limited.LimitResponse.Type)
+
+	for _, team := range teams {
+		config, err := clientcmd.BuildConfigFromFlags("", kubeconfig(t, team.user))
+		require.NoError(t, err)
+		asTeam, err := rest.HTTPClientFor(config)
+		require.NoError(t, err)
+		response, err := asTeam.Get(config.Host + "/api/v1/namespaces/" + team.namespace + "/configmaps")
+		require.NoError(t, err)
+		response.Body.Close()
+		assert.Equal(t, string(flows.UID), response.Header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID), team.user)
+	}
+}
 
 // A team may create only so many objects of every kind that it may create. Its quota is tried where it
 // binds the test alone, with nothing left of it.
