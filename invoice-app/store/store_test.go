@@ -18,6 +18,7 @@ import (
 	"example.com/invoices/internal/money"
 	"example.com/invoices/internal/postgrestest"
 	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/invoice/ledgertest"
 )
 
 // TestEngines runs the same tests on all engines, since what holds on one holds
@@ -32,6 +33,11 @@ func TestEngines(t *testing.T) {
 	} {
 		t.Run(engine, func(t *testing.T) {
 			conformance(t, open)
+			ledgertest.Test(t, func(t *testing.T, invoices []invoice.Invoice) ledgertest.Store {
+				s := open(t)
+				add(t, s, invoices...)
+				return s
+			})
 			for name, test := range map[string]func(*testing.T, func(*testing.T) Store){
 				"a client that follows the list misses none":          followersMissNone,
 				"what was accepted is listed while others are adding": acceptedIsListed,
@@ -218,181 +224,6 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 			}
 			assert.Equal(t, want, ids)
 		}
-	})
-
-	t.Run("claims exclude each other until the lease ends", func(t *testing.T) {
-		s := open(t)
-		add(t, s, euros("a", 1), euros("b", 1))
-		first := claimOne(t, s, time.Millisecond)
-		assert.Equal(t, "a", first.ID)
-		assert.Equal(t, 1, first.Attempt)
-		assert.LessOrEqual(t, requireUnsettled(t, s, 2), time.Millisecond, "claimed is not settled")
-		var again []invoice.Claim
-		require.Eventually(t, func() bool {
-			var err error
-			again, err = s.Claim(t.Context(), 0, first.Seq, 1, time.Hour)
-			require.NoError(t, err)
-			return len(again) > 0
-		}, patience, time.Millisecond)
-		assert.Equal(t, "a", again[0].ID)
-		assert.Equal(t, 2, again[0].Attempt)
-		assert.Equal(t, "b", claimOne(t, s, time.Hour).ID)
-		none, err := s.Claim(t.Context(), 0, all, 5, time.Hour)
-		require.NoError(t, err)
-		assert.Empty(t, none)
-		assert.Greater(t, requireUnsettled(t, s, 2), 30*time.Minute)
-	})
-
-	t.Run("claims stay within the snapshot", func(t *testing.T) {
-		s := open(t)
-		add(t, s, euros("a", 1))
-		last, err := s.LastSeq(t.Context())
-		require.NoError(t, err)
-		add(t, s, euros("b", 1))
-		claims, err := s.Claim(t.Context(), 0, last, 5, time.Hour)
-		require.NoError(t, err)
-		require.Len(t, claims, 1)
-		assert.Equal(t, "a", claims[0].ID)
-		count, _, err := s.Unsettled(t.Context(), last)
-		require.NoError(t, err)
-		assert.Equal(t, 1, count)
-	})
-
-	t.Run("claims go on behind a cursor", func(t *testing.T) {
-		s := open(t)
-		add(t, s, euros("a", 1), euros("b", 1), euros("c", 1))
-		first, err := s.Claim(t.Context(), 0, all, 1, time.Hour)
-		require.NoError(t, err)
-		require.Len(t, first, 1)
-		assert.Equal(t, "a", first[0].ID, "the lowest Seq first")
-		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: first[0]}}))
-		second, err := s.Claim(t.Context(), first[0].Seq, all, 1, time.Hour)
-		require.NoError(t, err)
-		require.Len(t, second, 1)
-		assert.Equal(t, "b", second[0].ID, "a is free, and before the cursor")
-		none, err := s.Claim(t.Context(), all, all, 1, time.Hour)
-		require.NoError(t, err)
-		assert.Empty(t, none)
-	})
-
-	t.Run("each invoice goes to one of many", func(t *testing.T) {
-		s := open(t)
-		for n := range 60 {
-			add(t, s, euros(fmt.Sprint(n), 1))
-		}
-		var mu sync.Mutex
-		seen := map[string]int{}
-		var claimers sync.WaitGroup
-		for range 8 {
-			claimers.Go(func() {
-				for {
-					claims, err := s.Claim(context.Background(), 0, all, 3, time.Hour)
-					if !assert.NoError(t, err) || len(claims) == 0 {
-						return
-					}
-					mu.Lock()
-					for _, c := range claims {
-						seen[c.ID]++
-					}
-					mu.Unlock()
-				}
-			})
-		}
-		claimers.Wait()
-		// SKIP LOCKED may end a claimer early, so the rest is claimed here.
-		rest, err := s.Claim(t.Context(), 0, all, 60, time.Hour)
-		require.NoError(t, err)
-		for _, c := range rest {
-			seen[c.ID]++
-		}
-		assert.Len(t, seen, 60)
-		for id, times := range seen {
-			assert.Equal(t, 1, times, id)
-		}
-	})
-
-	t.Run("paid", func(t *testing.T) {
-		s := open(t)
-		add(t, s, euros("a", 1))
-		claimOne(t, s, time.Hour)
-		markPaid(t, s, "a")
-		markPaid(t, s, "a")
-		assert.True(t, get(t, s, "a").Paid)
-		requireUnsettled(t, s, 0)
-		assert.ErrorIs(t, s.Retry(t.Context(), "a"), invoice.ErrPaid)
-		none, err := s.Claim(t.Context(), 0, all, 5, time.Hour)
-		require.NoError(t, err)
-		assert.Empty(t, none)
-	})
-
-	t.Run("release", func(t *testing.T) {
-		s := open(t)
-		add(t, s, euros("a", 1))
-		claim := claimOne(t, s, time.Hour)
-		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}))
-		again := claimOne(t, s, time.Hour)
-		assert.Equal(t, 2, again.Attempt)
-		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}), "an old claim")
-		assert.Greater(t, requireUnsettled(t, s, 1), time.Minute, "changes nothing")
-	})
-
-	t.Run("reject and retry", func(t *testing.T) {
-		s := open(t)
-		add(t, s, euros("a", 1), euros("b", 1))
-		claim := claimOne(t, s, time.Hour)
-		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
-		assert.Equal(t, "no", get(t, s, "a").Rejected)
-		requireUnsettled(t, s, 1)
-		assert.Equal(t, "b", claimOne(t, s, time.Hour).ID, "it does not block the others")
-
-		require.NoError(t, s.Retry(t.Context(), "a"))
-		assert.Empty(t, get(t, s, "a").Rejected)
-		require.NoError(t, s.Retry(t.Context(), "a"), "again")
-		again := claimOne(t, s, time.Hour)
-		assert.Equal(t, "a", again.ID)
-		require.NoError(t, s.Retry(t.Context(), "a"), "while it is being paid")
-		none, err := s.Claim(t.Context(), 0, all, 5, time.Hour)
-		require.NoError(t, err)
-		assert.Empty(t, none, "retry takes no claim away")
-
-		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "late"}}), "an old claim")
-		assert.Empty(t, get(t, s, "a").Rejected, "changes nothing")
-		assert.ErrorIs(t, s.Retry(t.Context(), "x"), invoice.ErrNotFound)
-	})
-
-	t.Run("a payment overrules a rejection, and never the other way", func(t *testing.T) {
-		s := open(t)
-		add(t, s, euros("a", 1))
-		claim := claimOne(t, s, time.Hour)
-		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
-		markPaid(t, s, "a")
-		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
-		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}))
-		a := get(t, s, "a")
-		assert.True(t, a.Paid)
-		assert.Empty(t, a.Rejected)
-	})
-
-	t.Run("of many at once, each has its own outcome", func(t *testing.T) {
-		s := open(t)
-		add(t, s, euros("a", 1), euros("b", 1), euros("c", 1), euros("d", 1), euros("e", 1))
-		claims, err := s.Claim(t.Context(), 0, all, 5, time.Hour)
-		require.NoError(t, err)
-		require.Len(t, claims, 5)
-		old := claims[3]
-		old.Attempt--
-		require.NoError(t, s.MarkPaid(t.Context(), claims[:2]))
-		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claims[1], Reason: "paid"}, {Claim: claims[2], Reason: "no"}, {Claim: old, Reason: "late"}}))
-		require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claims[0]}, {Claim: old}, {Claim: claims[4], Wait: 30 * time.Minute}}))
-		kept, err := s.List(t.Context(), invoice.Filter{Limit: 10})
-		require.NoError(t, err)
-		for n, want := range []invoice.Invoice{{Paid: true}, {Paid: true}, {Rejected: "no"}, {}, {}} {
-			assert.Equal(t, want.Paid, kept[n].Paid, kept[n].ID)
-			assert.Equal(t, want.Rejected, kept[n].Rejected, kept[n].ID)
-		}
-		wait := requireUnsettled(t, s, 2)
-		assert.Greater(t, wait, 20*time.Minute, "d's claim holds")
-		assert.Less(t, wait, 40*time.Minute, "e's is over then")
 	})
 
 	t.Run("seed", func(t *testing.T) {

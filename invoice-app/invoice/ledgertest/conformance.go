@@ -1,0 +1,251 @@
+package ledgertest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/money"
+	"example.com/invoices/invoice-app/invoice"
+)
+
+// Store is what Test needs of an invoice.Store.
+type Store interface {
+	invoice.Ledger
+	Get(ctx context.Context, id string) (invoice.Invoice, error)
+	Retry(ctx context.Context, id string) error
+}
+
+const (
+	all      = 1 << 62 // as a Seq: every invoice
+	patience = time.Minute
+)
+
+// Test checks that the ledgers that open returns do what invoice.Ledger and
+// invoice.Store say. open returns a new one with these invoices.
+func Test(t *testing.T, open func(t *testing.T, invoices []invoice.Invoice) Store) {
+	openWith := func(t *testing.T, ids ...string) store {
+		t.Helper()
+		invoices := make([]invoice.Invoice, len(ids))
+		for n, id := range ids {
+			invoices[n] = invoice.Invoice{ID: id, Amount: money.Amount{Minor: int64(n + 1), Currency: "EUR"}}
+		}
+		return store{open(t, invoices)}
+	}
+	for name, test := range map[string]func(t *testing.T, open func(*testing.T, ...string) store){
+		"claims exclude each other until the lease ends": claimsExcludeEachOther,
+		"claims stay within the snapshot":                claimsStayWithinTheSnapshot,
+		"claims go on behind a cursor":                   claimsGoOnBehindACursor,
+		"each invoice goes to one of many":               eachGoesToOneOfMany,
+		"paid":                                           paid,
+		"release":                                        release,
+		"reject and retry":                               rejectAndRetry,
+		"a payment overrules a rejection, and never the other way": paymentOverrulesRejection,
+		"of many at once, each has its own outcome":                eachHasItsOwnOutcome,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, openWith) })
+	}
+}
+
+type store struct{ Store }
+
+func (s store) claim(t *testing.T, after, through int64, limit int, lease time.Duration) []invoice.Claim {
+	t.Helper()
+	claims, err := s.Claim(t.Context(), after, through, limit, lease)
+	require.NoError(t, err)
+	return claims
+}
+
+func (s store) claimOne(t *testing.T, lease time.Duration) invoice.Claim {
+	t.Helper()
+	claims := s.claim(t, 0, all, 1, lease)
+	require.Len(t, claims, 1)
+	return claims[0]
+}
+
+func (s store) get(t *testing.T, id string) invoice.Invoice {
+	t.Helper()
+	i, err := s.Get(t.Context(), id)
+	require.NoError(t, err)
+	return i
+}
+
+// markPaid marks an invoice paid, claimed or not.
+func (s store) markPaid(t *testing.T, id string) {
+	t.Helper()
+	require.NoError(t, s.MarkPaid(t.Context(), []invoice.Claim{{Invoice: s.get(t, id)}}))
+}
+
+func (s store) requireUnsettled(t *testing.T, want int) (wait time.Duration) {
+	t.Helper()
+	count, wait, err := s.Unsettled(t.Context(), all)
+	require.NoError(t, err)
+	require.Equal(t, want, count)
+	return wait
+}
+
+func claimsExcludeEachOther(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a", "b")
+	first := s.claimOne(t, time.Millisecond)
+	assert.Equal(t, "a", first.ID)
+	assert.Equal(t, 1, first.Attempt)
+	assert.LessOrEqual(t, s.requireUnsettled(t, 2), time.Millisecond, "claimed is not settled")
+	var again []invoice.Claim
+	require.Eventually(t, func() bool {
+		again = s.claim(t, 0, first.Seq, 1, time.Hour)
+		return len(again) > 0
+	}, patience, time.Millisecond)
+	assert.Equal(t, "a", again[0].ID)
+	assert.Equal(t, 2, again[0].Attempt)
+	assert.Equal(t, "b", s.claimOne(t, time.Hour).ID)
+	none := s.claim(t, 0, all, 5, time.Hour)
+	assert.Empty(t, none)
+	assert.Greater(t, s.requireUnsettled(t, 2), 30*time.Minute)
+}
+
+func claimsStayWithinTheSnapshot(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a", "b")
+	last := s.get(t, "a").Seq
+	claims := s.claim(t, 0, last, 5, time.Hour)
+	require.Len(t, claims, 1)
+	assert.Equal(t, "a", claims[0].ID)
+	count, _, err := s.Unsettled(t.Context(), last)
+	require.NoError(t, err)
+	assert.Equal(t, 1, count)
+	last, err = s.LastSeq(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, s.get(t, "b").Seq, last)
+}
+
+func claimsGoOnBehindACursor(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a", "b", "c")
+	first := s.claim(t, 0, all, 1, time.Hour)
+	require.Len(t, first, 1)
+	assert.Equal(t, "a", first[0].ID, "the lowest Seq first")
+	require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: first[0]}}))
+	second := s.claim(t, first[0].Seq, all, 1, time.Hour)
+	require.Len(t, second, 1)
+	assert.Equal(t, "b", second[0].ID, "a is free, and before the cursor")
+	none := s.claim(t, all, all, 1, time.Hour)
+	assert.Empty(t, none)
+}
+
+func eachGoesToOneOfMany(t *testing.T, open func(*testing.T, ...string) store) {
+	var ids []string
+	for n := range 60 {
+		ids = append(ids, fmt.Sprint(n))
+	}
+	s := open(t, ids...)
+	var mu sync.Mutex
+	seen := map[string]int{}
+	var claimers sync.WaitGroup
+	for range 8 {
+		claimers.Go(func() {
+			for {
+				claims, err := s.Claim(context.Background(), 0, all, 3, time.Hour)
+				if !assert.NoError(t, err) || len(claims) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, c := range claims {
+					seen[c.ID]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	claimers.Wait()
+	// SKIP LOCKED may end a claimer early, so the rest is claimed here.
+	rest := s.claim(t, 0, all, 60, time.Hour)
+	for _, c := range rest {
+		seen[c.ID]++
+	}
+	assert.Len(t, seen, 60)
+	for id, times := range seen {
+		assert.Equal(t, 1, times, id)
+	}
+}
+
+func paid(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a")
+	s.claimOne(t, time.Hour)
+	s.markPaid(t, "a")
+	s.markPaid(t, "a")
+	assert.True(t, s.get(t, "a").Paid)
+	s.requireUnsettled(t, 0)
+	assert.ErrorIs(t, s.Retry(t.Context(), "a"), invoice.ErrPaid)
+	none := s.claim(t, 0, all, 5, time.Hour)
+	assert.Empty(t, none)
+}
+
+func release(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a")
+	claim := s.claimOne(t, time.Hour)
+	require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}))
+	again := s.claimOne(t, time.Hour)
+	assert.Equal(t, 2, again.Attempt)
+	require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}), "an old claim")
+	assert.Greater(t, s.requireUnsettled(t, 1), time.Minute, "changes nothing")
+}
+
+func rejectAndRetry(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a", "b")
+	claim := s.claimOne(t, time.Hour)
+	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
+	assert.Equal(t, "no", s.get(t, "a").Rejected)
+	s.requireUnsettled(t, 1)
+	assert.Equal(t, "b", s.claimOne(t, time.Hour).ID, "it does not block the others")
+
+	require.NoError(t, s.Retry(t.Context(), "a"))
+	assert.Empty(t, s.get(t, "a").Rejected)
+	require.NoError(t, s.Retry(t.Context(), "a"), "again")
+	again := s.claimOne(t, time.Hour)
+	assert.Equal(t, "a", again.ID)
+	require.NoError(t, s.Retry(t.Context(), "a"), "while it is being paid")
+	none := s.claim(t, 0, all, 5, time.Hour)
+	assert.Empty(t, none, "retry takes no claim away")
+
+	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "late"}}), "an old claim")
+	assert.Empty(t, s.get(t, "a").Rejected, "changes nothing")
+	assert.ErrorIs(t, s.Retry(t.Context(), "x"), invoice.ErrNotFound)
+}
+
+func paymentOverrulesRejection(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a")
+	claim := s.claimOne(t, time.Hour)
+	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
+	s.markPaid(t, "a")
+	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
+	require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}))
+	a := s.get(t, "a")
+	assert.True(t, a.Paid)
+	assert.Empty(t, a.Rejected)
+}
+
+func eachHasItsOwnOutcome(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a", "b", "c", "d", "e")
+	claims := s.claim(t, 0, all, 5, time.Hour)
+	require.Len(t, claims, 5)
+	old := claims[3]
+	old.Attempt--
+	require.NoError(t, s.MarkPaid(t.Context(), claims[:2]))
+	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{
+		{Claim: claims[1], Reason: "paid"}, {Claim: claims[2], Reason: "no"}, {Claim: old, Reason: "late"},
+	}))
+	require.NoError(t, s.Release(t.Context(), []invoice.Released{
+		{Claim: claims[0]}, {Claim: old}, {Claim: claims[4], Wait: 30 * time.Minute},
+	}))
+	for id, want := range map[string]invoice.Invoice{"a": {Paid: true}, "b": {Paid: true}, "c": {Rejected: "no"}, "d": {}, "e": {}} {
+		kept := s.get(t, id)
+		assert.Equal(t, want.Paid, kept.Paid, id)
+		assert.Equal(t, want.Rejected, kept.Rejected, id)
+	}
+	wait := s.requireUnsettled(t, 2)
+	assert.Greater(t, wait, 20*time.Minute, "d's claim holds")
+	assert.Less(t, wait, 40*time.Minute, "e's is over then")
+}
