@@ -1,0 +1,169 @@
+package simulation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"example.com/invoices/invoice-app/invoice"
+)
+
+// place is where one replica after the other runs.
+type place struct {
+	*world
+	name    string
+	callers sync.WaitGroup
+	replica *replica // the latest
+}
+
+// replica is a Payer in its process. It is the Payer's Ledger and Provider: each
+// call of the Payer's may go wrong on its way to the models of those.
+type replica struct {
+	*world
+	name  string
+	payer *invoice.Payer
+
+	// These are guarded by world.mu.
+	dead      bool
+	frozen    time.Time           // until then
+	held      map[int64]time.Time // when the leases of claims that it knows of end, by Seq
+	confirmed map[int64]bool      // payments that it knows to be taken, by Seq
+}
+
+func (p *place) start(number int) {
+	r := &replica{
+		world: p.world, name: fmt.Sprint(p.name, number), held: map[int64]time.Time{}, confirmed: map[int64]bool{},
+	}
+	cfg := p.cfg
+	cfg.Random = func(n int64) int64 { return p.dice(r.name+"random", n).Int64N(n) }
+	r.payer = invoice.NewPayer(r, r, cfg, quietLog)
+	p.replica = r
+}
+
+// run starts replicas, lets clients call them, and ends them, until the faults
+// do. The last one stays.
+func (p *place) run() {
+	for number := 1; ; number++ {
+		p.start(number)
+		r := p.replica
+		dice := p.dice(r.name + "life")
+		left := time.Until(p.calm)
+		if left <= 0 {
+			return
+		}
+		for range 1 + dice.IntN(2) {
+			r.call(&p.callers, between(dice, 0, left))
+		}
+		if chance(dice, p.faults.freeze) {
+			r.freeze(between(dice, 0, left), between(dice, 0, 2*p.cfg.Lease))
+		}
+		end := between(dice, 0, left)
+		switch {
+		case chance(dice, p.faults.crash):
+			p.sleep(context.Background(), end)
+			r.crash()
+		case chance(dice, p.faults.stop):
+			p.sleep(context.Background(), end)
+			r.mark("is told to stop")
+			r.payer.Close()
+			r.mark("has stopped")
+		default:
+			return
+		}
+		p.sleep(context.Background(), between(dice, 0, time.Second))
+	}
+}
+
+// call lets a client call after a while. Some leave before they have an answer.
+func (r *replica) call(callers *sync.WaitGroup, after time.Duration) {
+	callers.Go(func() {
+		r.sleep(context.Background(), after)
+		ctx := context.Background()
+		if dice := r.dice(r.name + "client"); chance(dice, r.faults.leave) {
+			leaving, cancel := context.WithCancel(ctx)
+			ctx = leaving
+			stay := between(dice, 0, 2*time.Second)
+			callers.Go(func() {
+				r.sleep(context.Background(), stay)
+				cancel()
+			})
+		}
+		r.payAll(ctx)
+	})
+}
+
+// payAll has the Payer pay, and checks that it tells the truth.
+func (r *replica) payAll(ctx context.Context) {
+	r.thaw()
+	called, through := time.Now(), r.mark("is called")
+	err := r.payer.PayAll(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.dead {
+		return
+	}
+	r.note(r.name, "answers", nil, fmt.Sprint(err))
+	for seq := int64(1); err == nil && seq <= through; seq++ {
+		row := r.ledger.Row(seq)
+		if !row.Settled() && r.claims[seq-1].retried.Before(called) {
+			r.violate(honestNil, "%s says so, but %s is unsettled", r.name, row.ID)
+		}
+	}
+	var remaining *invoice.RemainingError
+	if errors.As(err, &remaining) && remaining.Unpaid == 0 {
+		r.violate(honestNil, "%s says that nothing remains, and fails", r.name)
+	}
+}
+
+// crash ends everything that the replica does. What it has sent may arrive.
+func (r *replica) crash() {
+	r.mu.Lock()
+	r.dead = true
+	r.note(r.name, "crashes", nil, "")
+	r.mu.Unlock()
+	r.payer.Stop() // the way out for its goroutines: none of their calls goes anywhere
+}
+
+// freeze stops the replica after a while, for a while: nothing that it sends
+// leaves, and nothing reaches it. Time goes on.
+func (r *replica) freeze(after, length time.Duration) {
+	r.background.Go(func() {
+		r.sleep(context.Background(), after)
+		r.mu.Lock()
+		r.frozen = time.Now().Add(min(length, max(time.Until(r.calm), 0)))
+		r.note(r.name, "freezes", nil, fmt.Sprint("for ", time.Until(r.frozen).Round(time.Millisecond)))
+		r.mu.Unlock()
+	})
+}
+
+// thaw waits while the replica is frozen.
+func (r *replica) thaw() {
+	r.mu.Lock()
+	wait := time.Until(r.frozen)
+	r.mu.Unlock()
+	if wait > 0 {
+		r.sleep(context.Background(), wait)
+	}
+}
+
+// comeBack is the end of a call: at an instant of its own, and not before the
+// replica thaws.
+func (r *replica) comeBack() {
+	r.sleep(context.Background(), 0)
+	r.thaw()
+}
+
+func (r *replica) isDead() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dead
+}
+
+func (r *replica) mark(what string) (invoices int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note(r.name, what, nil, "")
+	return int64(len(r.claims))
+}
