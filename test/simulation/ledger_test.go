@@ -46,17 +46,17 @@ func ask(ctx context.Context, r *replica, what string, seqs []int64, effect func
 	switch {
 	case w.faulty(dice, w.faults.ledgerDown):
 		w.sleep(ctx, way)
-		r.comeBack()
+		r.comeBack(dice)
 		return fail("ledger is down")
 	case w.faulty(dice, w.faults.requestLost):
 		<-ctx.Done()
-		r.comeBack()
+		r.comeBack(dice)
 		return fail("request lost")
 	case !w.sleep(ctx, way):
 		if chance(dice, 0.5) {
 			w.later(way, happen)
 		}
-		r.comeBack()
+		r.comeBack(dice)
 		return fail("timeout")
 	case r.isDead() && chance(dice, 0.5):
 		return errCrashed
@@ -67,7 +67,7 @@ func ask(ctx context.Context, r *replica, what string, seqs []int64, effect func
 		back = between(dice, 0, time.Second) // a connection that is cut says so sooner or later
 	}
 	inTime := w.sleep(ctx, back)
-	r.comeBack()
+	r.comeBack(dice)
 	switch {
 	case r.isDead():
 		return errCrashed

@@ -118,14 +118,14 @@ func (r *replica) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 		return fail("status 500, not taken", errFailed)
 	case w.faulty(dice, w.faults.paymentLost):
 		<-ctx.Done()
-		r.comeBack()
+		r.comeBack(dice)
 		return fail("request lost", ctx.Err())
 	}
 	if !w.sleep(ctx, way) {
 		if chance(dice, 0.5) { // it is on its way, and arrives
 			w.later(way, take)
 		}
-		r.comeBack()
+		r.comeBack(dice)
 		return fail("timeout", ctx.Err())
 	}
 	if r.isDead() && chance(dice, 0.5) {
@@ -135,17 +135,17 @@ func (r *replica) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	switch {
 	case w.faulty(dice, w.faults.verdictLost):
 		<-ctx.Done()
-		r.comeBack()
+		r.comeBack(dice)
 		return fail("answer lost", ctx.Err())
 	case w.faulty(dice, w.faults.cut):
 		w.sleep(ctx, back)
-		r.comeBack()
+		r.comeBack(dice)
 		return fail("status 500 after all was taken", errFailed)
 	case !w.sleep(ctx, back):
-		r.comeBack()
+		r.comeBack(dice)
 		return fail("answer late", ctx.Err())
 	}
-	r.comeBack()
+	r.comeBack(dice)
 	if r.isDead() {
 		return answer(errCrashed)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -123,7 +124,9 @@ func (r *replica) crash() {
 	r.dead = true
 	r.note(r.name, "crashes", nil, "")
 	r.mu.Unlock()
-	r.payer.Stop() // the way out for its goroutines: none of their calls goes anywhere
+	// The way out for its goroutines: none of their calls goes anywhere.
+	r.payer.Stop()
+	r.background.Go(r.payer.Close)
 }
 
 // freeze stops the replica after a while, for a while: nothing that it sends
@@ -138,21 +141,25 @@ func (r *replica) freeze(after, length time.Duration) {
 	})
 }
 
-// thaw waits while the replica is frozen.
-func (r *replica) thaw() {
+// thaw waits while the replica is frozen, and reports whether it was.
+func (r *replica) thaw() bool {
 	r.mu.Lock()
 	wait := time.Until(r.frozen)
 	r.mu.Unlock()
-	if wait > 0 {
-		r.sleep(context.Background(), wait)
+	if wait <= 0 {
+		return false
 	}
+	r.sleep(context.Background(), wait)
+	return true
 }
 
 // comeBack is the end of a call: at an instant of its own, and not before the
 // replica thaws.
-func (r *replica) comeBack() {
-	r.sleep(context.Background(), 0)
-	r.thaw()
+func (r *replica) comeBack(dice *rand.Rand) {
+	r.sleep(context.Background(), between(dice, 0, time.Millisecond))
+	if r.thaw() {
+		r.sleep(context.Background(), between(dice, 0, time.Millisecond))
+	}
 }
 
 func (r *replica) isDead() bool {

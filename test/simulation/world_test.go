@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -128,7 +129,12 @@ func (w *world) addInvoice() {
 // any order.
 func (w *world) dice(what string, about ...int64) *rand.Rand {
 	hash := fnv.New64a()
-	fmt.Fprint(hash, what, time.Since(w.start), about)
+	key := append(make([]byte, 0, 128), what...)
+	key = binary.LittleEndian.AppendUint64(key, uint64(time.Since(w.start)))
+	for _, n := range about {
+		key = binary.LittleEndian.AppendUint64(key, uint64(n))
+	}
+	_, _ = hash.Write(key)
 	return rand.New(rand.NewPCG(w.seed, hash.Sum64()))
 }
 
@@ -263,11 +269,9 @@ func (w *world) run() (quiet time.Duration) {
 	quiet = time.Since(w.calm)
 	for _, p := range places {
 		p.replica.payer.Close()
-	}
-	w.background.Wait()
-	for _, p := range places {
 		p.callers.Wait()
 	}
+	w.background.Wait()
 	w.checkEnd()
 	return quiet
 }
