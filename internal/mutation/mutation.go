@@ -1,0 +1,35 @@
+// Package mutation breaks source code on purpose, to see that a test would notice.
+package mutation
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Mutation is a fault in a file's source: a text that occurs exactly once, and what
+// stands there instead.
+type Mutation struct{ File, Old, New string }
+
+// Overlay returns a file for go build's -overlay that applies the mutation. The
+// source itself, under root, is not touched.
+func (m Mutation) Overlay(t *testing.T, root string) string {
+	t.Helper()
+	folder := t.TempDir()
+	original, err := filepath.Abs(filepath.Join(root, m.File))
+	require.NoError(t, err)
+	source, err := os.ReadFile(original)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(string(source), m.Old), "%s must have exactly once:\n%s", m.File, m.Old)
+	mutated := filepath.Join(folder, "mutated.go")
+	require.NoError(t, os.WriteFile(mutated, []byte(strings.Replace(string(source), m.Old, m.New, 1)), 0o600))
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{original: mutated}})
+	require.NoError(t, err)
+	file := filepath.Join(folder, "overlay.json")
+	require.NoError(t, os.WriteFile(file, overlay, 0o600))
+	return file
+}
