@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -o errexit -o nounset -o pipefail -c
 
-# The product's own packages; test/limits and test/faults are run apart, since they take minutes.
+# The product's own packages; test/simulation, test/limits and test/faults are run apart, since they take minutes.
 PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./dev/... ./test/payall/... ./test/postgres/...
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -37,6 +37,7 @@ test-local: check
 	dev/need.sh pgbouncer pgbouncer
 	go test -race -shuffle=on $(PACKAGES)
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
+	go test -count=1 -timeout=20m -v ./test/simulation
 	go test -race -shuffle=on -count=1 -v ./test/limits
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 
@@ -54,6 +55,12 @@ check:
 	go run $(ACTIONLINT)
 	@if timeout 5 bash -c 'exec 3<>/dev/tcp/vuln.go.dev/443' 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck was not run: its database (vuln.go.dev) is out of reach"; fi
+
+## simulate: run SIMULATE schedules of crashes and faults in fake time (default a million), or only SIMULATE_SEED
+SIMULATE ?= 1000000
+.PHONY: simulate
+simulate:
+	SIMULATE=$(SIMULATE) go test -count=1 -timeout=2h -v -run='TestSchedules|TestReplay' ./test/simulation
 
 ## fuzz: search for inputs that break the decoders, FUZZTIME for each (default 30s)
 FUZZTIME ?= 30s
