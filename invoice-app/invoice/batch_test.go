@@ -159,7 +159,7 @@ func TestEachInvoiceOfABatchHasItsOwnOutcome(t *testing.T) {
 		return answers
 	}, succeeds)
 	assert.Equal(t, 90, l.paid())
-	for _, r := range l.rows {
+	for _, r := range l.Rows() {
 		if r.Seq%10 == 0 {
 			assert.Equal(t, r.ID, r.Rejected)
 		}
@@ -180,12 +180,12 @@ func TestWhatIsClaimedTooLateIsNotSent(t *testing.T) {
 		payer.Close()
 	})
 	assert.Equal(t, 100, l.paid())
-	for _, r := range l.rows {
+	for _, r := range l.Rows() {
 		want := 1
 		if r.Seq <= 16 {
 			want = 2 // claimed by the claim that was late, and again
 		}
-		assert.Equal(t, want, r.attempts, r.ID)
+		assert.Equal(t, want, r.Attempt, r.ID)
 	}
 	sent := 0
 	for _, batch := range b.got {

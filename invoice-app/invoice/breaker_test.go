@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,143 +16,87 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/invoice/ledgertest"
 )
 
 // Time itself is tested here, so it is synctest's, and the ledger is one that
 // keeps that time: a database's clock is its own.
 
-// ledger is an invoice.Ledger in memory.
+// ledger is a model that fails where a test wants it to.
 type ledger struct {
+	*ledgertest.Ledger
 	fails func(call string) error // what a call fails with; nil: none does
 
 	mu     sync.Mutex
-	rows   []*row // by Seq
-	claims []int64
-}
-
-type row struct {
-	invoice.Invoice
-	claimedUntil time.Time
-	attempts     int
+	claims []int64 // after which Seq each claim was made
 }
 
 func newLedger(invoices int) *ledger {
-	l := &ledger{}
+	l := &ledger{Ledger: ledgertest.New()}
 	for n := range invoices {
 		l.add(fmt.Sprint("I", n))
 	}
 	return l
 }
 
-func (l *ledger) add(id string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.rows = append(l.rows, &row{Invoice: invoice.Invoice{Seq: int64(len(l.rows) + 1), ID: id}})
-}
+func (l *ledger) add(id string) { l.Add(invoice.Invoice{ID: id}) }
 
-// enter locks l, unless the call fails.
-func (l *ledger) enter(call string) (leave func(), err error) {
-	if l.fails != nil {
-		if err := l.fails(call); err != nil {
-			return nil, err
-		}
+func (l *ledger) fail(call string) error {
+	if l.fails == nil {
+		return nil
 	}
-	l.mu.Lock()
-	return l.mu.Unlock, nil
+	return l.fails(call)
 }
 
-func (l *ledger) LastSeq(context.Context) (int64, error) {
-	leave, err := l.enter("LastSeq")
-	if err != nil {
+func (l *ledger) LastSeq(ctx context.Context) (int64, error) {
+	if err := l.fail("LastSeq"); err != nil {
 		return 0, err
 	}
-	defer leave()
-	return int64(len(l.rows)), nil
+	return l.Ledger.LastSeq(ctx)
 }
 
 func (l *ledger) Claim(
-	_ context.Context, after, through int64, limit int, lease time.Duration,
-) (claims []invoice.Claim, err error) {
-	leave, err := l.enter("Claim")
-	if err != nil {
+	ctx context.Context, after, through int64, limit int, lease time.Duration,
+) ([]invoice.Claim, error) {
+	if err := l.fail("Claim"); err != nil {
 		return nil, err
 	}
-	defer leave()
+	l.mu.Lock()
 	l.claims = append(l.claims, after)
-	for _, r := range l.rows[min(after, through):through] {
-		if len(claims) < limit && !r.Settled() && !r.claimedUntil.After(time.Now()) {
-			r.claimedUntil = time.Now().Add(lease)
-			r.attempts++
-			claims = append(claims, invoice.Claim{Invoice: r.Invoice, Attempt: r.attempts})
-		}
-	}
-	return claims, nil
+	l.mu.Unlock()
+	return l.Ledger.Claim(ctx, after, through, limit, lease)
 }
 
-func (l *ledger) MarkPaid(_ context.Context, claims []invoice.Claim) error {
-	leave, err := l.enter("MarkPaid")
-	if err != nil {
+func (l *ledger) MarkPaid(ctx context.Context, claims []invoice.Claim) error {
+	if err := l.fail("MarkPaid"); err != nil {
 		return err
 	}
-	defer leave()
-	for _, c := range claims {
-		r := l.rows[c.Seq-1]
-		r.Paid, r.Rejected = true, ""
-	}
-	return nil
+	return l.Ledger.MarkPaid(ctx, claims)
 }
 
-func (l *ledger) Reject(_ context.Context, rejected []invoice.Rejected) error {
-	leave, err := l.enter("Reject")
-	if err != nil {
+func (l *ledger) Reject(ctx context.Context, rejected []invoice.Rejected) error {
+	if err := l.fail("Reject"); err != nil {
 		return err
 	}
-	defer leave()
-	for _, c := range rejected {
-		if r := l.rows[c.Seq-1]; !r.Paid && r.attempts == c.Attempt {
-			r.Rejected = c.Reason
-		}
-	}
-	return nil
+	return l.Ledger.Reject(ctx, rejected)
 }
 
-func (l *ledger) Release(_ context.Context, released []invoice.Released) error {
-	leave, err := l.enter("Release")
-	if err != nil {
+func (l *ledger) Release(ctx context.Context, released []invoice.Released) error {
+	if err := l.fail("Release"); err != nil {
 		return err
 	}
-	defer leave()
-	for _, c := range released {
-		if r := l.rows[c.Seq-1]; !r.Paid && r.attempts == c.Attempt {
-			r.claimedUntil = time.Now().Add(c.Wait)
-		}
-	}
-	return nil
+	return l.Ledger.Release(ctx, released)
 }
 
-func (l *ledger) Unsettled(_ context.Context, through int64) (count int, wait time.Duration, err error) {
-	leave, err := l.enter("Unsettled")
-	if err != nil {
+func (l *ledger) Unsettled(ctx context.Context, through int64) (int, time.Duration, error) {
+	if err := l.fail("Unsettled"); err != nil {
 		return 0, 0, err
 	}
-	defer leave()
-	var open []*row
-	for _, r := range l.rows[:min(through, int64(len(l.rows)))] {
-		if !r.Settled() {
-			open = append(open, r)
-		}
-	}
-	if len(open) == 0 {
-		return 0, 0, nil
-	}
-	first := slices.MinFunc(open, func(a, b *row) int { return a.claimedUntil.Compare(b.claimedUntil) })
-	return len(open), time.Until(first.claimedUntil), nil
+	return l.Ledger.Unsettled(ctx, through)
 }
 
 func (l *ledger) paid() (n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, r := range l.rows {
+	for _, r := range l.Rows() {
 		if r.Paid {
 			n++
 		}
@@ -195,13 +138,14 @@ func TestAProviderThatIsDownIsProbed(t *testing.T) {
 	for name, attempts := range map[string]int{"at first": 0, "after many failures": 5} {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(16_000)
-			for _, r := range l.rows {
-				r.attempts = attempts
-			}
 			p := &batches{answer: func(_ context.Context, batch []invoice.Invoice) []error {
 				return all(batch, fmt.Errorf("%w: connection refused", invoice.ErrDown))
 			}}
 			synctest.Test(t, func(t *testing.T) {
+				for range attempts {
+					_, err := l.Ledger.Claim(t.Context(), 0, 16_000, 16_000, 0)
+					require.NoError(t, err)
+				}
 				var log bytes.Buffer
 				cfg := steady
 				cfg.Batch = 500

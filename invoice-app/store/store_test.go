@@ -104,14 +104,6 @@ func add(t *testing.T, s Store, invoices ...invoice.Invoice) {
 	require.Equal(t, len(invoices), added)
 }
 
-func claimOne(t *testing.T, s Store, lease time.Duration) invoice.Claim {
-	t.Helper()
-	claims, err := s.Claim(t.Context(), 0, all, 1, lease)
-	require.NoError(t, err)
-	require.Len(t, claims, 1)
-	return claims[0]
-}
-
 func get(t *testing.T, s Store, id string) invoice.Invoice {
 	t.Helper()
 	i, err := s.Get(t.Context(), id)

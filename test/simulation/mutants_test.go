@@ -57,7 +57,10 @@ func TestMutants(t *testing.T) {
 			sentInTime,
 		},
 		"what others have claimed is not waited for": {
-			mutation.Mutation{File: runGo, Old: `if err != nil || count == 0 {`, New: `if err != nil || wait > 0 || count == 0 {`},
+			mutation.Mutation{
+				File: runGo,
+				Old:  `if err != nil || count == 0 {`, New: `if err != nil || wait > 0 || count == 0 {`,
+			},
 			honestNil,
 		},
 		"a claim ignores the lease": {

@@ -240,7 +240,9 @@ func eachHasItsOwnOutcome(t *testing.T, open func(*testing.T, ...string) store) 
 	require.NoError(t, s.Release(t.Context(), []invoice.Released{
 		{Claim: claims[0]}, {Claim: old}, {Claim: claims[4], Wait: 30 * time.Minute},
 	}))
-	for id, want := range map[string]invoice.Invoice{"a": {Paid: true}, "b": {Paid: true}, "c": {Rejected: "no"}, "d": {}, "e": {}} {
+	for id, want := range map[string]invoice.Invoice{
+		"a": {Paid: true}, "b": {Paid: true}, "c": {Rejected: "no"}, "d": {}, "e": {},
+	} {
 		kept := s.get(t, id)
 		assert.Equal(t, want.Paid, kept.Paid, id)
 		assert.Equal(t, want.Rejected, kept.Rejected, id)
