@@ -16,9 +16,11 @@ var (
 
 // ask is a replica's question to the ledger: its request takes a while to get
 // there, has its effect, and its answer takes a while to come back. Either may get
-// lost, and what ctx does not wait for may happen nevertheless. result describes
-// what the effect was.
-func ask(ctx context.Context, r *replica, what string, seqs []int64, effect func() (result string)) error {
+// lost, and what ctx does not wait for may happen nevertheless. result describes what
+// the effect was.
+func ask(
+	ctx context.Context, r *replica, what string, seqs []int64, effect func(), result func() string,
+) error {
 	w := r.world
 	dice := w.dice(r.name+what, seqs...)
 	r.thaw()
@@ -35,7 +37,10 @@ func ask(ctx context.Context, r *replica, what string, seqs []int64, effect func
 	happen := func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.note(r.name, what, seqs, effect())
+		effect()
+		if w.recording {
+			w.note(r.name, what, seqs, result())
+		}
 	}
 	fail := func(result string) error {
 		w.mu.Lock()
@@ -79,10 +84,9 @@ func ask(ctx context.Context, r *replica, what string, seqs []int64, effect func
 
 // LastSeq is invoice.Ledger's, as what follows is.
 func (r *replica) LastSeq(ctx context.Context) (last int64, err error) {
-	err = ask(ctx, r, "asks for the last", nil, func() string {
+	err = ask(ctx, r, "asks for the last", nil, func() {
 		last, _ = r.world.ledger.LastSeq(ctx)
-		return fmt.Sprint(last)
-	})
+	}, func() string { return fmt.Sprint("I", last) })
 	return last, err
 }
 
@@ -91,7 +95,7 @@ func (r *replica) Claim(
 ) (claims []invoice.Claim, err error) {
 	w := r.world
 	var until time.Time
-	err = ask(ctx, r, "claims", []int64{after, through, int64(limit)}, func() string {
+	err = ask(ctx, r, "claims", nil, func() {
 		claims, _ = w.ledger.Claim(ctx, after, through, limit, lease)
 		until = time.Now().Add(lease)
 		for _, c := range claims {
@@ -102,7 +106,9 @@ func (r *replica) Claim(
 			}
 			last.attempt, last.until = c.Attempt, until
 		}
-		return "gets " + list(claims, func(c invoice.Claim) string { return fmt.Sprintf("%s#%d", c.ID, c.Attempt) })
+	}, func() string {
+		got := list(claims, func(c invoice.Claim) string { return fmt.Sprintf("%s#%d", c.ID, c.Attempt) })
+		return fmt.Sprintf("of I%d to I%d, %d at most: %s", after+1, through, limit, got)
 	})
 	if err != nil {
 		return nil, err
@@ -118,17 +124,16 @@ func (r *replica) Claim(
 func (r *replica) MarkPaid(ctx context.Context, claims []invoice.Claim) error {
 	w := r.world
 	seqs := seqsOf(claims, func(c invoice.Claim) int64 { return c.Seq })
-	return ask(ctx, r, "marks paid", seqs, func() string {
+	return ask(ctx, r, "marks paid", seqs, func() {
 		_ = w.ledger.MarkPaid(ctx, claims)
 		w.checkRows(seqs)
-		return "done"
-	})
+	}, func() string { return "done" })
 }
 
 func (r *replica) Reject(ctx context.Context, rejected []invoice.Rejected) error {
 	w := r.world
 	seqs := seqsOf(rejected, func(c invoice.Rejected) int64 { return c.Seq })
-	return ask(ctx, r, "rejects", seqs, func() string {
+	return ask(ctx, r, "rejects", seqs, func() {
 		before := make([]invoice.Claim, len(seqs))
 		for n, seq := range seqs {
 			before[n] = w.ledger.Row(seq)
@@ -145,6 +150,7 @@ func (r *replica) Reject(ctx context.Context, rejected []invoice.Rejected) error
 					r.name, c.ID, c.Attempt, w.claims[c.Seq-1].attempt)
 			}
 		}
+	}, func() string {
 		return list(rejected, func(c invoice.Rejected) string { return fmt.Sprintf("%s#%d", c.ID, c.Attempt) })
 	})
 }
@@ -152,13 +158,14 @@ func (r *replica) Reject(ctx context.Context, rejected []invoice.Rejected) error
 func (r *replica) Release(ctx context.Context, released []invoice.Released) error {
 	w := r.world
 	seqs := seqsOf(released, func(c invoice.Released) int64 { return c.Seq })
-	return ask(ctx, r, "releases", seqs, func() string {
+	return ask(ctx, r, "releases", seqs, func() {
 		_ = w.ledger.Release(ctx, released)
 		for _, c := range released {
 			if last := &w.claims[c.Seq-1]; last.attempt == c.Attempt {
 				last.until = time.Now().Add(c.Wait)
 			}
 		}
+	}, func() string {
 		return list(released, func(c invoice.Released) string {
 			return fmt.Sprintf("%s#%d for %s", c.ID, c.Attempt, c.Wait.Round(time.Millisecond))
 		})
@@ -166,9 +173,8 @@ func (r *replica) Release(ctx context.Context, released []invoice.Released) erro
 }
 
 func (r *replica) Unsettled(ctx context.Context, through int64) (count int, wait time.Duration, err error) {
-	err = ask(ctx, r, "counts the unsettled", nil, func() string {
+	err = ask(ctx, r, "counts the unsettled", nil, func() {
 		count, wait, _ = r.world.ledger.Unsettled(ctx, through)
-		return fmt.Sprintf("%d, the next in %s", count, wait.Round(time.Millisecond))
-	})
+	}, func() string { return fmt.Sprintf("%d, the next in %s", count, wait.Round(time.Millisecond)) })
 	return count, wait, err
 }

@@ -121,7 +121,7 @@ func (w *world) addInvoice() {
 	w.claims = append(w.claims, lastClaim{})
 	w.ledger.Add(i)
 	w.bank.expect(i, w, dice)
-	w.note("client", "sends", []int64{int64(seq)}, fmt.Sprint(i.Amount))
+	w.note("client", "sends", []int64{int64(seq)}, fmt.Sprintf("%d %s", i.Amount.Minor, i.Amount.Currency))
 }
 
 // dice are what chance says about one event. They follow from the event alone, not
