@@ -82,20 +82,26 @@ func ask(
 	return nil
 }
 
-// LastSeq is invoice.Ledger's, as what follows is.
-func (r *replica) LastSeq(ctx context.Context) (last int64, err error) {
-	err = ask(ctx, r, "asks for the last", nil, func() {
+// LastSeq is invoice.Ledger's, as what follows is. After an error the effect may be
+// yet to come, so its result is not touched.
+func (r *replica) LastSeq(ctx context.Context) (int64, error) {
+	var last int64
+	err := ask(ctx, r, "asks for the last", nil, func() {
 		last, _ = r.world.ledger.LastSeq(ctx)
 	}, func() string { return fmt.Sprint("I", last) })
-	return last, err
+	if err != nil {
+		return 0, err
+	}
+	return last, nil
 }
 
 func (r *replica) Claim(
 	ctx context.Context, after, through int64, limit int, lease time.Duration,
-) (claims []invoice.Claim, err error) {
+) ([]invoice.Claim, error) {
 	w := r.world
+	var claims []invoice.Claim
 	var until time.Time
-	err = ask(ctx, r, "claims", nil, func() {
+	err := ask(ctx, r, "claims", nil, func() {
 		claims, _ = w.ledger.Claim(ctx, after, through, limit, lease)
 		until = time.Now().Add(lease)
 		for _, c := range claims {
@@ -172,9 +178,14 @@ func (r *replica) Release(ctx context.Context, released []invoice.Released) erro
 	})
 }
 
-func (r *replica) Unsettled(ctx context.Context, through int64) (count int, wait time.Duration, err error) {
-	err = ask(ctx, r, "counts the unsettled", nil, func() {
+func (r *replica) Unsettled(ctx context.Context, through int64) (int, time.Duration, error) {
+	var count int
+	var wait time.Duration
+	err := ask(ctx, r, "counts the unsettled", nil, func() {
 		count, wait, _ = r.world.ledger.Unsettled(ctx, through)
 	}, func() string { return fmt.Sprintf("%d, the next in %s", count, wait.Round(time.Millisecond)) })
-	return count, wait, err
+	if err != nil {
+		return 0, 0, err
+	}
+	return count, wait, nil
 }

@@ -82,13 +82,7 @@ func (r *replica) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	seqs := seqsOf(invoices, func(i invoice.Invoice) int64 { return i.Seq })
 	dice := w.dice(r.name+"pay", seqs...)
 	r.checkSent(invoices)
-	answers := make([]error, len(invoices))
-	answer := func(err error) []error {
-		for n := range answers {
-			answers[n] = err
-		}
-		return answers
-	}
+	answer := func(err error) []error { return slices.Repeat([]error{err}, len(invoices)) }
 	r.thaw()
 	if r.isDead() {
 		return answer(errCrashed)
@@ -100,7 +94,8 @@ func (r *replica) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	if w.faulty(dice, w.faults.slowProvider) {
 		back = between(dice, 0, 2*w.cfg.Timeout)
 	}
-	take := func() { r.take(invoices, answers, dice) }
+	var verdicts []error
+	take := func() { verdicts = r.take(invoices, seqs) }
 	fail := func(result string, err error) []error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -149,13 +144,15 @@ func (r *replica) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	if r.isDead() {
 		return answer(errCrashed)
 	}
-	r.hear(invoices, answers, seqs)
-	return answers
+	r.hear(invoices, verdicts, seqs)
+	return verdicts
 }
 
-// take is the effect of a call, with a verdict for each invoice unless it is lost.
-func (r *replica) take(invoices []invoice.Invoice, answers []error, dice *rand.Rand) {
+// take is the effect of a call. It returns an answer for each invoice.
+func (r *replica) take(invoices []invoice.Invoice, seqs []int64) []error {
 	w := r.world
+	dice := w.dice(r.name+"is heard", seqs...)
+	answers := make([]error, len(invoices))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	verdicts := make([]string, len(invoices))
@@ -174,8 +171,8 @@ func (r *replica) take(invoices []invoice.Invoice, answers []error, dice *rand.R
 			verdicts[n] = "refused"
 		}
 	}
-	w.note("provider", "gets from "+r.name, seqsOf(invoices, func(i invoice.Invoice) int64 { return i.Seq }),
-		strings.Join(verdicts, ", "))
+	w.note("provider", "gets from "+r.name, seqs, strings.Join(verdicts, ", "))
+	return answers
 }
 
 // hear is an answer that the replica gets.
