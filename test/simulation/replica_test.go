@@ -97,7 +97,9 @@ func (r *replica) call(callers *sync.WaitGroup, after time.Duration) {
 
 // payAll has the Payer pay, and checks that it tells the truth.
 func (r *replica) payAll(ctx context.Context) {
-	r.thaw()
+	if r.thaw(); ctx.Err() != nil {
+		return // whether such a run begins at all is up to Go's scheduler
+	}
 	called, through := time.Now(), r.mark("is called")
 	err := r.payer.PayAll(ctx)
 	r.mu.Lock()
