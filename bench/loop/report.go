@@ -13,21 +13,9 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
-)
 
-// median interpolates, and so do the quartiles.
-func quantile(values []float64, q float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	if len(sorted) == 0 {
-		return 0
-	}
-	at := q * float64(len(sorted)-1)
-	low := int(at)
-	if low+1 == len(sorted) {
-		return sorted[low]
-	}
-	return sorted[low] + (at-float64(low))*(sorted[low+1]-sorted[low])
-}
+	"example.com/invoices/bench/stats"
+)
 
 // report writes a .json, a .md and a .svg file of this name, and prints the table and the ratios.
 func report(file string, ways []*way, samples []sample, splits map[string][]float64, watcherCPU string, cost supervisorCost) error {
@@ -40,7 +28,7 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 		return values
 	}
 	total := func(s sample) float64 { return s.Total }
-	median := func(name string) float64 { return quantile(of(name, total), 0.5) }
+	median := func(name string) float64 { return stats.Quantile(of(name, total), 0.5) }
 
 	type ratio struct {
 		Name  string  `json:"name"`
@@ -55,7 +43,7 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 
 	var table strings.Builder
 	fmt.Fprintf(&table, "Seconds from a save until all three replicas of invoice-app answer anew (for go-build: until it\nhas ended). %s, %s. The watcher took %s of a core.\n\n",
-		machine(), time.Now().UTC().Format(time.DateOnly), watcherCPU)
+		stats.Machine(), time.Now().UTC().Format(time.DateOnly), watcherCPU)
 	table.WriteString("| way | edits | median | quartiles | least | most | notice | compile | rest |\n|---|---|---|---|---|---|---|---|---|\n")
 	parts := []func(sample) float64{
 		func(s sample) float64 { return s.Notice },
@@ -64,16 +52,16 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 	}
 	for _, w := range ways {
 		all := of(w.name, total)
-		fmt.Fprintf(&table, "| %s | %d | %.2f | %.2f–%.2f | %.2f | %.2f |", w.name, len(all), quantile(all, 0.5),
-			quantile(all, 0.25), quantile(all, 0.75), slices.Min(all), slices.Max(all))
+		fmt.Fprintf(&table, "| %s | %d | %.2f | %.2f–%.2f | %.2f | %.2f |", w.name, len(all), stats.Quantile(all, 0.5),
+			stats.Quantile(all, 0.25), stats.Quantile(all, 0.75), slices.Min(all), slices.Max(all))
 		for _, part := range parts {
-			fmt.Fprintf(&table, " %.2f |", quantile(of(w.name, part), 0.5))
+			fmt.Fprintf(&table, " %.2f |", stats.Quantile(of(w.name, part), 0.5))
 		}
 		table.WriteString("\n")
 	}
 	table.WriteString("\nThe loop's own account, medians of every replica:")
 	for _, part := range []string{"compile", "delivery", "swap", "first answer"} {
-		fmt.Fprintf(&table, " %s %.3f s.", part, quantile(splits[part], 0.5))
+		fmt.Fprintf(&table, " %s %.3f s.", part, stats.Quantile(splits[part], 0.5))
 	}
 	fmt.Fprintf(&table, "\n\nPID 1 of the pods, in none but these: an image of %.1f MB, and %.1f to %.1f MB of memory in each of %d pods.",
 		float64(cost.Image)/1e6, float64(slices.Min(cost.Resident))/1e6, float64(slices.Max(cost.Resident))/1e6, len(cost.Resident))
@@ -82,7 +70,7 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 		fmt.Fprintf(&table, "| %s | %.2f |\n", r.Name, r.Value)
 	}
 
-	machineReadable, err := json.MarshalIndent(map[string]any{"machine": machine(), "date": time.Now().UTC().Format(time.DateOnly),
+	machineReadable, err := json.MarshalIndent(map[string]any{"machine": stats.Machine(), "date": time.Now().UTC().Format(time.DateOnly),
 		"unit": "seconds", "samples": samples, "loop_splits": splits, "supervisor_bytes": cost, "ratios": ratios}, "", " ")
 	if err != nil {
 		return err
@@ -97,7 +85,7 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 		return err
 	}
 	if err := draw(file+".svg", ways, func(w *way, part int) float64 {
-		return quantile(of(w.name, parts[part]), 0.5)
+		return stats.Quantile(of(w.name, parts[part]), 0.5)
 	}); err != nil {
 		return err
 	}

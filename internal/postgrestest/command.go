@@ -4,14 +4,13 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
-	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
 // Folder makes a temporary folder that belongs to the account that PostgreSQL
 // runs as, which is the test's own unless that is root's.
-func Folder(t testing.TB) string {
+func Folder(t T) string {
 	t.Helper()
 	dir := folder(t)
 	Give(t, dir)
@@ -19,7 +18,7 @@ func Folder(t testing.TB) string {
 }
 
 // Give makes a file or folder the property of that account.
-func Give(t testing.TB, path string) {
+func Give(t T, path string) {
 	t.Helper()
 	if os.Getuid() == 0 {
 		account := unprivileged(t)
@@ -29,7 +28,7 @@ func Give(t testing.TB, path string) {
 
 // Command is a program, run in folder by that account, with PostgreSQL's own
 // programs on its PATH.
-func Command(t testing.TB, folder, name string, args ...string) *exec.Cmd {
+func Command(t T, folder, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	path := binaries(t) + string(os.PathListSeparator) + os.Getenv("PATH")
 	c := exec.Command("env", append([]string{"PATH=" + path, name}, args...)...)

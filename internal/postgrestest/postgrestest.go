@@ -1,5 +1,5 @@
-// Package postgrestest starts real PostgreSQL servers for tests: each on a
-// free port of 127.0.0.1, with its data in a temporary folder.
+// Package postgrestest starts real PostgreSQL servers for tests and benchmarks:
+// each on a free port of 127.0.0.1, with its data in a temporary folder.
 package postgrestest
 
 import (
@@ -14,32 +14,44 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 )
 
+// T is what a server needs of the test that it is for: a *testing.T has it, and
+// a benchmark that is a program of its own can.
+type T interface {
+	require.TestingT
+	Helper()
+	Cleanup(func())
+	Failed() bool
+	Logf(format string, args ...any)
+}
+
 // Server is a PostgreSQL server of a test's own.
 type Server struct {
-	t       testing.TB
-	bin     string // folder of initdb and postgres
-	folder  string
-	port    int
-	account *syscall.Credential // nil: the test's own
-	process *exec.Cmd
-	log     *os.File // what the server and its pooler write
+	t        T
+	bin      string // folder of initdb and postgres
+	folder   string
+	settings []string
+	port     int
+	account  *syscall.Credential // nil: the test's own
+	process  *exec.Cmd
+	log      *os.File // what the server and its pooler write
 }
 
 // Superuser is the role that every server has, without a password.
 const Superuser = "postgres"
 
 // Start initializes and starts a server, and stops it when the test ends.
-// Where PostgreSQL is not installed the test fails: it never passes by skipping.
-func Start(t testing.TB) *Server {
+// Settings (name=value) are added to those that are good for a test, or overrule
+// them. Where PostgreSQL is not installed the test fails: it never passes by
+// skipping.
+func Start(t T, settings ...string) *Server {
 	t.Helper()
-	s := &Server{t: t, bin: binaries(t), folder: folder(t)}
+	s := &Server{t: t, bin: binaries(t), folder: folder(t), settings: settings}
 	if os.Getuid() == 0 {
 		s.account = unprivileged(t)
 		require.NoError(t, os.Chown(s.folder, int(s.account.Uid), int(s.account.Gid)))
@@ -67,11 +79,15 @@ func Start(t testing.TB) *Server {
 // connections.
 func (s *Server) Run() {
 	s.t.Helper()
-	s.process = s.command("postgres", "-D", s.data(), "-p", strconv.Itoa(s.port),
+	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300",
 		// The kernel keeps what a killed server wrote; fsync is for a power cut,
 		// which no test makes.
-		"-c", "fsync=off")
+		"-c", "fsync=off"}
+	for _, setting := range s.settings {
+		args = append(args, "-c", setting)
+	}
+	s.process = s.command("postgres", args...)
 	s.process.Stdout, s.process.Stderr = s.log, s.log
 	require.NoError(s.t, s.process.Start())
 	require.Eventually(s.t, func() bool {
@@ -129,6 +145,9 @@ func (s *Server) signalChildren(signal syscall.Signal) {
 
 // Address is where the server listens, as host:port.
 func (s *Server) Address() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
+
+// PID is the process that all others of the server are children of.
+func (s *Server) PID() int { return s.process.Process.Pid }
 
 // URL is the DATABASE_URL of a database, for role.
 func (s *Server) URL(role, database string) string {
@@ -228,7 +247,7 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 }
 
 // binaries finds a server's programs: on PATH, or where Debian keeps them.
-func binaries(t testing.TB) string {
+func binaries(t T) string {
 	if path, err := exec.LookPath("initdb"); err == nil {
 		return filepath.Dir(path)
 	}
@@ -238,7 +257,7 @@ func binaries(t testing.TB) string {
 }
 
 // folder is not t.TempDir, whose parents other accounts may not enter.
-func folder(t testing.TB) string {
+func folder(t T) string {
 	dir, err := os.MkdirTemp("", "postgrestest-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
@@ -247,7 +266,7 @@ func folder(t testing.TB) string {
 
 // unprivileged is the account that the server runs as where the test runs as
 // root, which PostgreSQL refuses to.
-func unprivileged(t testing.TB) *syscall.Credential {
+func unprivileged(t T) *syscall.Credential {
 	account, err := user.Lookup("postgres")
 	if err != nil {
 		account, err = user.Lookup("nobody")
@@ -260,7 +279,7 @@ func unprivileged(t testing.TB) *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
 
-func freePort(t testing.TB) int {
+func freePort(t T) int {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/postgrestest"
+)
+
+const (
+	replicas = 3
+	enough   = time.Hour // for anything; only ends a run that hangs
+)
+
+// process is a replica that runs.
+type process struct {
+	command *exec.Cmd
+	url     string // where it serves
+}
+
+// start runs a service until stop.
+func (b *bench) start(program string, env ...string) *process {
+	command := exec.Command(program)
+	command.Dir = b.emptyFolder() // no .env file is found there
+	command.Env = append(env, "LISTEN_ADDR=127.0.0.1:0")
+	stderr, err := command.StderrPipe()
+	require.NoError(b, err)
+	require.NoError(b, command.Start())
+	p := &process{command: command}
+	b.Cleanup(p.stop)
+	lines := bufio.NewReader(stderr)
+	for {
+		text, err := lines.ReadString('\n')
+		require.NoError(b, err, "%s ended: %s", program, text)
+		var line struct{ Msg, Address string }
+		if json.Unmarshal([]byte(text), &line) == nil && line.Msg == "serving" {
+			p.url = "http://" + line.Address
+			break
+		}
+	}
+	go func() { _, _ = io.Copy(b.log, lines) }() // until it ends
+	require.Eventually(b, func() bool {
+		response, err := http.Get(p.url + "/readyz")
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	}, time.Minute, 10*time.Millisecond, "%s is not ready", program)
+	return p
+}
+
+// stop ends the process, unless it has been.
+func (p *process) stop() {
+	if p.command.ProcessState == nil {
+		_ = p.command.Process.Kill()
+		_ = p.command.Wait() // ended by a signal, as asked
+	}
+}
+
+// peak is the most memory that the process has had so far, in bytes.
+func (b *bench) peak(p *process) float64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
+	require.NoError(b, err)
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	kibibytes, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+	require.NoError(b, err)
+	return kibibytes * 1024
+}
+
+// cpu is the time that a process has computed, and the children that it has waited for.
+func (b *bench) cpu(pid int) time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0 // it has ended: then its parent's time has it
+	}
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	var ticks int
+	for _, field := range fields[11:15] { // utime, stime, cutime, cstime
+		n, err := strconv.Atoi(field)
+		require.NoError(b, err)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond // of 1/100 s, on every Linux
+}
+
+// databaseCPU is that of PostgreSQL's processes.
+func (b *bench) databaseCPU() time.Duration {
+	pid := b.server.PID()
+	total := b.cpu(pid)
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	require.NoError(b, err)
+	for _, child := range strings.Fields(string(children)) {
+		id, err := strconv.Atoi(child)
+		require.NoError(b, err)
+		total += b.cpu(id)
+	}
+	return total
+}
+
+// programs is the folder of both services' binaries.
+type programs string
+
+func (p programs) invoiceApp() string      { return filepath.Join(string(p), "invoice-app") }
+func (p programs) paymentProvider() string { return filepath.Join(string(p), "payment-provider") }
+
+// system is both services on databases of their own, the n-th invoice-app asking the n-th payment-provider.
+type system struct {
+	*bench
+	invoicing, paying string // databases, or "" if they are SQLite files
+	apps, providers   []*process
+}
+
+// database makes an empty database, and a service's tables in it.
+func (b *bench) database(program string) (name string) {
+	b.databases++
+	name = fmt.Sprintf("bench_%d", b.databases)
+	b.server.CreateDatabase(name)
+	b.migrate(program, b.url(name))
+	return name
+}
+
+func (b *bench) url(database string) string {
+	return b.server.URL(postgrestest.Superuser, database)
+}
+
+func (b *bench) migrate(program, url string) {
+	b.run(exec.Command(program, "migrate"), "DATABASE_URL="+url)
+}
+
+// run runs a command with these variables alone, and returns what it prints.
+func (b *bench) run(command *exec.Cmd, env ...string) string {
+	if command.Dir == "" {
+		command.Dir = b.emptyFolder()
+	}
+	command.Env = append(command.Env, env...)
+	out, err := command.CombinedOutput()
+	require.NoError(b, err, "%s: %s", command, out)
+	return string(out)
+}
+
+// newSystem starts n replicas of each service.
+func (b *bench) newSystem(p programs, n int) *system {
+	s := &system{bench: b, invoicing: b.database(p.invoiceApp()), paying: b.database(p.paymentProvider())}
+	s.serve(p, n, b.url(s.invoicing), b.url(s.paying))
+	return s
+}
+
+func (s *system) serve(p programs, n int, invoicing, paying string) {
+	for range n {
+		provider := s.start(p.paymentProvider(), "DATABASE_URL="+paying)
+		s.providers = append(s.providers, provider)
+		s.apps = append(s.apps, s.start(p.invoiceApp(), "DATABASE_URL="+invoicing, "PAYMENT_PROVIDER_URL="+provider.url))
+	}
+}
+
+// stop ends the replicas, and drops their databases.
+func (s *system) stop() {
+	for _, p := range append(s.apps, s.providers...) {
+		p.stop()
+	}
+	for _, database := range []string{s.invoicing, s.paying} {
+		if database != "" {
+			s.drop(database)
+		}
+	}
+}
+
+func (b *bench) drop(database string) {
+	b.server.Exec("postgres", "DROP DATABASE "+database+" WITH (FORCE)")
+}
+
+// fill adds unpaid invoices, and leaves the server with nothing to do.
+func (s *system) fill(invoices int) {
+	s.server.Exec(s.invoicing, fmt.Sprintf(`INSERT INTO invoices (id, amount_minor, currency)
+		SELECT 'invoice-' || lpad(n::text, 9, '0'), 1 + n %% 100000, 'EUR' FROM generate_series(1, %d) AS n`, invoices))
+	s.server.Exec(s.invoicing, "VACUUM ANALYZE invoices")
+	s.server.Exec("postgres", "CHECKPOINT")
+}
+
+// spent is what paying took.
+type spent struct {
+	rate                        float64 // invoices a second
+	apps, providers, database   float64 // µs of CPU an invoice
+	commits, wal                float64 // commits, and bytes of write-ahead log, an invoice
+	appsMemory, providersMemory float64 // most bytes that one process has had
+}
+
+// payAll has every invoice-app asked to pay everything at once, until all say that it is paid, and checks that.
+func (s *system) payAll(invoices int) (result spent) {
+	cpu := func(processes []*process) (total time.Duration) {
+		for _, p := range processes {
+			total += s.cpu(p.command.Process.Pid)
+		}
+		return total
+	}
+	apps, providers, database := cpu(s.apps), cpu(s.providers), s.databaseCPU()
+	commits, wal := s.written()
+	began := time.Now()
+	var callers sync.WaitGroup
+	for _, app := range s.apps {
+		callers.Go(func() { s.payAllAt(app) })
+	}
+	callers.Wait()
+	took := time.Since(began)
+
+	each := float64(invoices)
+	result.rate = each / took.Seconds()
+	result.apps = float64((cpu(s.apps) - apps).Microseconds()) / each
+	result.providers = float64((cpu(s.providers) - providers).Microseconds()) / each
+	result.database = float64((s.databaseCPU() - database).Microseconds()) / each
+	// Sessions report their commits a second later, or when they end.
+	for _, p := range s.apps {
+		result.appsMemory = max(result.appsMemory, s.peak(p))
+		p.stop()
+	}
+	for _, p := range s.providers {
+		result.providersMemory = max(result.providersMemory, s.peak(p))
+		p.stop()
+	}
+	time.Sleep(time.Second)
+	commitsAfter, walAfter := s.written()
+	result.commits, result.wal = (commitsAfter-commits)/each, (walAfter-wal)/each
+	s.checkPaid(invoices)
+	return result
+}
+
+// payAllAt asks one invoice-app until everything is paid.
+func (b *bench) payAllAt(app *process) {
+	client := http.Client{Timeout: enough}
+	for {
+		response, err := client.Post(app.url+"/invoices/pay", "application/json", nil)
+		require.NoError(b, err)
+		text, err := io.ReadAll(response.Body)
+		require.NoError(b, err)
+		response.Body.Close()
+		if response.StatusCode != http.StatusAccepted { // it takes long: the next call waits for its end
+			require.Equal(b, http.StatusOK, response.StatusCode, "%s", text)
+			return
+		}
+	}
+}
+
+// checkPaid compares the two databases.
+func (s *system) checkPaid(invoices int) {
+	const sums = `SELECT count(*), sum(amount_minor)::bigint FROM `
+	var count, paid, taken [2]int64
+	s.query(s.invoicing, sums+"invoices", &count[0], &count[1])
+	s.query(s.invoicing, sums+"invoices WHERE paid_at IS NOT NULL", &paid[0], &paid[1])
+	s.query(s.paying, sums+"payments", &taken[0], &taken[1])
+	require.EqualValues(s, invoices, count[0])
+	require.Equal(s, count, paid, "of all invoices, those that are marked paid")
+	require.Equal(s, count, taken, "of all invoices, those that payment-provider has taken")
+}
+
+// query asks for one row, as the superuser.
+func (b *bench) query(database, sql string, into ...any) {
+	conn, err := pgx.Connect(context.Background(), b.url(database))
+	require.NoError(b, err)
+	defer conn.Close(context.Background())
+	require.NoError(b, conn.QueryRow(context.Background(), sql).Scan(into...))
+}
+
+// written is how much the server has committed so far, and logged.
+func (b *bench) written() (commits, wal float64) {
+	b.query("postgres", `SELECT sum(xact_commit)::float8, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8 FROM pg_stat_database`,
+		&commits, &wal)
+	return commits, wal
+}
