@@ -293,7 +293,7 @@ func (b *bench) measureSQLite() {
 		require.NoError(b, err)
 	}
 	limit := float64(rows) / time.Since(began).Seconds()
-	require.NoError(b, db.Close())
+	db.Close()
 
 	var list strings.Builder
 	list.WriteString("InvoiceId,Value,Currency\n")
