@@ -34,8 +34,8 @@ type sizes struct {
 }
 
 var (
-	full  = sizes{rounds: 5, invoices: 100_000, few: 10_000, many: 100_000, single: 1000, imported: 1_000_000, sqlite: 20_000, limit: 5 * time.Second}
-	short = sizes{rounds: 3, invoices: 10_000, few: 2_000, many: 20_000, single: 200, imported: 50_000, sqlite: 2_000, limit: time.Second}
+	full  = sizes{rounds: 5, invoices: 100_000, few: 10_000, many: 100_000, single: 2000, imported: 1_000_000, sqlite: 20_000, limit: 5 * time.Second}
+	short = sizes{rounds: 3, invoices: 10_000, few: 2_000, many: 20_000, single: 500, imported: 50_000, sqlite: 2_000, limit: time.Second}
 )
 
 type bench struct {
@@ -50,6 +50,8 @@ type bench struct {
 	sizes        sizes
 	clients      int // of pgbench, at its best; 0: not known yet
 	riverWorkers int // of each of River's processes
+	round        int
+	appEnv       []string // variables of invoice-app
 	profile      bool
 
 	samples []*series
@@ -96,6 +98,10 @@ func main() {
 	check := flag.Bool("check", false, "fail if a ratio is beyond its bound in bench/pay/bounds.txt")
 	results := flag.String("results", ".build/bench/pay", "where the results go, in the repository: files that begin so")
 	flag.IntVar(&b.riverWorkers, "river-workers", 50, "workers in each of River's processes")
+	flag.Func("set", "variable of invoice-app, as NAME=VALUE; may be repeated", func(variable string) error {
+		b.appEnv = append(b.appEnv, variable)
+		return nil
+	})
 	flag.BoolVar(&b.profile, "profile", false, "print which statements paying consists of; measuring them takes time, too")
 	flag.Parse()
 	if *isShort {
@@ -117,10 +123,10 @@ func main() {
 		b.FailNow()
 	}()
 	b.prepare(*baseline)
-	for round := range b.sizes.rounds {
+	for b.round = range b.sizes.rounds {
 		for _, m := range measures {
-			if wanted.MatchString(m.name) && (round == 0 || !m.once) {
-				log.Printf("round %d of %d: %s", round+1, b.sizes.rounds, m.name)
+			if wanted.MatchString(m.name) && (b.round == 0 || !m.once) {
+				log.Printf("round %d of %d: %s", b.round+1, b.sizes.rounds, m.name)
 				m.round(b)
 			}
 		}

@@ -26,8 +26,8 @@ func (b *bench) report(file string) {
 	require.NoError(b, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
 	facts := fmt.Sprintf("%s, %s; load %s at the end. %s\n%d rounds, %d invoices in a pay-all, %d and %d where growth is measured; "+
 		"three replicas of each service with 10 connections each; pgbench with %d clients; River with %d workers in each of three processes; "+
-		"at most %d open files.", stats.Machine(), time.Now().UTC().Format(time.DateOnly), load(), b.facts,
-		b.sizes.rounds, b.sizes.invoices, b.sizes.few, b.sizes.many, b.clients, b.riverWorkers, files.Cur)
+		"at most %d open files. Set for invoice-app: %v.", stats.Machine(), time.Now().UTC().Format(time.DateOnly), load(), b.facts,
+		b.sizes.rounds, b.sizes.invoices, b.sizes.few, b.sizes.many, b.clients, b.riverWorkers, files.Cur, b.appEnv)
 
 	var table strings.Builder
 	table.WriteString(facts + "\n\n| | median | quartiles | least | most | |\n|---|---|---|---|---|---|\n")

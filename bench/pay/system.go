@@ -164,7 +164,8 @@ func (s *system) serve(p programs, n int, invoicing, paying string) {
 	for range n {
 		provider := s.start(p.paymentProvider(), "DATABASE_URL="+paying)
 		s.providers = append(s.providers, provider)
-		s.apps = append(s.apps, s.start(p.invoiceApp(), "DATABASE_URL="+invoicing, "PAYMENT_PROVIDER_URL="+provider.url))
+		s.apps = append(s.apps, s.start(p.invoiceApp(),
+			append([]string{"DATABASE_URL=" + invoicing, "PAYMENT_PROVIDER_URL=" + provider.url}, s.appEnv...)...))
 	}
 }
 
