@@ -104,6 +104,13 @@ test-mutants:
 bench-loop:
 	bench/loop.sh
 
+## bench-pay: measure how fast invoices are paid, beside pgbench and River; BENCH_PAY="-short -check" is what CI runs
+BENCH_PAY ?= -results bench/results/pay
+.PHONY: bench-pay
+bench-pay:
+	dev/need.sh initdb postgresql
+	go -C bench run ./pay $(BENCH_PAY)
+
 ## record: draw docs/first-minute.svg anew, from a real run of the README's commands
 .PHONY: record
 record:

@@ -34,7 +34,7 @@ type sizes struct {
 }
 
 var (
-	full  = sizes{rounds: 5, invoices: 100_000, few: 10_000, many: 100_000, single: 2000, imported: 1_000_000, sqlite: 20_000, limit: 5 * time.Second}
+	full  = sizes{rounds: 5, invoices: 100_000, few: 10_000, many: 1_000_000, single: 2000, imported: 1_000_000, sqlite: 20_000, limit: 5 * time.Second}
 	short = sizes{rounds: 3, invoices: 10_000, few: 2_000, many: 20_000, single: 500, imported: 50_000, sqlite: 2_000, limit: time.Second}
 )
 
@@ -92,7 +92,7 @@ func main() {
 	b := &bench{sizes: full}
 	isShort := flag.Bool("short", false, "a few minutes instead of an hour: what CI runs")
 	rounds := flag.Int("rounds", 0, "rounds, if not as many as usual")
-	many := flag.Int("many", 0, "invoices whose paying is compared with that of few, if not as many as usual; 1000000 takes long")
+	many := flag.Int("many", 0, "invoices whose paying is compared with that of few, if not as many as usual")
 	only := flag.String("only", "", "measure only what matches this regular expression: pay, xmin, list, single, import, sqlite, growth, callers")
 	baseline := flag.String("baseline", "3155e1d", "commit whose small case is compared with; the default is the last one before batches")
 	check := flag.Bool("check", false, "fail if a ratio is beyond its bound in bench/pay/bounds.txt")

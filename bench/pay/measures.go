@@ -218,6 +218,7 @@ func (b *bench) measureList() {
 
 // measureSingle compares the small case with that of the baseline, call by call.
 func (b *bench) measureSingle() {
+	const payAllEvery = 5 // the baseline's takes a hundred times as long as a lone payment
 	systems := []*system{b.newSystem(b.programs, 1), b.newSystem(b.baseline, 1)}
 	var pay, payAll [2][]float64
 	for n := range b.sizes.single {
@@ -228,6 +229,9 @@ func (b *bench) measureSingle() {
 			pay[which] = append(pay[which], b.timed(func() {
 				b.call(http.MethodPost, s.providers[0].url+"/payments/pay", `{"id":"lone-`+id+`","value":12.15,"currency":"EUR"}`, http.StatusOK)
 			}))
+			if n%payAllEvery != 0 {
+				continue
+			}
 			b.call(http.MethodPost, s.apps[0].url+"/invoices", `{"InvoiceId":"`+id+`","Value":12.15,"Currency":"EUR"}`, http.StatusCreated)
 			payAll[which] = append(payAll[which], b.timed(func() {
 				b.call(http.MethodPost, s.apps[0].url+"/invoices/pay", "", http.StatusOK)
