@@ -190,22 +190,19 @@ func (b *bench) emptyFolder() string {
 	return folder
 }
 
-// resetStatements and printStatements enclose what -profile is to show.
-func (b *bench) resetStatements() {
-	if b.profile {
-		b.server.Exec("postgres", "SELECT pg_stat_statements_reset()")
-	}
-}
-
-func (b *bench) printStatements(invoices int) {
+// profiled runs f, which is about so many invoices, and with -profile prints what it consists of.
+func (b *bench) profiled(invoices int, f func()) {
 	if !b.profile {
+		f()
 		return
 	}
+	b.server.Exec("postgres", "SELECT pg_stat_statements_reset()")
+	f()
 	var table string
 	b.query("postgres", fmt.Sprintf(`
 		SELECT coalesce(string_agg(format(E'%%s\t%%s\t%%s\t%%s\t%%s', calls, round(total_exec_time * 1000 / %[1]d, 2),
-			round(total_plan_time * 1000 / %[1]d, 2), rows, regexp_replace(left(query, 160), '\s+', ' ', 'g')), E'\n'), '')
-		FROM (SELECT calls, total_exec_time::numeric, total_plan_time::numeric, rows, query FROM pg_stat_statements
+			round(wal_bytes / %[1]d), rows, regexp_replace(left(query, 160), '\s+', ' ', 'g')), E'\n'), '')
+		FROM (SELECT calls, total_exec_time::numeric, wal_bytes, rows, query FROM pg_stat_statements
 			ORDER BY total_exec_time DESC LIMIT 12) AS top`, invoices), &table)
-	fmt.Fprintf(os.Stderr, "calls\tµs/invoice\tµs planning/invoice\trows\tstatement\n%s\n", table)
+	fmt.Fprintf(os.Stderr, "calls\tµs/invoice\tlogged B/invoice\trows\tstatement\n%s\n", table)
 }

@@ -55,6 +55,7 @@ func (b *bench) measurePay() {
 	b.add("pay: CPU of PostgreSQL", "µs/invoice", pay.database)
 	b.add("pay: commits", "/invoice", pay.commits)
 	b.add("pay: write-ahead log", "B/invoice", pay.wal)
+	b.add("pay: tables and indexes", "B/invoice", pay.disk)
 	b.ratio("pay/limit", pay.rate/limit)
 	b.ratio("pay/river", pay.rate/river)
 }
@@ -64,10 +65,7 @@ func (b *bench) pay(invoices int) spent {
 	s := b.newSystem(b.programs, replicas)
 	defer s.stop()
 	s.fill(invoices)
-	b.resetStatements()
-	result := s.payAll(invoices)
-	b.printStatements(invoices)
-	return result
+	return s.payAll(invoices)
 }
 
 // limitClients is the number of clients at which the server takes most one-row inserts.
@@ -192,11 +190,7 @@ func (b *bench) measureList() {
 	paid := make(chan struct{})
 	go func() {
 		defer close(paid)
-		var callers sync.WaitGroup
-		for _, app := range s.apps {
-			callers.Go(func() { b.payAllAt(app) })
-		}
-		callers.Wait()
+		s.payAllEverywhere()
 	}()
 	busy := ask(func() bool {
 		select {
@@ -274,7 +268,8 @@ func (b *bench) measureImport() {
 		database := b.database(b.programs.invoiceApp())
 		defer b.drop(database)
 		b.server.Exec("postgres", "CHECKPOINT")
-		took := b.timed(func() { do(database) })
+		var took float64
+		b.profiled(lines, func() { took = b.timed(func() { do(database) }) })
 		var count int
 		b.query(database, "SELECT count(*) FROM invoices", &count)
 		require.Equal(b, lines, count)

@@ -197,7 +197,7 @@ func (s *system) fill(invoices int) {
 type spent struct {
 	rate                        float64 // invoices a second
 	apps, providers, database   float64 // µs of CPU an invoice
-	commits, wal                float64 // commits, and bytes of write-ahead log, an invoice
+	commits, wal, disk          float64 // commits, and bytes of write-ahead log and of tables and indexes, an invoice
 	appsMemory, providersMemory float64 // most bytes that one process has had
 }
 
@@ -211,16 +211,8 @@ func (s *system) payAll(invoices int) (result spent) {
 	}
 	apps, providers, database := cpu(s.apps), cpu(s.providers), s.databaseCPU()
 	commits, wal := s.written()
-	began := time.Now()
-	var callers sync.WaitGroup
-	for _, app := range s.apps {
-		callers.Go(func() { s.payAllAt(app) })
-	}
-	callers.Wait()
-	took := time.Since(began)
-
 	each := float64(invoices)
-	result.rate = each / took.Seconds()
+	s.profiled(invoices, func() { result.rate = each / s.timed(s.payAllEverywhere) })
 	result.apps = float64((cpu(s.apps) - apps).Microseconds()) / each
 	result.providers = float64((cpu(s.providers) - providers).Microseconds()) / each
 	result.database = float64((s.databaseCPU() - database).Microseconds()) / each
@@ -236,8 +228,21 @@ func (s *system) payAll(invoices int) (result spent) {
 	time.Sleep(time.Second)
 	commitsAfter, walAfter := s.written()
 	result.commits, result.wal = (commitsAfter-commits)/each, (walAfter-wal)/each
+	for database, table := range map[string]string{s.invoicing: "invoices", s.paying: "payments"} {
+		var size float64
+		s.query(database, "SELECT pg_total_relation_size('"+table+"')::float8", &size)
+		result.disk += size / each
+	}
 	s.checkPaid(invoices)
 	return result
+}
+
+func (s *system) payAllEverywhere() {
+	var callers sync.WaitGroup
+	for _, app := range s.apps {
+		callers.Go(func() { s.payAllAt(app) })
+	}
+	callers.Wait()
 }
 
 // payAllAt asks one invoice-app until everything is paid.
