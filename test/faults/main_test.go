@@ -8,15 +8,15 @@
 package faults
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/mutation"
 )
 
 // programs are the paths of the two services' binaries.
@@ -62,34 +62,11 @@ func build(folder string, args ...string) error {
 	return nil
 }
 
-// mutation is a fault in the source of a program: a text that occurs exactly
-// once in a file of this module, and what stands there instead.
-type mutation struct{ file, old, new string }
-
-// overlay returns the file that makes go build and go test see the mutation.
-// The source itself is not touched.
-func (m mutation) overlay(t *testing.T) string {
+// mutate builds the service with the mutation, and returns it with the other one unbroken.
+func mutate(t *testing.T, service string, m mutation.Mutation) programs {
 	t.Helper()
 	folder := t.TempDir()
-	original, err := filepath.Abs(filepath.Join(moduleRoot, m.file))
-	require.NoError(t, err)
-	source, err := os.ReadFile(original)
-	require.NoError(t, err)
-	require.Equal(t, 1, strings.Count(string(source), m.old), "%s must have exactly once:\n%s", m.file, m.old)
-	mutated := filepath.Join(folder, "mutated.go")
-	require.NoError(t, os.WriteFile(mutated, []byte(strings.Replace(string(source), m.old, m.new, 1)), 0o600))
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{original: mutated}})
-	require.NoError(t, err)
-	path := filepath.Join(folder, "overlay.json")
-	require.NoError(t, os.WriteFile(path, overlay, 0o600))
-	return path
-}
-
-// build builds the service with the mutation, and returns it with the other one unbroken.
-func (m mutation) build(t *testing.T, service string) programs {
-	t.Helper()
-	folder := t.TempDir()
-	require.NoError(t, build(folder, "-overlay", m.overlay(t), "./"+service))
+	require.NoError(t, build(folder, "-overlay", m.Overlay(t, moduleRoot), "./"+service))
 	mutants := unbroken
 	switch service {
 	case "invoice-app":

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+
+	"example.com/invoices/internal/mutation"
 )
 
 // TestMutants breaks the programs on purpose, one way at a time, and expects
@@ -13,7 +15,7 @@ func TestMutants(t *testing.T) {
 	server := startServer(t)
 	mutants := map[string]struct {
 		service   string
-		mutation  mutation
+		mutation  mutation.Mutation
 		statement string // run in payment-provider's database
 		storm     mutantStorm
 		caught    rule
@@ -24,122 +26,122 @@ func TestMutants(t *testing.T) {
 		},
 		"the provider does not compare the amount": {
 			service: "payment-provider",
-			mutation: mutation{
-				"payment-provider/payment/payment.go",
-				`case amount == p.Amount:`,
-				`case amount == p.Amount || existed:`,
+			mutation: mutation.Mutation{
+				File: "payment-provider/payment/payment.go",
+				Old:  `case amount == p.Amount:`,
+				New:  `case amount == p.Amount || existed:`,
 			},
 			caught: paidMeansPaid,
 		},
 		"a batch is marked before it is confirmed": {
 			service: "invoice-app",
-			mutation: mutation{
-				"invoice-app/invoice/run.go",
-				`answers := r.provider.Pay(calling, invoices)`,
-				`_ = r.ledger.MarkPaid(calling, claims); answers := r.provider.Pay(calling, invoices)`,
+			mutation: mutation.Mutation{
+				File: "invoice-app/invoice/run.go",
+				Old:  `answers := r.provider.Pay(calling, invoices)`,
+				New:  `_ = r.ledger.MarkPaid(calling, claims); answers := r.provider.Pay(calling, invoices)`,
 			},
 			caught: paidMeansPaid,
 		},
 		"any answer counts as paid": {
 			service: "invoice-app",
-			mutation: mutation{
-				"invoice-app/provider/client.go",
-				`case takesNothing[v.Status]:`,
-				`case true: return nil; case takesNothing[v.Status]:`,
+			mutation: mutation.Mutation{
+				File: "invoice-app/provider/client.go",
+				Old:  `case takesNothing[v.Status]:`,
+				New:  `case true: return nil; case takesNothing[v.Status]:`,
 			},
 			caught: paidMeansPaid,
 		},
 		"a short answer counts as paid": {
 			service: "invoice-app",
-			mutation: mutation{
-				"invoice-app/provider/client.go",
-				`answers[n] = fmt.Errorf("status %d without this invoice", status)`,
-				`answers[n] = nil`,
+			mutation: mutation.Mutation{
+				File: "invoice-app/provider/client.go",
+				Old:  `answers[n] = fmt.Errorf("status %d without this invoice", status)`,
+				New:  `answers[n] = nil`,
 			},
 			storm:  inBatches,
 			caught: paidMeansPaid,
 		},
 		"a verdict counts for its neighbour": {
 			service: "invoice-app",
-			mutation: mutation{
-				"invoice-app/provider/client.go",
-				`answers[n] = v.on(r.ID)`,
-				`v = verdicts[n%len(verdicts)]; answers[n] = v.on(v.ID)`,
+			mutation: mutation.Mutation{
+				File: "invoice-app/provider/client.go",
+				Old:  `answers[n] = v.on(r.ID)`,
+				New:  `v = verdicts[n%len(verdicts)]; answers[n] = v.on(v.ID)`,
 			},
 			storm:  inBatches,
 			caught: paidMeansPaid,
 		},
 		"what others have claimed is not waited for": {
 			service: "invoice-app",
-			mutation: mutation{
-				"invoice-app/store/postgres.go",
-				"WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= $1`",
-				"WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= $1 AND claimed_until <= clock_timestamp()`",
+			mutation: mutation.Mutation{
+				File: "invoice-app/store/postgres.go",
+				Old:  "WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= $1`",
+				New:  "WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= $1 AND claimed_until <= clock_timestamp()`",
 			},
 			caught: honest200,
 		},
 		"any refusal is a verdict": {
 			service: "invoice-app",
-			mutation: mutation{
-				"invoice-app/provider/client.go",
-				`case v.Status == http.StatusUnprocessableEntity && v.Code == "payment_mismatch",`,
-				`case v.Status >= 400,`,
+			mutation: mutation.Mutation{
+				File: "invoice-app/provider/client.go",
+				Old:  `case v.Status == http.StatusUnprocessableEntity && v.Code == "payment_mismatch",`,
+				New:  `case v.Status >= 400,`,
 			},
 			caught: onlyVerdicts,
 		},
 		"anybody's token will do": {
 			service: "payment-provider",
-			mutation: mutation{
-				"internal/identity/verifier.go",
-				`refused := v.check(c.Request)`,
-				`refused := v.check(c.Request); refused = nil`,
+			mutation: mutation.Mutation{
+				File: "internal/identity/verifier.go",
+				Old:  `refused := v.check(c.Request)`,
+				New:  `refused := v.check(c.Request); refused = nil`,
 			},
 			caught: knownCaller,
 		},
 		"a claim does not end with its lease": {
 			service: "invoice-app",
-			mutation: mutation{
-				"invoice-app/store/postgres.go",
-				`SET claimed_until = clock_timestamp() + $4, attempts = attempts + 1`,
-				`SET claimed_until = clock_timestamp() + $4 + interval '1 hour', attempts = attempts + 1`,
+			mutation: mutation.Mutation{
+				File: "invoice-app/store/postgres.go",
+				Old:  `SET claimed_until = clock_timestamp() + $4, attempts = attempts + 1`,
+				New:  `SET claimed_until = clock_timestamp() + $4 + interval '1 hour', attempts = attempts + 1`,
 			},
 			caught: neverStuck,
 		},
 		"a transaction may stand still": {
 			service: "invoice-app",
-			mutation: mutation{
-				"internal/database/postgres.go",
-				`"idle_in_transaction_session_timeout": "5s",`,
-				`"idle_in_transaction_session_timeout": "0",`,
+			mutation: mutation.Mutation{
+				File: "internal/database/postgres.go",
+				Old:  `"idle_in_transaction_session_timeout": "5s",`,
+				New:  `"idle_in_transaction_session_timeout": "0",`,
 			},
 			storm:  calm(lasting{"import frozen", frozenImport}),
 			caught: locksFree,
 		},
 		"an answer has no deadline": {
 			service: "invoice-app",
-			mutation: mutation{
-				"internal/server/exchange.go",
-				`case <-x.timer.C:`,
-				`case <-make(chan time.Time):`,
+			mutation: mutation.Mutation{
+				File: "internal/server/exchange.go",
+				Old:  `case <-x.timer.C:`,
+				New:  `case <-make(chan time.Time):`,
 			},
 			storm:  calm(lasting{"no packets to and from a database", droppedForLong}),
 			caught: inTime,
 		},
 		"an invoice is shown as paid once it is claimed": {
 			service: "invoice-app",
-			mutation: mutation{
-				"invoice-app/store/postgres.go",
-				"getSQL = `SELECT ` + columns + `",
-				"getSQL = `SELECT seq, id, amount_minor, currency, paid_at IS NOT NULL OR attempts > 0, coalesce(rejected_reason, '')",
+			mutation: mutation.Mutation{
+				File: "invoice-app/store/postgres.go",
+				Old:  "getSQL = `SELECT ` + columns + `",
+				New:  "getSQL = `SELECT seq, id, amount_minor, currency, paid_at IS NOT NULL OR attempts > 0, coalesce(rejected_reason, '')",
 			},
 			caught: oneHistory,
 		},
 		"an invoice is shown as it once was": {
 			service: "invoice-app",
-			mutation: mutation{
-				"invoice-app/store/postgres.go",
-				`func (s postgres) Get(ctx context.Context, id string) (i invoice.Invoice, err error) {`,
-				`var once = make(chan map[string]invoice.Invoice, 1)
+			mutation: mutation.Mutation{
+				File: "invoice-app/store/postgres.go",
+				Old:  `func (s postgres) Get(ctx context.Context, id string) (i invoice.Invoice, err error) {`,
+				New: `var once = make(chan map[string]invoice.Invoice, 1)
 				func init() { once <- map[string]invoice.Invoice{} }
 				func (s postgres) Get(ctx context.Context, id string) (invoice.Invoice, error) {
 					kept := <-once
@@ -156,10 +158,10 @@ func TestMutants(t *testing.T) {
 		},
 		"readiness waits for locks": {
 			service: "invoice-app",
-			mutation: mutation{
-				"internal/database/postgres.go",
-				`return Postgres(p.probe.Ping(ctx))`,
-				`_, err := p.probe.Exec(ctx, "SELECT FROM invoices WHERE paid_at IS NULL FOR UPDATE"); return Postgres(err)`,
+			mutation: mutation.Mutation{
+				File: "internal/database/postgres.go",
+				Old:  `return Postgres(p.probe.Ping(ctx))`,
+				New:  `_, err := p.probe.Exec(ctx, "SELECT FROM invoices WHERE paid_at IS NULL FOR UPDATE"); return Postgres(err)`,
 			},
 			storm:  calm(lasting{"row locked", forgottenLock}),
 			caught: staysReady,
@@ -170,7 +172,7 @@ func TestMutants(t *testing.T) {
 			t.Parallel()
 			broken := unbroken
 			if m.service != "" {
-				broken = m.mutation.build(t, m.service)
+				broken = mutate(t, m.service, m.mutation)
 			}
 			c := newCluster(t, server, settings{programs: broken, apps: 2, providers: 2, env: stormEnv})
 			if m.statement != "" {
@@ -215,50 +217,50 @@ func calm(fault lasting) mutantStorm {
 // that test to fail.
 func TestMutantsBeside(t *testing.T) {
 	mutants := map[string]struct {
-		mutation       mutation
+		mutation       mutation.Mutation
 		folder, caught string // the test, and where it is
 	}{
 		"pages of other origins may write": {
-			mutation{"internal/server/door.go", `s.crossOrigin.Check(r); err != nil`, `s.crossOrigin.Check(r); err != nil && false`},
+			mutation.Mutation{File: "internal/server/door.go", Old: `s.crossOrigin.Check(r); err != nil`, New: `s.crossOrigin.Check(r); err != nil && false`},
 			"internal/server", "TestTheDoor",
 		},
 		"as many requests as there are": {
-			mutation{"internal/server/limits.go", `return make(Slots, n)`, `return make(Slots, 1000*n)`},
+			mutation.Mutation{File: "internal/server/limits.go", Old: `return make(Slots, n)`, New: `return make(Slots, 1000*n)`},
 			"internal/server", "TestSlots",
 		},
 		"bodies of any size": {
-			mutation{"internal/server/body.go", `http.MaxBytesReader(nil, r.Body, accepted.max)`, `r.Body`},
+			mutation.Mutation{File: "internal/server/body.go", Old: `http.MaxBytesReader(nil, r.Body, accepted.max)`, New: `r.Body`},
 			"internal/server", "TestBodies",
 		},
 		"the application's role may change amounts": {
-			mutation{"invoice-app/store/store.go", `[]string{"paid_at", `, `[]string{"amount_minor", "paid_at", `},
+			mutation.Mutation{File: "invoice-app/store/store.go", Old: `[]string{"paid_at", `, New: `[]string{"amount_minor", "paid_at", `},
 			"invoice-app/store", "TestTheProgramsRoleMayChangeBookkeepingOnly",
 		},
 		"a wrong value is shown, a password included": {
-			mutation{"internal/config/config.go", `if harmless.MatchString(text) {`, `if true {`},
+			mutation.Mutation{File: "internal/config/config.go", Old: `if harmless.MatchString(text) {`, New: `if true {`},
 			"internal/config", "TestPasswordsAreNotShown",
 		},
 		"the breaker never trips": {
-			mutation{"invoice-app/invoice/breaker.go", `tripAfter = 8`, `tripAfter = 1 << 30`},
+			mutation.Mutation{File: "invoice-app/invoice/breaker.go", Old: `tripAfter = 8`, New: `tripAfter = 1 << 30`},
 			"invoice-app/invoice", "TestAProviderThatFailsEverythingIsNotFlooded",
 		},
 		"the cursor never goes back": {
-			mutation{"invoice-app/invoice/run.go", `case r.cursor > 0:`, `case false:`},
+			mutation.Mutation{File: "invoice-app/invoice/run.go", Old: `case r.cursor > 0:`, New: `case false:`},
 			"invoice-app/invoice", "TestOneInvoiceHoldsUpItsBatchOnce",
 		},
 		"a batch is sent although its lease ends": {
-			mutation{"invoice-app/invoice/run.go", `if time.Now().After(sendBy) {`, `if false {`},
+			mutation.Mutation{File: "invoice-app/invoice/run.go", Old: `if time.Now().After(sendBy) {`, New: `if false {`},
 			"invoice-app/invoice", "TestWhatIsClaimedTooLateIsNotSent",
 		},
 		"a full server answers no probes": {
-			mutation{"internal/server/server.go", `path != "/livez" && path != "/readyz"`, `path != "/metrics"`},
+			mutation.Mutation{File: "internal/server/server.go", Old: `path != "/livez" && path != "/readyz"`, New: `path != "/metrics"`},
 			"internal/server", "TestAFullServer",
 		},
 	}
 	for name, m := range mutants {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			command := exec.Command("go", "test", "-race", "-count=1", "-overlay", m.mutation.overlay(t), "-run", "^"+m.caught+"$", "./"+m.folder)
+			command := exec.Command("go", "test", "-race", "-count=1", "-overlay", m.mutation.Overlay(t, moduleRoot), "-run", "^"+m.caught+"$", "./"+m.folder)
 			command.Dir = moduleRoot
 			out, err := command.CombinedOutput()
 			assert.Error(t, err, "%s passes", command)
