@@ -3,6 +3,7 @@
 package postgrestest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -110,13 +111,23 @@ func (s *Server) end(signal syscall.Signal) {
 		return
 	}
 	pid := s.process.Process.Pid
+	var killed []int
 	if signal == syscall.SIGKILL {
 		_ = syscall.Kill(pid, syscall.SIGSTOP) // so that it makes no new children
-		s.signalChildren(signal)
+		killed = s.signalChildren(signal)
 	}
 	_ = syscall.Kill(pid, signal)
 	_ = s.process.Wait() // ended by a signal, as asked
 	s.process = nil
+	// A server does not start as long as one of them has the memory of the last one.
+	require.Eventually(s.t, func() bool { return !slices.ContainsFunc(killed, runs) },
+		time.Minute, time.Millisecond, "PostgreSQL's processes do not end")
+}
+
+// runs says whether there is a process of that id that has not ended.
+func runs(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !bytes.Contains(stat, []byte(") Z "))
 }
 
 // Freeze stops every process of the server where it stands, until Thaw. The
@@ -132,15 +143,18 @@ func (s *Server) Thaw() {
 	_ = syscall.Kill(s.process.Process.Pid, syscall.SIGCONT)
 }
 
-// signalChildren reaches those that have left the server's process group, which is all of them.
-func (s *Server) signalChildren(signal syscall.Signal) {
+// signalChildren reaches those that have left the server's process group, which is all of them, and
+// returns their ids.
+func (s *Server) signalChildren(signal syscall.Signal) (ids []int) {
 	pid := s.process.Process.Pid
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	for _, child := range strings.Fields(string(children)) {
 		if id, err := strconv.Atoi(child); err == nil {
 			_ = syscall.Kill(id, signal)
+			ids = append(ids, id)
 		}
 	}
+	return ids
 }
 
 // Address is where the server listens, as host:port.
