@@ -188,8 +188,10 @@ func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
 		return err
 	}
 	require.Eventually(t, func() bool { return take() != nil }, 20*time.Second, 10*time.Millisecond)
-	_, err = s.Get(t.Context(), "I1")
-	require.NoError(t, err, "it is there, and visible")
+	require.Eventually(t, func() bool { // once the server has heard that nobody waits any more
+		_, err := s.Get(t.Context(), "I1")
+		return err == nil
+	}, 20*time.Second, 10*time.Millisecond, "it is there, and visible")
 	require.ErrorIs(t, take(), database.ErrUnavailable, "and not confirmed")
 
 	// A wait that an operator cancels succeeds with a warning: not confirmed, too.
