@@ -220,6 +220,24 @@ func TestMutantsBeside(t *testing.T) {
 		mutation       mutation.Mutation
 		folder, caught string // the test, and where it is
 	}{
+		"a withdrawn currency is not known any more": {
+			mutation.Mutation{File: "internal/money/money.go", Old: `old, known := withdrawn[currency]
+	return`, New: `old, known := withdrawn[""]
+	return`},
+			"internal/money", "TestAWithdrawnCurrency",
+		},
+		"a commit without an answer counts as refused": {
+			mutation.Mutation{
+				File: "internal/database/postgres.go",
+				Old:  `case errors.As(err, &refused) && refused.SeverityUnlocalized == "ERROR":`,
+				New:  `case errors.As(err, &refused), true:`,
+			},
+			"internal/database", "TestErrors",
+		},
+		"a list reads the whole table": {
+			mutation.Mutation{File: "invoice-app/store/sqlite.go", Old: `FROM invoices WHERE seq > ?1 AND `, New: `FROM invoices WHERE seq + 0 > ?1 AND `},
+			"invoice-app/store", "TestPlansOfSQLite",
+		},
 		"pages of other origins may write": {
 			mutation.Mutation{File: "internal/server/door.go", Old: `s.crossOrigin.Check(r); err != nil`, New: `s.crossOrigin.Check(r); err != nil && false`},
 			"internal/server", "TestTheDoor",
