@@ -203,6 +203,9 @@ func (s *session) saveVersion(v service, number string) {
 	if at[2] >= 0 {
 		before = code[:at[2]]
 	}
+	if gin := "\t\"github.com/gin-gonic/gin\"\n"; !strings.Contains(before, gin) { // the new route is written with it
+		before = strings.Replace(before, "import (\n", "import (\n"+gin, 1)
+	}
 	s.save(v.routes(), fmt.Sprintf("%s\ts.Router.GET(\"/version\", func(c *gin.Context) { c.String(http.StatusOK, %q) })\n%s",
 		before, number, code[at[1]:]))
 }
