@@ -185,12 +185,7 @@ func (r *run) send(ctx context.Context, claims []Claim, sendBy time.Time) {
 	inTime, cancel := context.WithDeadline(ctx, sendBy)
 	defer cancel()
 	for n, call := range calls {
-		if n > 0 && r.slots.Acquire(inTime, 1) != nil {
-			r.leaveUnsent(ctx, slices.Concat(calls[n:]...))
-			return
-		}
-		if _, _, tripped := r.breaker.tripped(); tripped && n > 0 {
-			r.slots.Release(1)
+		if n > 0 && !r.acquire(inTime) {
 			r.leaveUnsent(ctx, slices.Concat(calls[n:]...))
 			return
 		}
@@ -203,6 +198,19 @@ func (r *run) send(ctx context.Context, claims []Claim, sendBy time.Time) {
 			r.pay(ctx, call)
 		})
 	}
+}
+
+// acquire waits for one more slot. It reports false if none came free in time, or
+// the provider fails everything meanwhile.
+func (r *run) acquire(inTime context.Context) bool {
+	if r.slots.Acquire(inTime, 1) != nil {
+		return false
+	}
+	_, _, tripped := r.breaker.tripped()
+	if tripped {
+		r.slots.Release(1)
+	}
+	return !tripped
 }
 
 func (r *run) callEnded() {
