@@ -34,8 +34,14 @@ type sizes struct {
 }
 
 var (
-	full  = sizes{rounds: 5, invoices: 100_000, few: 10_000, many: 1_000_000, single: 2000, imported: 1_000_000, sqlite: 20_000, limit: 5 * time.Second}
-	short = sizes{rounds: 3, invoices: 10_000, few: 2_000, many: 20_000, single: 500, imported: 50_000, sqlite: 2_000, limit: time.Second}
+	full = sizes{
+		rounds: 5, invoices: 100_000, few: 10_000, many: 1_000_000, single: 2000, imported: 1_000_000, sqlite: 20_000,
+		limit: 5 * time.Second,
+	}
+	short = sizes{
+		rounds: 3, invoices: 10_000, few: 2_000, many: 20_000, single: 500, imported: 50_000, sqlite: 2_000,
+		limit: time.Second,
+	}
 )
 
 type bench struct {

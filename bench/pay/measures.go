@@ -392,7 +392,7 @@ const (
 	hung    = "hung"
 )
 
-// outcome makes a call over a connection of its own.
+// outcome makes a call over a new connection.
 func (b *bench) outcome(method, url, body string) string {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Minute}
 	request, err := http.NewRequest(method, url, strings.NewReader(body))

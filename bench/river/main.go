@@ -1,5 +1,5 @@
 // river pays invoices by River, a queue of jobs in PostgreSQL: what bench/pay compares invoice-app with. One
-// job pays one invoice: it asks payment-provider, and marks the invoice paid in a table of its own.
+// job pays one invoice: it asks payment-provider, and marks the invoice paid in its own table.
 //
 // usage: river prepare INVOICES    makes the tables, so many invoices, and a job for each
 //

@@ -21,8 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// T is what a server needs of the test that it is for: a *testing.T has it, and
-// a benchmark that is a program of its own can.
+// T is what a server needs of the test that it is for. A *testing.T has it, and a
+// benchmark that is a separate program can provide it.
 type T interface {
 	require.TestingT
 	Helper()

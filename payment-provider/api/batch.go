@@ -52,8 +52,8 @@ func (a *api) payBatch(c *gin.Context) {
 	c.JSON(http.StatusOK, verdicts)
 }
 
-// batch is a list of payments, each with an id of its own. It is read one by
-// one, so that a long list of nothing costs no memory.
+// batch is a list of payments whose ids differ. It is read one by one, so that a
+// long list of nothing costs no memory.
 type batch []sentPayment
 
 func (b *batch) UnmarshalJSONFrom(d *jsontext.Decoder) error {
