@@ -78,12 +78,12 @@ fuzz:
 ## test-cluster: set up a throwaway cluster beside yours and run all cluster tests on it
 .PHONY: test-cluster
 test-cluster:
-	test/cluster/run.sh kind minikube
+	go -C test/cluster run ./run kind minikube
 
 ## test-minikube: the same on a minikube cluster
 .PHONY: test-minikube
 test-minikube:
-	test/cluster/run.sh minikube kind
+	go -C test/cluster run ./run minikube kind
 
 ## test-loop: run a real tilt up on the cluster CLUSTER_NAME: saves, crashes, restarts
 .PHONY: test-loop
@@ -102,7 +102,7 @@ test-mutants:
 ## bench-loop: measure how long a save takes to be live, beside docker_build, live_update and skaffold
 .PHONY: bench-loop
 bench-loop:
-	bench/loop.sh
+	go -C bench run ./loop
 
 ## bench-pay: measure how fast invoices are paid, beside pgbench and River; BENCH_PAY="-short -check" is what CI runs
 BENCH_PAY ?= -results bench/results/pay

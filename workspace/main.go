@@ -80,7 +80,11 @@ func run(ctx context.Context) error {
 }
 
 func (w *workspace) commands() []*cobra.Command {
-	return nil
+	return []*cobra.Command{
+		w.deployCommand(),
+		w.describeCommand(),
+		w.doctorCommand(),
+	}
 }
 
 // usageError is a call that the command does not understand.

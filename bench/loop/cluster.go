@@ -39,7 +39,7 @@ func output(name string, arguments ...string) (string, error) {
 }
 
 func (b *bench) kubectl(input string, arguments ...string) error {
-	command := exec.Command("kubectl", append([]string{"--context=" + b.context}, arguments...)...)
+	command := exec.Command("kubectl", append([]string{"--context=" + b.cluster.Context}, arguments...)...)
 	command.Stdin = strings.NewReader(input)
 	if text, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", strings.Join(command.Args, " "), err, text)
@@ -50,10 +50,10 @@ func (b *bench) kubectl(input string, arguments ...string) error {
 // startWatcher puts the watcher on the node, from where every pod can be reached.
 func (b *bench) startWatcher() error {
 	const program = "/usr/local/bin/bench-watcher"
-	if _, err := output("docker", "cp", filepath.Join(b.root, ".build/bench/watcher"), b.node+":"+program); err != nil {
+	if _, err := output("docker", "cp", filepath.Join(b.root, ".build/bench/watcher"), b.cluster.Node+":"+program); err != nil {
 		return err
 	}
-	watcher := exec.CommandContext(b.ctx, "docker", "exec", "--interactive", b.node, program)
+	watcher := exec.CommandContext(b.ctx, "docker", "exec", "--interactive", b.cluster.Node, program)
 	watcher.Stderr = os.Stderr
 	var err error
 	if b.ask, err = watcher.StdinPipe(); err != nil {
@@ -72,7 +72,7 @@ func (b *bench) startWatcher() error {
 }
 
 func (b *bench) startProxy() error {
-	proxy := exec.CommandContext(b.ctx, "kubectl", "--context="+b.context, "proxy", "--port=0")
+	proxy := exec.CommandContext(b.ctx, "kubectl", "--context="+b.cluster.Context, "proxy", "--port=0")
 	said, err := proxy.StdoutPipe()
 	if err != nil {
 		return err
@@ -178,7 +178,7 @@ func (b *bench) await(namespace, version string) (time.Time, error) {
 
 // loopSplits is what the supervisors of our own loop say of each update, in every replica.
 func (b *bench) loopSplits() (map[string][]float64, error) {
-	text, err := output("kubectl", "--context="+b.context, "--namespace=invoicing", "logs", "--tail=-1",
+	text, err := output("kubectl", "--context="+b.cluster.Context, "--namespace=invoicing", "logs", "--tail=-1",
 		"--selector=app.kubernetes.io/name=invoice-app", "--container=invoice-app")
 	if err != nil {
 		return nil, err
@@ -209,7 +209,7 @@ func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
 		if w.name != "loop" {
 			continue
 		}
-		ref, err := os.ReadFile(filepath.Join(w.checkout, ".build/images", b.cluster, "supervisor.ref"))
+		ref, err := os.ReadFile(filepath.Join(w.checkout, ".build/images", b.cluster.Name, "supervisor.ref"))
 		if err != nil {
 			return cost, err
 		}
@@ -225,7 +225,7 @@ func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
 			cost.Image += layer.Size
 		}
 	}
-	text, err := output("docker", "exec", b.node, "sh", "-c", "grep -hE '^(Name|VmRSS):' /proc/[0-9]*/status")
+	text, err := output("docker", "exec", b.cluster.Node, "sh", "-c", "grep -hE '^(Name|VmRSS):' /proc/[0-9]*/status")
 	if err != nil && text == "" { // a process that has ended meanwhile is no failure
 		return cost, err
 	}

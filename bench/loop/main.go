@@ -1,9 +1,17 @@
-// loop measures how long a save of invoice-app takes until all three replicas on a cluster give the
-// new answer: see ../loop.sh, which prepares the cluster and the programs that this one calls.
+// loop measures how long a save takes to be live.
+//
+// usage: go -C bench run ./loop     (make bench-loop)
+//
+// It edits invoice-app again and again, and measures the time until all three replicas on a throwaway cluster give
+// the new answer: with this project's tilt up, and with those that it is compared with. The results go to
+// bench/results/loop-PRODUCT. Run it on a machine that does nothing else; it takes about a quarter of an hour, and
+// five minutes more the first time, for skaffold. CLUSTER_PRODUCT (kind), CLUSTER_NAME (invoices-bench),
+// INVOICE_APP_PORT (28081) and REGISTRY_PORT (25005) say which cluster it makes.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -50,12 +58,10 @@ type sample struct {
 type bench struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc // with what went wrong
-	cluster string                  // as deploy.sh says it
-	context string                  // kubectl's
-	node    string                  // its container
-	api     string                  // the URL of kubectl proxy
-	work    string                  // a folder that goes away
-	root    string                  // of the repository
+	cluster cluster
+	api     string // the URL of kubectl proxy
+	work    string // a folder that goes away
+	root    string // of the repository
 
 	ask     io.WriteCloser // to the watcher
 	answers chan string
@@ -67,27 +73,22 @@ type bench struct {
 func main() {
 	log.SetFlags(log.Ltime)
 	edits := flag.Int("edits", 15, "edits of each way")
-	results := flag.String("results", "", "where the results go: files in bench/results that begin so")
 	b := &bench{answers: make(chan string), pods: map[string]map[string]pod{}}
-	flag.StringVar(&b.cluster, "cluster", "", "the cluster, as deploy.sh says it")
-	flag.StringVar(&b.context, "context", "", "its kubectl context")
-	flag.StringVar(&b.node, "node", "", "the container of its node")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := b.run(ctx, *edits, *results); err != nil {
+	if err := b.run(ctx, *edits); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func (b *bench) run(ctx context.Context, edits int, results string) error {
+func (b *bench) run(ctx context.Context, edits int) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var started sync.WaitGroup
 	defer started.Wait()
 	defer cancel(nil)
 
 	b.ctx, b.cancel = ctx, cancel
-	var err error
 	if b.root, err = filepath.Abs(".."); err != nil {
 		return err
 	}
@@ -96,12 +97,16 @@ func (b *bench) run(ctx context.Context, edits int, results string) error {
 	}
 	defer os.RemoveAll(b.work)
 
-	live, err := output("docker", "container", "inspect", b.node, "--format",
-		`{{range .Mounts}}{{if eq .Destination "/live"}}{{.Source}}{{end}}{{end}}`)
+	c, remove, err := makeCluster(ctx, b.root)
+	if remove != nil {
+		defer func() { err = errors.Join(err, remove()) }()
+	}
 	if err != nil {
 		return err
 	}
-	onCluster := "--context=" + b.context
+	b.cluster = c
+	live := c.Live
+	onCluster := "--context=" + b.cluster.Context
 	ways := []*way{
 		{name: "go-build"},
 		{name: "loop", namespace: "invoicing", command: []string{"tilt", "up", "--stream", "--port=0", onCluster, "invoice-app"},
@@ -109,7 +114,7 @@ func (b *bench) run(ctx context.Context, edits int, results string) error {
 		{name: "docker-build", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		{name: "live-update", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		// Of a minikube that it knows it would use the Docker, which one with containerd has not.
-		{name: "skaffold", command: []string{"env", "MINIKUBE_HOME=" + b.work, "skaffold", "dev", "--kube-context=" + b.context, "--default-repo=localhost:" + os.Getenv("REGISTRY_PORT"),
+		{name: "skaffold", command: []string{"env", "MINIKUBE_HOME=" + b.work, "skaffold", "dev", "--kube-context=" + b.cluster.Context, fmt.Sprintf("--default-repo=localhost:%d", c.RegistryPort),
 			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false"}},
 	}
 
@@ -151,7 +156,7 @@ func (b *bench) run(ctx context.Context, edits int, results string) error {
 	}
 	b.ask.Close()
 	cpu := strings.TrimPrefix(<-b.answers, "cpu ")
-	return report(filepath.Join(b.root, "bench/results", results), ways, samples, splits, cpu, cost)
+	return report(filepath.Join(b.root, "bench/results/loop-"+b.cluster.Product), ways, samples, splits, cpu, cost)
 }
 
 // prepare gives a way its own copy of the checkout and, on the cluster, its own namespace and
@@ -216,10 +221,10 @@ func (b *bench) prepareNamespace(w *way) error {
 		"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}`, w.namespace), "apply", "--filename=-"); err != nil {
 		return err
 	}
-	if _, err := output(filepath.Join(w.checkout, "dev/make-passwords.sh"), b.context, w.namespace); err != nil {
+	if _, err := output(filepath.Join(w.checkout, "dev/make-passwords.sh"), b.cluster.Context, w.namespace); err != nil {
 		return err
 	}
-	ref, err := os.ReadFile(filepath.Join(b.root, ".build/images", b.cluster, "postgres.ref"))
+	ref, err := os.ReadFile(filepath.Join(b.cluster.Images, "postgres.ref"))
 	if err != nil {
 		return err
 	}

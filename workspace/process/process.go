@@ -104,3 +104,9 @@ func note(log io.Writer, command *exec.Cmd, inherited []string) {
 	}
 	fmt.Fprintln(log, "$", strings.Join(append(words, Words(command.Args)), " "))
 }
+
+// Exists tells whether a program is on PATH.
+func Exists(name string) bool {
+	_, err := exec.LookPath(name)
+	return err == nil
+}

@@ -38,7 +38,7 @@ func kubeconfig(t *testing.T, who string) string {
 	t.Helper()
 	madeHere, ok := made[who]
 	if !ok {
-		return filepath.Join(repository, ".build/kubeconfig", cluster.Cluster, who)
+		return filepath.Join(cluster.Kubeconfigs, who)
 	}
 	file, err := madeHere()
 	require.NoError(t, err)

@@ -2,21 +2,24 @@
 package target
 
 import (
-	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
+	"path/filepath"
 )
 
-// Target is a cluster that ./deploy.sh makes.
+// Target is what the workspace says of a cluster that ./deploy.sh makes: see workspace/cluster.
 type Target struct {
-	Cluster    string // its name, as deploy.sh says it
-	Context    string // kubectl's
-	Node       string // the container of its node
-	InvoiceApp string // the URL outside the cluster
-	Deploy     string // the command that has made it
+	Product     string   `json:"product"`
+	Cluster     string   `json:"name"`
+	Context     string   `json:"context"`
+	Node        string   `json:"node"`
+	Kubeconfigs string   `json:"kubeconfigs"`
+	InvoiceApp  string   `json:"invoice_app_url"`
+	Deploy      string   `json:"deploy"`
+	Environment []string `json:"environment"`
 }
 
 // FromEnvironment is the one that CLUSTER_NAME names, made with CLUSTER_PRODUCT (kind). repository is
@@ -25,18 +28,12 @@ func FromEnvironment(repository string) (Target, error) {
 	if os.Getenv("CLUSTER_NAME") == "" {
 		return Target{}, errors.New("CLUSTER_NAME does not say which cluster: one on which ./deploy.sh has run")
 	}
-	product := exec.Command("bash", "-c", `. cluster/lib.sh && . cluster/product.sh &&
-		port=$(made_with INVOICE_APP_PORT) && echo -n "$CLUSTER $CONTEXT $NODE http://localhost:$port $NAMED./deploy.sh$OPTION"`)
-	product.Dir = repository
-	product.Env = append(os.Environ(), "CLUSTER_PRODUCT="+cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind"))
-	product.Stderr = os.Stderr
-	said, err := product.Output()
+	describe := exec.Command(filepath.Join(repository, "workspace/run"), "describe", "--json")
+	describe.Stderr = os.Stderr
+	said, err := describe.Output()
 	if err != nil {
-		return Target{}, fmt.Errorf("cluster/product.sh: %w", err)
+		return Target{}, fmt.Errorf("%v: %w", describe.Args, err)
 	}
-	names := strings.SplitN(string(said), " ", 5)
-	if len(names) != 5 {
-		return Target{}, fmt.Errorf("cluster/product.sh says %q", said)
-	}
-	return Target{Cluster: names[0], Context: names[1], Node: names[2], InvoiceApp: names[3], Deploy: names[4]}, nil
+	var target Target
+	return target, json.Unmarshal(said, &target)
 }

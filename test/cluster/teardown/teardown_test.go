@@ -10,15 +10,16 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	inventories "example.com/invoices/test/cluster/inventory"
 	"example.com/invoices/test/cluster/target"
 )
 
 // TestNothingIsLeft removes the cluster that package target finds, and sees that those whose names begin
 // like its own are as they were: one of the same product, NEIGHBOUR, is removed only then. BEFORE is what
-// test/cluster/inventory.sh printed before the cluster was made, when NEIGHBOUR was there already.
+// package inventory listed before the cluster was made, when NEIGHBOUR was there already.
 func TestNothingIsLeft(t *testing.T) {
 	before, name, neighbour := lines(os.Getenv("BEFORE")), os.Getenv("CLUSTER_NAME"), os.Getenv("NEIGHBOUR")
-	require.NotEmpty(t, neighbour, "NEIGHBOUR is not set: test/cluster/run.sh sets it")
+	require.NotEmpty(t, neighbour, "NEIGHBOUR is not set: test/cluster/run sets it")
 	cluster, err := target.FromEnvironment("../../..")
 	require.NoError(t, err)
 
@@ -42,7 +43,9 @@ func destroy(t *testing.T, name string) {
 
 func inventory(t *testing.T) []string {
 	t.Helper()
-	return lines(run(t, "test/cluster/inventory.sh"))
+	taken, err := inventories.Take()
+	require.NoError(t, err)
+	return taken
 }
 
 // names are the lines of an inventory without the states.

@@ -1,0 +1,327 @@
+// run deploys to a throwaway cluster, tests it and removes it: see usage.
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"sigs.k8s.io/yaml"
+
+	"example.com/invoices/test/cluster/inventory"
+	"example.com/invoices/test/cluster/target"
+)
+
+const usage = `usage: go -C test/cluster run ./run [--short] PRODUCT [OTHER]     (make test-cluster, make test-minikube)
+
+Sets up a cluster of its own name and ports with ./deploy.sh, made with PRODUCT (kind or minikube), runs
+test/cluster/live, a few of test/cluster/mutants and test/cluster/loop on it, removes it and checks that nothing is
+left: containers, volumes, networks, image tags, contexts. All the while there is a cluster that is not its own, made
+by hand with the same product and stopped, which must stay as it is. One made with OTHER, if that is named, comes and
+goes beside it, --short.
+
+  --short   of live: six pods Ready, paying from outside, the network's edges, stopping and starting, deploying again;
+            of loop: a save that becomes live; no mutants
+
+  CLUSTER_NAME (invoices-test), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
+`
+
+const repository = "../.." // from this module's folder
+
+type run struct {
+	ctx     context.Context
+	product string
+	other   string
+	short   bool
+	beside  string // the product of the cluster that this run is beside
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	r := &run{ctx: ctx, beside: os.Getenv("BESIDE")}
+	flag.Usage = func() { fmt.Fprint(os.Stderr, usage) }
+	flag.BoolVar(&r.short, "short", false, "")
+	flag.Parse()
+	r.product, r.other = flag.Arg(0), flag.Arg(1)
+	products := []string{"kind", "minikube"}
+	if !slices.Contains(products, r.product) || r.other != "" && !slices.Contains(products, r.other) || r.other == r.product {
+		flag.Usage()
+		os.Exit(2)
+	}
+	setDefault("CLUSTER_NAME", "invoices-test")
+	setDefault("INVOICE_APP_PORT", "18081")
+	setDefault("REGISTRY_PORT", "15005")
+	set("CLUSTER_PRODUCT", r.product)
+	// A cluster that is not ours: its name begins as ours does.
+	set("NEIGHBOUR", os.Getenv("CLUSTER_NAME")+"-"+r.product)
+	if err := r.run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func (r *run) run() (err error) {
+	if err := r.clean(); err != nil { // what an interrupted run may have left
+		return err
+	}
+	for _, product := range []string{r.product, r.other} {
+		if product == "" {
+			continue
+		}
+		if err := r.do("workspace/run", "images", "--product", product); err != nil { // they stay, for the next time
+			return err
+		}
+	}
+	tools := []string{"tools"}
+	if r.product == "minikube" {
+		tools = append(tools, r.product)
+	}
+	folder, err := r.output("workspace/run", tools...)
+	if err != nil {
+		return err
+	}
+	set("PATH", folder+string(os.PathListSeparator)+os.Getenv("PATH"))
+	if err := r.asOnANewMachine(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.clean()) }()
+	if err := r.makeNeighbour(); err != nil {
+		return fmt.Errorf("a cluster that is not ours, beside it: %w", err)
+	}
+	before, err := inventory.Take()
+	if err != nil {
+		return err
+	}
+	set("BEFORE", strings.Join(before, "\n"))
+	if err := r.do("./deploy.sh"); err != nil {
+		return err
+	}
+	if r.beside != "" {
+		if err := r.deployToBoth(); err != nil {
+			return err
+		}
+	}
+	return r.test()
+}
+
+func (r *run) test() error {
+	live, loop := []string{"./live", "-parallel=8"}, []string{"./loop"} // live's parallel tests only wait
+	if r.short {
+		live = append(live, "-run=^(TestSixPodsAreReady|TestListAndPayFromOutside|TestOnlyInvoiceAppAnswersOutside|"+
+			"TestNetworkEdges|TestStoppingLosesNothing|TestDeployingAgainChangesNothing)$")
+		loop = append(loop, "-run=^TestSaves$/^a_save_is_live")
+	}
+	if err := r.goTest(live...); err != nil {
+		return err
+	}
+	if !r.short {
+		if err := r.goTest("./mutants"); err != nil {
+			return err
+		}
+	}
+	if r.other != "" {
+		if err := r.otherBeside(); err != nil {
+			return err
+		}
+	}
+	if !r.short {
+		if err := r.do("workspace/run", "need", "chromium", "chromium"); err != nil {
+			return err
+		}
+	}
+	if err := r.goTest(loop...); err != nil {
+		return err
+	}
+	return r.goTest("./teardown")
+}
+
+// clean removes both clusters.
+func (r *run) clean() error {
+	neighbour := r.command("./deploy.sh", "--destroy")
+	neighbour.Env = append(os.Environ(), "CLUSTER_NAME="+os.Getenv("NEIGHBOUR"))
+	return errors.Join(r.do("./deploy.sh", "--destroy"), neighbour.Run())
+}
+
+// asOnANewMachine takes away what lets Docker start privileged containers, unless something that is there needs it,
+// and lets it be found out anew.
+func (r *run) asOnANewMachine() error {
+	containers, err := r.output("docker", "ps", "--all", "--quiet")
+	if err != nil {
+		return err
+	}
+	if os.Getuid() == 0 && containers == "" {
+		if err := r.do("workspace/run", "privileged", "remove"); err != nil {
+			return err
+		}
+	}
+	return r.do("workspace/run", "privileged", "install")
+}
+
+// makeNeighbour makes a cluster by hand, and stops it: by ctlptl alone, told what doctor says that it needs here. It
+// is minikube's active profile, if none of yours is.
+func (r *run) makeNeighbour() error {
+	name := os.Getenv("NEIGHBOUR")
+	describe := func(args ...string) (string, error) {
+		command := r.command("workspace/run", append([]string{"describe"}, args...)...)
+		command.Env = append(os.Environ(), "CLUSTER_NAME="+name)
+		command.Stdout = nil
+		said, err := command.Output()
+		return string(said), err
+	}
+	said, err := describe("--json")
+	if err != nil {
+		return err
+	}
+	var neighbour target.Target
+	if err := yaml.Unmarshal([]byte(said), &neighbour); err != nil {
+		return err
+	}
+	definition, err := describe("--ctlptl")
+	if err != nil {
+		return err
+	}
+	_, cluster, _ := strings.Cut(definition, "\n---\n")
+	var object map[string]any
+	if err := yaml.Unmarshal([]byte(cluster), &object); err != nil {
+		return err
+	}
+	delete(object, "registry")
+	data, err := yaml.Marshal(object)
+	if err != nil {
+		return err
+	}
+	version, err := r.output("docker", "version", "--format", "{{.Server.APIVersion}}")
+	if err != nil {
+		return err
+	}
+	apply := r.command("ctlptl", "apply", "-f", "-")
+	apply.Stdin = bytes.NewReader(data)
+	apply.Env = append(append(os.Environ(), neighbour.Environment...), "DOCKER_API_VERSION="+version)
+	if err := apply.Run(); err != nil {
+		return err
+	}
+	stop := r.command("./deploy.sh", "--stop")
+	stop.Env = append(os.Environ(), "CLUSTER_NAME="+name)
+	if err := stop.Run(); err != nil {
+		return err
+	}
+	if r.product == "minikube" && inventory.ActiveProfile() == "" {
+		return r.do("minikube", "config", "set", "profile", neighbour.Cluster)
+	}
+	return nil
+}
+
+// deployToBoth deploys to this cluster and to the one that this run is beside at once.
+func (r *run) deployToBoth() error {
+	other := r.command("./deploy.sh")
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); name != "INVOICE_APP_PORT" && name != "REGISTRY_PORT" {
+			other.Env = append(other.Env, variable)
+		}
+	}
+	other.Env = append(other.Env, "CLUSTER_PRODUCT="+r.beside)
+	if err := other.Start(); err != nil {
+		return err
+	}
+	return errors.Join(r.do("./deploy.sh"), other.Wait())
+}
+
+// otherBeside lets a cluster of the other product come and go. This one is the same afterwards.
+func (r *run) otherBeside() error {
+	cluster, err := target.FromEnvironment(repository)
+	if err != nil {
+		return err
+	}
+	pods := func() (string, error) {
+		var all string
+		for _, namespace := range []string{"invoicing", "payments"} {
+			said, err := r.output("kubectl", "--context", cluster.Context, "--namespace", namespace, "get", "pods",
+				"--output=custom-columns=:.metadata.name,:.metadata.uid,:.status.containerStatuses[*].restartCount")
+			if err != nil {
+				return "", err
+			}
+			all += said + "\n"
+		}
+		return all, nil
+	}
+	before, err := pods()
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	other := r.command(self, "--short", r.other)
+	other.Dir = ""
+	other.Env = append(os.Environ(), "BESIDE="+r.product, next("INVOICE_APP_PORT"), next("REGISTRY_PORT"))
+	if err := other.Run(); err != nil {
+		return fmt.Errorf("the cluster of %s: %w", r.other, err)
+	}
+	after, err := pods()
+	if err == nil && after != before {
+		err = fmt.Errorf("cluster %s is not as it was before the other came and went:\n%s\nand then:\n%s", cluster.Cluster, before, after)
+	}
+	return err
+}
+
+func (r *run) goTest(args ...string) error {
+	command := r.command("go", append([]string{"test", "-count=1", "-timeout=40m", "-v"}, args...)...)
+	command.Dir = ""
+	return command.Run()
+}
+
+// command prepares a program that works in the repository. When the run is ended, it is told to end, and cleans up.
+func (r *run) command(name string, args ...string) *exec.Cmd {
+	if strings.Contains(name, "/") && !filepath.IsAbs(name) {
+		name, _ = filepath.Abs(filepath.Join(repository, name))
+	}
+	ctx := r.ctx
+	if slices.Contains(args, "--destroy") {
+		ctx = context.WithoutCancel(ctx)
+	}
+	command := exec.CommandContext(ctx, name, args...)
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.Dir = repository
+	command.Stdout, command.Stderr = os.Stdout, os.Stderr
+	return command
+}
+
+func (r *run) do(name string, args ...string) error {
+	command := r.command(name, args...)
+	if err := command.Run(); err != nil {
+		return fmt.Errorf("%v: %w", command.Args, err)
+	}
+	return nil
+}
+
+func (r *run) output(name string, args ...string) (string, error) {
+	command := r.command(name, args...)
+	command.Stdout = nil
+	said, err := command.Output()
+	if err != nil {
+		return "", fmt.Errorf("%v: %w", command.Args, err)
+	}
+	return strings.TrimSpace(string(said)), nil
+}
+
+func set(name, value string)        { _ = os.Setenv(name, value) }
+func setDefault(name, value string) { set(name, cmp.Or(os.Getenv(name), value)) }
+
+// next is a variable with the port after the one that it has.
+func next(name string) string {
+	port, _ := strconv.Atoi(os.Getenv(name))
+	return fmt.Sprintf("%s=%d", name, port+1)
+}

@@ -1,0 +1,57 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"path"
+	"strconv"
+
+	"example.com/invoices/workspace/process"
+)
+
+type kind struct{ *Cluster }
+
+func (k kind) file() string { return "ctlptl.yaml" }
+
+func (k kind) choose(_ context.Context, d *definition) error {
+	node := []any{"kindV1Alpha4Cluster", "nodes", 0}
+	return errors.Join(
+		set(d.cluster, strconv.Itoa(k.InvoiceAppPort), append(node, "extraPortMappings", 0, "hostPort")...),
+		// kind takes it from the folder that it is started in, which is the clone.
+		set(d.cluster, path.Join(".build/live", k.Name), append(node, "extraMounts", 0, "hostPath")...),
+	)
+}
+
+func (k kind) environment(ctx context.Context) []string {
+	// A network of its own goes away with the cluster, and is shared with no other.
+	set := []string{"KIND_EXPERIMENTAL_DOCKER_NETWORK=" + k.Network}
+	// On this storage driver kind would switch the node to one that needs another program; the node's own disk is a
+	// volume, where the default works.
+	if driver, _ := process.Output(process.Command(ctx, "docker", "info", "--format", "{{.Driver}}")); driver == "fuse-overlayfs" {
+		set = append(set, "KIND_EXPERIMENTAL_CONTAINERD_SNAPSHOTTER=overlayfs")
+	}
+	return set
+}
+
+func (k kind) label() string { return "io.x-k8s.kind.cluster=" + k.Name }
+
+func (k kind) tools() []string { return nil }
+
+func (k kind) complete(context.Context, *process.Step) error { return nil }
+
+func (k kind) start(ctx context.Context, step *process.Step) error {
+	if err := step.Run(process.Command(ctx, "docker", "start", k.Node)); err != nil {
+		return err
+	}
+	return step.Run(process.Command(ctx, "kind", "export", "kubeconfig", "--quiet", "--name", k.Name))
+}
+
+// stop kills it after ten seconds, as a power cut would, which the databases can bear: systemd would wait for the
+// pods' processes for a minute and a half.
+func (k kind) stop(ctx context.Context, step *process.Step) error {
+	return step.Run(process.Command(ctx, "docker", "stop", k.Node))
+}
+
+func (k kind) delete(ctx context.Context) error {
+	return process.Run(process.Command(ctx, "kind", "delete", "cluster", "--quiet", "--name", k.Name))
+}

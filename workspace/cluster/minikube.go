@@ -1,0 +1,175 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"example.com/invoices/workspace/process"
+)
+
+type minikube struct{ *Cluster }
+
+func (m minikube) file() string { return "ctlptl-minikube.yaml" }
+
+func (m minikube) choose(ctx context.Context, d *definition) error {
+	built, err := m.built(ctx)
+	if err != nil {
+		return err
+	}
+	other := "built"
+	if built {
+		other = "pulled"
+	}
+	leaveOut(d.cluster, other)
+	flags, err := find(d.cluster, "minikube", "startFlags")
+	if err != nil {
+		return err
+	}
+	for prefix, value := range map[string]string{
+		"--ports=":        fmt.Sprintf("127.0.0.1:%d:30081", m.InvoiceAppPort),
+		"--mount-string=": m.Live + ":/live:ro",
+	} {
+		if err := setFlag(flags, prefix, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func setFlag(flags *yaml.Node, prefix, value string) error {
+	for _, flag := range flags.Content {
+		if strings.HasPrefix(flag.Value, prefix) {
+			flag.Value = prefix + value
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no flag %s", prefix)
+}
+
+// built tells whether the node's image was built: a pulled one was made from a name, which has a slash, a built one
+// from what hashes name.
+func (m minikube) built(ctx context.Context) (bool, error) {
+	from, err := process.Output(process.Command(ctx, "docker", "image", "inspect",
+		"--format", `{{index .Config.Labels "invoices.inputs"}}`, m.NodeImage))
+	return !strings.Contains(from, "/"), err
+}
+
+func (m minikube) environment(context.Context) []string { return nil }
+
+func (m minikube) label() string { return "name.minikube.sigs.k8s.io=" + m.Name }
+
+func (m minikube) tools() []string { return []string{"minikube"} }
+
+func (m minikube) complete(ctx context.Context, step *process.Step) error {
+	built, err := m.built(ctx)
+	if err != nil {
+		return err
+	}
+	if built { // kind applies these of its node image by itself
+		if err := step.Run(process.Command(ctx, "docker", "exec", m.Node, "kubectl",
+			"--kubeconfig", "/etc/kubernetes/admin.conf", "apply", "--filename", "/kind/manifests")); err != nil {
+			return err
+		}
+	}
+	// Images are to have the one name for the node that they have for this machine, as with kind.
+	said, err := step.Output(process.Command(ctx, "kubectl", m.Kubectl(
+		"get", "configmap", "local-registry-hosting", "--namespace", "kube-public", "--output", "json")...))
+	if err != nil {
+		return err
+	}
+	changed, err := withoutHostOfRuntime([]byte(said))
+	if err != nil {
+		return err
+	}
+	replace := process.Command(ctx, "kubectl", m.Kubectl("replace", "--filename", "-")...)
+	replace.Stdin = bytes.NewReader(changed)
+	return step.Run(replace)
+}
+
+// withoutHostOfRuntime is a ConfigMap of KEP-1755 without the name that the registry has for containers.
+func withoutHostOfRuntime(configMap []byte) ([]byte, error) {
+	const key = "localRegistryHosting.v1"
+	var object map[string]any
+	if err := json.Unmarshal(configMap, &object); err != nil {
+		return nil, err
+	}
+	data, _ := object["data"].(map[string]any)
+	content, _ := data[key].(string)
+	var hosting map[string]any
+	if err := yaml.Unmarshal([]byte(content), &hosting); err != nil || hosting == nil {
+		return nil, fmt.Errorf("the ConfigMap local-registry-hosting has no %s: %w", key, err)
+	}
+	delete(hosting, "hostFromContainerRuntime")
+	changed, err := yaml.Marshal(hosting)
+	if err != nil {
+		return nil, err
+	}
+	data[key] = string(changed)
+	return json.Marshal(object)
+}
+
+// start starts a node that has a fixed address, which the registry may have got meanwhile. It stays what it was made
+// as, whatever the user has set for clusters to come.
+func (m minikube) start(ctx context.Context, step *process.Step) error {
+	version, err := m.version()
+	if err != nil {
+		return err
+	}
+	_ = step.Run(process.Command(ctx, "docker", "network", "disconnect", m.Network, m.Registry))
+	if err := step.Run(process.Command(ctx, "minikube", "start", "--profile", m.Name, "--force", "--preload=false",
+		"--cache-images=false", "--driver=docker", "--container-runtime=containerd",
+		"--kubernetes-version="+version)); err != nil {
+		return err
+	}
+	return step.Run(process.Command(ctx, "minikube", "update-context", "--profile", m.Name))
+}
+
+// version is the Kubernetes version that the cluster was made with.
+func (m minikube) version() (string, error) {
+	path := filepath.Join(minikubeHome(), "profiles", m.Name, "config.json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	var config struct {
+		KubernetesConfig struct{ KubernetesVersion string }
+	}
+	if err := json.Unmarshal(data, &config); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return config.KubernetesConfig.KubernetesVersion, nil
+}
+
+// minikubeHome is where minikube keeps its profiles.
+func minikubeHome() string {
+	home := os.Getenv("MINIKUBE_HOME")
+	if home == "" {
+		home, _ = os.UserHomeDir()
+	}
+	if filepath.Base(home) == ".minikube" {
+		return home
+	}
+	return filepath.Join(home, ".minikube")
+}
+
+func (m minikube) stop(ctx context.Context, step *process.Step) error {
+	return step.Run(process.Command(ctx, "minikube", "stop", "--profile", m.Name, "--keep-context-active"))
+}
+
+// delete deletes the profile. Whichever it deletes, minikube forgets which profile is the user's active one.
+func (m minikube) delete(ctx context.Context) error {
+	active, _ := process.Output(process.Command(ctx, "minikube", "config", "get", "profile"))
+	err := process.Run(process.Command(ctx, "minikube", "delete", "--profile", m.Name))
+	if active != "" && active != m.Name {
+		err = errors.Join(err, process.Run(process.Command(ctx, "minikube", "config", "set", "profile", active)))
+	}
+	return err
+}

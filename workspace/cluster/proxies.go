@@ -1,0 +1,61 @@
+package cluster
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// proxies are the variables that tell the cluster's node which proxy the way out is, if there is one, and that what
+// is inside needs none. The node would get those of Docker's client configuration in any case.
+func (c *Cluster) proxies() []string {
+	configured := dockerProxies()
+	value := func(name, inDocker string) string {
+		for _, name := range []string{name, strings.ToLower(name)} {
+			if value := os.Getenv(name); value != "" {
+				return value
+			}
+		}
+		return configured[inDocker]
+	}
+	var set []string
+	for name, inDocker := range map[string]string{"HTTP_PROXY": "httpProxy", "HTTPS_PROXY": "httpsProxy"} {
+		if proxy := value(name, inDocker); proxy != "" {
+			set = append(set, name+"="+proxy, strings.ToLower(name)+"="+proxy)
+		}
+	}
+	if set == nil {
+		return nil
+	}
+	inside := []string{
+		"localhost", "127.0.0.1", "::1", c.Registry, c.Node, ".svc", ".cluster.local",
+		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", // networks of Docker, pods and Services
+	}
+	for _, name := range strings.Split(value("NO_PROXY", "noProxy"), ",") {
+		if name = strings.TrimSpace(name); name != "" && !slices.Contains(inside, name) {
+			inside = append(inside, name)
+		}
+	}
+	none := strings.Join(inside, ",")
+	return append(set, "NO_PROXY="+none, "no_proxy="+none)
+}
+
+// dockerProxies are those that Docker's client gives to every container.
+func dockerProxies() map[string]string {
+	folder := os.Getenv("DOCKER_CONFIG")
+	if folder == "" {
+		home, _ := os.UserHomeDir()
+		folder = filepath.Join(home, ".docker")
+	}
+	data, err := os.ReadFile(filepath.Join(folder, "config.json"))
+	if err != nil {
+		return nil
+	}
+	var config struct {
+		Proxies map[string]map[string]string `json:"proxies"`
+	}
+	_ = json.Unmarshal(data, &config) // the command docker says what is wrong with it
+	return config.Proxies["default"]
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"example.com/invoices/workspace/cluster"
+	"example.com/invoices/workspace/deploy"
+	"example.com/invoices/workspace/doctor"
+	"example.com/invoices/workspace/process"
+)
+
+// productFlag adds the flag that chooses a product.
+func productFlag(flags *pflag.FlagSet) *string {
+	product := flags.String("product", cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind"), "what makes the cluster: kind or minikube")
+	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "cluster" { // what it was called before
+			name = "product"
+		}
+		return pflag.NormalizedName(name)
+	})
+	return product
+}
+
+// clusterName is the variable with which a second cluster is told from the first.
+func clusterName() string { return cmp.Or(os.Getenv("CLUSTER_NAME"), "invoices") }
+
+// askedPorts are the ports that the environment asks for.
+func askedPorts(command *cobra.Command) (ports cluster.Ports, err error) {
+	if ports.InvoiceApp, err = portOf(command, "INVOICE_APP_PORT"); err == nil {
+		ports.Registry, err = portOf(command, "REGISTRY_PORT")
+	}
+	return ports, err
+}
+
+func portOf(command *cobra.Command, variable string) (int, error) {
+	value := os.Getenv(variable)
+	if value == "" {
+		return 0, nil
+	}
+	port, err := strconv.ParseUint(value, 10, 16)
+	if err != nil || port == 0 {
+		return 0, usageError{command, fmt.Errorf("%s=%s is no port", variable, value)}
+	}
+	return int(port), nil
+}
+
+func (w *workspace) deployCommand() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "deploy",
+		Short: "Set up a real Kubernetes cluster and deploy both services to it (./deploy.sh)",
+		Long: `Sets up a real Kubernetes cluster on this machine's Docker and deploys both services and their databases to it,
+through the Tiltfile: what is missing, and run again, what has changed. Each team gets a kubeconfig of its own
+rights, in .build/kubeconfig/CLUSTER.
+
+A second cluster beside the first one takes another product or name, and the ports that it is told once:
+
+  CLUSTER_PRODUCT   (kind)         the same as --product
+  CLUSTER_NAME      (invoices)     its kubectl context is kind-$CLUSTER_NAME, or minikube-$CLUSTER_NAME
+  INVOICE_APP_PORT  (8081)         where invoice-app answers, on localhost
+  REGISTRY_PORT     (5005)         the registry for this cluster's images
+
+Only this cluster's own context is ever used, and a current one of yours stays the current one.`,
+		Args: arguments(0, 0),
+	}
+	flags := command.Flags()
+	force := flags.BoolP("force", "f", false, "from scratch: destroy the cluster first, with its data")
+	destroy := flags.BoolP("destroy", "d", false, "remove the cluster with all that is in it")
+	stop := flags.BoolP("stop", "s", false, "stop it, and keep its data for the next run")
+	images := flags.String("images", "", "pull: pull the images, and never build them; source: build them, and never pull")
+	product := productFlag(flags)
+	command.RunE = func(command *cobra.Command, _ []string) error {
+		if *force && *destroy || *force && *stop || *destroy && *stop {
+			return usageError{command, errors.New("--force, --destroy and --stop: one of them")}
+		}
+		if *images != "" && *images != "pull" && *images != "source" {
+			return usageError{command, errors.New("--images is pull or source")}
+		}
+		c, err := cluster.New(w.Paths, *product, clusterName())
+		if err != nil {
+			return usageError{command, err}
+		}
+		ports, err := askedPorts(command)
+		if err != nil {
+			return err
+		}
+		w.console.Logs = c.Logs()
+		if err := w.setTools(); err != nil {
+			return err
+		}
+		// The Tiltfile asks for the cluster by these.
+		_ = os.Setenv("CLUSTER_NAME", clusterName())
+		_ = os.Setenv("CLUSTER_PRODUCT", *product)
+		d := &deploy.Deployment{
+			Paths: w.Paths, Cluster: c, Console: w.console, Ports: ports, Out: os.Stdout,
+			Prepare: func(ctx context.Context) error { return w.prepare(ctx, c, *images) },
+		}
+		switch ctx := command.Context(); {
+		case *stop:
+			return d.Stop(ctx)
+		case *destroy:
+			return d.Destroy(ctx)
+		default:
+			return d.Deploy(ctx, *force)
+		}
+	}
+	return command
+}
+
+// setTools puts the folder of the tools in front of PATH.
+func (w *workspace) setTools() error {
+	return os.Setenv("PATH", w.Bin()+string(os.PathListSeparator)+os.Getenv("PATH"))
+}
+
+// prepare gets the tools and the images that a cluster needs.
+func (w *workspace) prepare(ctx context.Context, c *cluster.Cluster, images string) error {
+	for _, args := range [][]string{
+		append([]string{"cluster/tools"}, c.Tools()...),
+		{"cluster/images", images},
+		{"cluster/privileged", "install"},
+	} {
+		command := process.Command(ctx, args[0], args[1:]...)
+		command.Stderr = os.Stderr
+		if err := process.Run(command); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *workspace) describeCommand() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "describe",
+		Short: "Say what a cluster is called, and where what belongs to it is",
+		Long: `Prints the definition of the cluster of CLUSTER_NAME (invoices, unless it says otherwise): what it and its parts
+are called, its ports, its folders. Whatever needs one of these asks here.`,
+		Args: arguments(0, 0),
+	}
+	flags := command.Flags()
+	asJSON := flags.Bool("json", false, "as JSON")
+	definition := flags.Bool("ctlptl", false, "as the file with which ctlptl makes it")
+	kubeContext := flags.String("context", "", "the cluster that kubectl knows by this name, if it is kind's or minikube's of CLUSTER_NAME")
+	live := flags.Bool("live", false, "make sure that its node sees the folder that tilt up shares with it")
+	product := productFlag(flags)
+	command.RunE = func(command *cobra.Command, _ []string) error {
+		ctx := command.Context()
+		c, err := cluster.New(w.Paths, *product, clusterName())
+		if *kubeContext != "" {
+			c, err = cluster.OfContext(w.Paths, *kubeContext, clusterName())
+		}
+		if err != nil {
+			return err
+		}
+		ports, err := askedPorts(command)
+		if err != nil {
+			return err
+		}
+		if err := c.Look(ctx, ports, *live); err != nil {
+			return err
+		}
+		if *definition {
+			data, err := c.Definition(ctx, true)
+			if err != nil {
+				return err
+			}
+			_, err = os.Stdout.Write(data)
+			return err
+		}
+		if *asJSON {
+			encoder := json.NewEncoder(os.Stdout)
+			encoder.SetIndent("", "  ")
+			return encoder.Encode(c)
+		}
+		fields, err := json.Marshal(c)
+		if err != nil {
+			return err
+		}
+		return printFields(os.Stdout, fields)
+	}
+	return command
+}
+
+func (w *workspace) doctorCommand() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "doctor",
+		Short: "Look at whether this machine can do all of this, and say what to do where it cannot",
+		Args:  arguments(0, 0),
+	}
+	product := productFlag(command.Flags())
+	command.RunE = func(command *cobra.Command, _ []string) error {
+		c, err := cluster.New(w.Paths, *product, clusterName())
+		if err != nil {
+			return usageError{command, err}
+		}
+		if err := w.setTools(); err != nil {
+			return err
+		}
+		return doctor.Examine(command.Context(), os.Stdout, w.Paths, c)
+	}
+	return command
+}

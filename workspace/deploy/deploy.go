@@ -1,0 +1,237 @@
+// Package deploy sets up a cluster from nothing, and deploys to it what the Tiltfile says.
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"example.com/invoices/workspace/cluster"
+	"example.com/invoices/workspace/docker"
+	"example.com/invoices/workspace/doctor"
+	"example.com/invoices/workspace/paths"
+	"example.com/invoices/workspace/process"
+)
+
+// Deployment is one run.
+type Deployment struct {
+	Paths   paths.Paths
+	Cluster *cluster.Cluster
+	Console *process.Console
+	Ports   cluster.Ports
+	// Prepare gets tools and images, which takes minutes on a new machine.
+	Prepare func(context.Context) error
+	Out     io.Writer // what Tilt says goes there
+}
+
+// begin takes the cluster's lock and looks at what there is. The lock is held until the process ends.
+func (d *Deployment) begin(ctx context.Context) (cluster.State, error) {
+	c := d.Cluster
+	lock, err := process.TryLock(c.LockFile())
+	if err != nil {
+		return cluster.State{}, err
+	}
+	if lock == nil {
+		return cluster.State{}, fmt.Errorf("another ./deploy.sh is at work on cluster %s: wait for it, or stop it", c.Name)
+	}
+	if err := UseDocker(ctx); err != nil {
+		return cluster.State{}, err
+	}
+	return c.State(ctx)
+}
+
+// UseDocker makes sure that Docker answers. ctlptl asks for the newest API, which an older engine does not know: it
+// is told which one there is.
+func UseDocker(ctx context.Context) error {
+	version, err := docker.Version(ctx, "{{.Server.APIVersion}}")
+	if err != nil {
+		return fmt.Errorf("Docker does not answer. Is it installed, running (sudo systemctl start docker), and may you use it?\n%w", err)
+	}
+	return os.Setenv("DOCKER_API_VERSION", version)
+}
+
+// Stop stops the cluster, which keeps its data.
+func (d *Deployment) Stop(ctx context.Context) error {
+	state, err := d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	if state.Node == nil {
+		d.Console.Say("there is no cluster %s", d.Cluster.Name)
+		return nil
+	}
+	if err := d.Cluster.Stop(ctx, d.Console, state); err != nil {
+		return err
+	}
+	d.Console.Say("it is stopped: %s starts it again, with its data", d.Cluster.Deploy)
+	return nil
+}
+
+// Destroy removes the cluster with all that is in it.
+func (d *Deployment) Destroy(ctx context.Context) error {
+	if _, err := d.begin(ctx); err != nil {
+		return err
+	}
+	if err := d.Cluster.Remove(ctx, d.Console); err != nil {
+		return err
+	}
+	d.Console.Say("nothing is left of it but the images, for the next time")
+	return nil
+}
+
+// Deploy makes what is missing and deploys; fromScratch removes first what there is.
+func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
+	c := d.Cluster
+	state, err := d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	if err := doctor.Quick(ctx, d.Console, d.Paths, c); err != nil {
+		return err
+	}
+	_, statErr := os.Stat(c.Unfinished())
+	if unfinished := statErr == nil; fromScratch || unfinished {
+		if unfinished && !fromScratch {
+			d.Console.Say("creating the cluster was interrupted the last time: starting over")
+		}
+		if err := c.Remove(ctx, d.Console); err != nil {
+			return err
+		}
+		state = cluster.State{}
+	}
+	if err := c.UsePorts(ctx, state.Node, d.Ports); err != nil {
+		return err
+	}
+	if err := d.checkPorts(ctx, state); err != nil {
+		return err
+	}
+	if err := d.Prepare(ctx); err != nil {
+		return err
+	}
+	if state.Node == nil {
+		if err := doctor.Try(ctx, d.Console, d.Paths, c); err != nil {
+			return err
+		}
+	}
+	for _, note := range c.Notes(ctx, state) {
+		d.Console.Say("%s", note)
+	}
+	if err := c.Up(ctx, d.Console, state); err != nil {
+		return err
+	}
+	if err := d.tilt(ctx); err != nil {
+		return err
+	}
+	d.Console.Say(`
+invoice-app answers at %[1]s, payment-provider inside the cluster only. Next:
+  export PATH="$(workspace/run tools):$PATH"
+  kubectl --context %[2]s get pods --all-namespaces
+  kubectl --kubeconfig %[3]s/team-payments get pods       as that team, with its rights only
+  %[4]stilt up --context %[2]s       the same, live
+  %[5]s --stop, or --destroy`,
+		c.InvoiceAppURL, c.Context, d.shown(c.Kubeconfigs), c.Named, c.Deploy)
+	return nil
+}
+
+// shown is a path as short as it can be from the clone.
+func (d *Deployment) shown(path string) string {
+	if folder, err := os.Getwd(); err == nil {
+		if relative, err := filepath.Rel(folder, path); err == nil && !strings.HasPrefix(relative, "..") {
+			return process.Quote(relative)
+		}
+	}
+	return process.Quote(path)
+}
+
+// checkPorts makes sure that the ports are free, which are taken when the containers start. All that are not are
+// named at once, each with one that is.
+func (d *Deployment) checkPorts(ctx context.Context, state cluster.State) error {
+	var used, free string
+	for _, port := range []struct {
+		variable  string
+		number    int
+		container *docker.Container
+	}{
+		{"INVOICE_APP_PORT", d.Cluster.InvoiceAppPort, state.Node},
+		{"REGISTRY_PORT", d.Cluster.RegistryPort, state.Registry},
+	} {
+		if port.container.Running() || !inUse(port.number) {
+			continue
+		}
+		used += fmt.Sprintf("port %d is in use", port.number)
+		if by, _ := process.Output(process.Command(ctx, "docker", "ps", "--filter", fmt.Sprintf("publish=%d", port.number), "--format", "{{.Names}}")); by != "" {
+			used += " by the container " + strings.Join(strings.Fields(by), ", ")
+		}
+		used += "; "
+		other := port.number + 1
+		for inUse(other) {
+			other++
+		}
+		free += fmt.Sprintf("%s=%d ", port.variable, other)
+	}
+	switch {
+	case used == "":
+		return nil
+	case state.Node != nil:
+		return fmt.Errorf("%scluster %s was made with it and cannot do without: stop what uses it", used, d.Cluster.Name)
+	default:
+		return fmt.Errorf("%sstop what uses it, or let this cluster have another:\n  %s%s", used, free, d.Cluster.Deploy)
+	}
+}
+
+func inUse(port int) bool {
+	connection, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), time.Second)
+	if err != nil {
+		return false
+	}
+	_ = connection.Close()
+	return true
+}
+
+// tilt deploys what the Tiltfile says.
+func (d *Deployment) tilt(ctx context.Context) error {
+	c := d.Cluster
+	if err := os.MkdirAll(c.Evidence, 0o755); err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(c.Evidence, "tilt-ci.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	// By its port Tilt names the kubeconfig that it gives to the Tiltfile's commands: two that run at once need two
+	// ports, and 0 is the same one.
+	port := 0
+	for port == 0 || inUse(port) {
+		port = 49152 + rand.N(16384)
+	}
+
+	d.Console.Say("deploying what the Tiltfile says ...")
+	tilt := process.Command(ctx, "tilt", "ci", "--context", c.Context, "--port", strconv.Itoa(port),
+		"--output-snapshot-on-exit", filepath.Join(c.Evidence, "tilt-snapshot.json"))
+	tilt.Env = append(os.Environ(), "DO_NOT_TRACK=1", "TILT_CLOUD_ADDRESS=localhost:1")
+	tilt.Stdout = io.MultiWriter(d.Out, log)
+	tilt.Stderr = tilt.Stdout
+
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	go d.heartbeat(waiting)
+	if err := process.Run(tilt); err != nil {
+		stop()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		d.Console.Say("tilt ci failed. What follows is from the pods that are not ready; all of it is in %s", d.shown(c.Evidence))
+		d.collectEvidence(ctx)
+		return fmt.Errorf("deploying failed: see above, and %s. Run %s again when it is mended; %[2]s --force starts over",
+			d.shown(c.Evidence), c.Deploy)
+	}
+	return nil
+}

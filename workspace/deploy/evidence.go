@@ -1,0 +1,99 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"example.com/invoices/workspace/process"
+)
+
+// pod is one line of kubectl get pods --all-namespaces.
+type pod struct {
+	namespace, name string
+	ready           bool
+}
+
+// pods are those that are to run and stay.
+func (d *Deployment) pods(ctx context.Context) []pod {
+	said, _ := process.Output(process.Command(ctx, "kubectl",
+		d.Cluster.Kubectl("get", "pods", "--all-namespaces", "--no-headers")...))
+	var all []pod
+	for line := range strings.Lines(said) {
+		fields := strings.Fields(line) // namespace, name, 1/1, status …
+		if len(fields) < 4 || fields[3] == "Completed" {
+			continue
+		}
+		ready, of, _ := strings.Cut(fields[2], "/")
+		all = append(all, pod{fields[0], fields[1], ready == of})
+	}
+	return all
+}
+
+// heartbeat says how it goes on: tilt ci is silent while it waits.
+func (d *Deployment) heartbeat(ctx context.Context) {
+	began := time.Now()
+	ticks := time.NewTicker(d.Console.Every)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks.C:
+		}
+		up, all := 0, 0
+		for _, pod := range d.pods(ctx) {
+			if strings.HasPrefix(pod.namespace, "kube-") || strings.HasPrefix(pod.namespace, "local-path") {
+				continue
+			}
+			all++
+			if pod.ready {
+				up++
+			}
+		}
+		if ctx.Err() == nil {
+			d.Console.Say("  %s pods ready: %d of %d", process.Minutes(time.Since(began)), up, all)
+		}
+	}
+}
+
+// collectEvidence keeps what there is to know when something has gone wrong, and shows the most telling part.
+func (d *Deployment) collectEvidence(ctx context.Context) {
+	kubectl := func(args ...string) []byte {
+		var out bytes.Buffer
+		command := process.Command(ctx, "kubectl", d.Cluster.Kubectl(args...)...)
+		command.Stdout, command.Stderr = &out, &out
+		_ = command.Run() // what it says then is evidence, too
+		return out.Bytes()
+	}
+	keep := func(name string, data []byte) {
+		if err := os.WriteFile(filepath.Join(d.Cluster.Evidence, name), data, 0o644); err != nil {
+			d.Console.Say("%v", err)
+		}
+	}
+	keep("objects.txt", kubectl("get", "all", "--all-namespaces", "--output", "wide"))
+	keep("nodes.txt", kubectl("describe", "nodes"))
+	events := kubectl("get", "events", "--all-namespaces", "--sort-by", ".lastTimestamp")
+	keep("events.txt", events)
+	var of bytes.Buffer
+	for _, pod := range d.pods(ctx) {
+		if pod.ready {
+			continue
+		}
+		of.Write(kubectl("describe", "pod", "--namespace", pod.namespace, pod.name))
+		logs := []string{"logs", "--namespace", pod.namespace, pod.name, "--all-containers", "--prefix", "--tail", "40"}
+		of.Write(kubectl(append(logs, "--previous")...))
+		of.Write(kubectl(logs...))
+	}
+	keep("pods.txt", of.Bytes())
+	_, _ = d.Console.Out.Write(lastLines(events, 20))
+	_, _ = d.Console.Out.Write(lastLines(of.Bytes(), 100))
+}
+
+func lastLines(data []byte, count int) []byte {
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	return bytes.Join(lines[max(0, len(lines)-count-1):], nil)
+}

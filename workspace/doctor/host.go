@@ -1,0 +1,64 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"example.com/invoices/workspace/docker"
+	"example.com/invoices/workspace/process"
+)
+
+func lookAtDisk(_ context.Context, m machine) Finding {
+	const gigabyte = 1e9
+	var s unix.Statfs_t
+	if err := unix.Statfs(m.Root, &s); err != nil {
+		return Finding{Note, "disk", err.Error(), ""}
+	}
+	free := float64(s.Bavail) * float64(s.Bsize) / gigabyte
+	f := Finding{Fine, "disk", fmt.Sprintf("%.0f GB free", free), ""}
+	if free < 5 {
+		f.Level, f.Do = Note, "the images and the cluster take 3 GB, and building all of it 12 GB: docker system prune, go clean -cache"
+	}
+	return f
+}
+
+// lookAtKubernetesTools looks for the tools; which of them are missing, deploying makes.
+func lookAtKubernetesTools(context.Context, machine) Finding {
+	var there, missing []string
+	for _, tool := range []string{"ctlptl", "kind", "kubectl", "tilt"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			missing = append(missing, tool)
+		} else {
+			there = append(there, tool)
+		}
+	}
+	f := Finding{Fine, "tools", strings.Join(there, ", "), ""}
+	if len(missing) > 0 {
+		f.Level, f.Found, f.Do = Note, "missing: "+strings.Join(missing, ", "), "./deploy.sh compiles them, once"
+	}
+	return f
+}
+
+// lookAtEnvironment tells what ctlptl and tilt are to be told on this machine by somebody who starts them by hand.
+func lookAtEnvironment(ctx context.Context, m machine) Finding {
+	if _, err := m.cluster.State(ctx); err != nil {
+		return Finding{Bad, "by hand", err.Error(), ""}
+	}
+	set := slices.Clone(m.cluster.Environment)
+	if version, err := docker.Version(ctx, "{{.Server.APIVersion}}"); err == nil {
+		set = append(set, "DOCKER_API_VERSION="+version)
+	}
+	slices.Sort(set)
+	var lines []string
+	for _, variable := range set {
+		name, value, _ := strings.Cut(variable, "=")
+		lines = append(lines, "export "+name+"="+process.Quote(value))
+	}
+	lines = append(lines, "ctlptl apply -f ctlptl.yaml", "tilt up --context kind-invoices")
+	return Finding{Fine, "by hand", "ctlptl and tilt work without ./deploy.sh, once tools and images are there:", strings.Join(lines, "\n")}
+}
