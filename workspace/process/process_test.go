@@ -1,0 +1,174 @@
+package process_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/workspace/process"
+)
+
+// TestMain is, where a test starts it so, a process that holds a lock and leaves a process behind.
+func TestMain(m *testing.M) {
+	if path := os.Getenv("HOLD_LOCK"); path != "" {
+		lock, err := process.TryLock(path)
+		if err != nil || lock == nil {
+			os.Exit(3)
+		}
+		left := exec.Command("sh", "-c", "echo ready; read line")
+		left.Stdin, left.Stdout = os.Stdin, os.Stdout
+		_ = left.Start()
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	os.Exit(m.Run())
+}
+
+func gone(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+
+func TestACommandEndsWithAllThatItHasStarted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- process.Run(process.Command(ctx, "sh", "-c", `sleep 1000 & echo $! >"$0.new"; mv "$0.new" "$0"; wait`, file))
+	}()
+	require.Eventually(t, func() bool { _, err := os.Stat(file); return err == nil }, time.Minute, 10*time.Millisecond)
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	child, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	require.NoError(t, err)
+	require.False(t, gone(child))
+
+	cancel()
+
+	require.Error(t, <-done)
+	assert.Eventually(t, func() bool { return gone(child) }, time.Minute, 10*time.Millisecond)
+}
+
+func TestAnErrorSaysWhatWasRunAndWhatItSaid(t *testing.T) {
+	said, err := process.Output(process.Command(t.Context(), "sh", "-c", "echo out; echo 'no such thing' >&2; exit 3"))
+	assert.Equal(t, "out", said)
+	require.ErrorContains(t, err, "sh -c 'echo out; ")
+	require.ErrorContains(t, err, "exit status 3: no such thing")
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+
+	require.EqualError(t, process.Run(process.Command(t.Context(), "no-such-program")), "no-such-program is not on PATH")
+}
+
+func TestWordsAreWhatAShellReads(t *testing.T) {
+	for _, args := range [][]string{
+		{"plain", "--flag=a/b:c,d@e%f+g~h"}, {"", "a b", "it's", `"$HOME" & | ; \ *`, "ä", "line\nline"},
+	} {
+		said, err := exec.Command("sh", "-c", `printf '%s\0' `+process.Words(args)).Output()
+		require.NoError(t, err)
+		assert.Equal(t, strings.Join(args, "\x00")+"\x00", string(said))
+	}
+}
+
+func console(t *testing.T) (*process.Console, *bytes.Buffer) {
+	var out bytes.Buffer
+	return &process.Console{Out: &out, Logs: t.TempDir(), Every: 50 * time.Millisecond}, &out
+}
+
+func TestAStepSaysHowItGoesOn(t *testing.T) {
+	c, out := console(t)
+	var log string
+	err := c.Step(t.Context(), "making it", "make", func(ctx context.Context, step *process.Step) error {
+		log = step.Log()
+		command := process.Command(ctx, "sh", "-c", "echo first; echo second >&2; sleep 0.3")
+		command.Env = append(os.Environ(), "WITH=a b")
+		return step.Run(command)
+	})
+	require.NoError(t, err)
+	assert.Regexp(t, `^making it \.\.\.\n(  0m00s second\n)+  done in 0m00s\n$`, out.String())
+	kept, err := os.ReadFile(log)
+	require.NoError(t, err)
+	assert.Equal(t, "$ WITH='a b' sh -c 'echo first; echo second >&2; sleep 0.3'\nfirst\nsecond\n", string(kept))
+}
+
+func TestAStepThatFailsShowsTheEndOfItsLog(t *testing.T) {
+	c, out := console(t)
+	err := c.Step(t.Context(), "making it", "make", func(ctx context.Context, step *process.Step) error {
+		return step.Run(process.Command(ctx, "sh", "-c", "for n in $(seq 1 100); do echo line-$n; done; exit 7"))
+	})
+	require.ErrorContains(t, err, "making it: failed: sh -c ")
+	require.ErrorContains(t, err, "exit status 7\nall of its output is in "+filepath.Join(c.Logs, "make.log"))
+	assert.Contains(t, out.String(), "line-71\n")
+	assert.Contains(t, out.String(), "line-100\n")
+	assert.NotContains(t, out.String(), "line-70\n")
+}
+
+func TestAStepEndsWhenItIsInterrupted(t *testing.T) {
+	c, _ := console(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	err := c.Step(ctx, "making it", "make", func(ctx context.Context, step *process.Step) error {
+		return step.Run(process.Command(ctx, "sleep", "1000"))
+	})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestOneHoldsALock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "it.lock")
+	first, err := process.TryLock(path)
+	require.NoError(t, err)
+	require.NotNil(t, first)
+	second, err := process.TryLock(path)
+	require.NoError(t, err)
+	require.Nil(t, second)
+
+	c, out := console(t)
+	time.AfterFunc(300*time.Millisecond, func() { _ = first.Close() })
+	second, err = c.Lock(t.Context(), path)
+	require.NoError(t, err)
+	assert.Contains(t, out.String(), "waiting for another run, which is at the same ...")
+	require.NoError(t, second.Close())
+
+	third, err := process.TryLock(path)
+	require.NoError(t, err)
+	require.NotNil(t, third)
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	_, err = c.Lock(ctx, path)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// What a killed process has started goes on with its work, so nobody else may begin it.
+func TestALockOutlivesItsOwnerInWhatThatHasStarted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "it.lock")
+	self, err := os.Executable()
+	require.NoError(t, err)
+	owner := exec.Command(self)
+	owner.Env = append(os.Environ(), "HOLD_LOCK="+path)
+	end, err := owner.StdinPipe()
+	require.NoError(t, err)
+	out, err := owner.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, owner.Start())
+	_, err = out.Read(make([]byte, 16)) // what it has left behind is there
+	require.NoError(t, err)
+	_, err = owner.Process.Wait()
+	require.NoError(t, err)
+
+	lock, err := process.TryLock(path)
+	require.NoError(t, err)
+	require.Nil(t, lock)
+
+	require.NoError(t, end.Close())
+	require.Eventually(t, func() bool {
+		lock, err := process.TryLock(path)
+		return err == nil && lock != nil
+	}, time.Minute, 10*time.Millisecond)
+}
