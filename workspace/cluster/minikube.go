@@ -104,8 +104,11 @@ func withoutHostOfRuntime(configMap []byte) ([]byte, error) {
 	data, _ := object["data"].(map[string]any)
 	content, _ := data[key].(string)
 	var hosting map[string]any
-	if err := yaml.Unmarshal([]byte(content), &hosting); err != nil || hosting == nil {
-		return nil, fmt.Errorf("the ConfigMap local-registry-hosting has no %s: %w", key, err)
+	if err := yaml.Unmarshal([]byte(content), &hosting); err != nil {
+		return nil, fmt.Errorf("the ConfigMap local-registry-hosting: %w", err)
+	}
+	if hosting == nil {
+		return nil, fmt.Errorf("the ConfigMap local-registry-hosting has no %s", key)
 	}
 	delete(hosting, "hostFromContainerRuntime")
 	changed, err := yaml.Marshal(hosting)

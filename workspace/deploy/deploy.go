@@ -29,16 +29,18 @@ type Deployment struct {
 	// Prepare gets tools and images, which takes minutes on a new machine.
 	Prepare func(context.Context) error
 	Out     io.Writer // what Tilt says goes there
+
+	lock *process.Lock // held until the process ends
 }
 
-// begin takes the cluster's lock and looks at what there is. The lock is held until the process ends.
+// begin takes the cluster's lock and looks at what there is.
 func (d *Deployment) begin(ctx context.Context) (cluster.State, error) {
 	c := d.Cluster
-	lock, err := process.TryLock(c.LockFile())
-	if err != nil {
+	var err error
+	if d.lock, err = process.TryLock(c.LockFile()); err != nil {
 		return cluster.State{}, err
 	}
-	if lock == nil {
+	if d.lock == nil {
 		return cluster.State{}, fmt.Errorf("another ./deploy.sh is at work on cluster %s: wait for it, or stop it", c.Name)
 	}
 	if err := UseDocker(ctx); err != nil {

@@ -35,10 +35,12 @@ func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 }
 
 // Output runs a command and returns what it writes to standard output, without the last line's end. An error has
-// the command's words and what it wrote to standard error.
+// the command's words and what it wrote to standard error. What the caller wants to go elsewhere goes there.
 func Output(command *exec.Cmd) (string, error) {
 	var stdout, stderr bytes.Buffer
-	command.Stdout = &stdout
+	if command.Stdout == nil {
+		command.Stdout = &stdout
+	}
 	if command.Stderr == nil {
 		command.Stderr = &stderr
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -37,25 +38,27 @@ type Program struct {
 	answer func(Call) Answer
 }
 
-const address = "PROCESSTEST_ADDRESS"
-
 // Main is a TestMain's: in a process that is one of the programs it is that, and does not return.
 func Main(m *testing.M) {
-	if to := os.Getenv(address); to != "" && filepath.Base(os.Args[0]) != filepath.Base(os.Getenv("PROCESSTEST_TEST")) {
-		os.Exit(ask(to))
+	if path, err := exec.LookPath(os.Args[0]); err == nil {
+		if _, err := os.Stat(path + socket); err == nil {
+			os.Exit(ask(path + socket))
+		}
 	}
 	os.Exit(m.Run())
 }
 
+const socket = ".socket" // beside a program: there the test listens
+
 // ask is what the program does: it asks the test.
-func ask(to string) int {
+func ask(test string) int {
 	stdin := ""
 	if info, err := os.Stdin.Stat(); err == nil && info.Mode()&os.ModeCharDevice == 0 {
 		data, _ := io.ReadAll(os.Stdin)
 		stdin = string(data)
 	}
 	dir, _ := os.Getwd()
-	connection, err := net.Dial("unix", filepath.Join(to, filepath.Base(os.Args[0])+".sock"))
+	connection, err := net.Dial("unix", test)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 99
@@ -78,31 +81,25 @@ func Put(t *testing.T, name string, answer func(Call) Answer) *Program {
 	require.NoError(t, err)
 	folder, err := os.MkdirTemp("", "p") // a socket's path is short
 	require.NoError(t, err)
-	if earlier := os.Getenv(address); earlier != "" { // one folder for all programs of a test
-		require.NoError(t, os.Remove(folder))
-		folder = earlier
-	} else {
-		t.Cleanup(func() { _ = os.RemoveAll(folder) })
-		t.Setenv(address, folder)
-		t.Setenv("PROCESSTEST_TEST", self)
-		t.Setenv("PATH", folder+string(os.PathListSeparator)+os.Getenv("PATH"))
-	}
-	require.NoError(t, os.Symlink(self, filepath.Join(folder, name)))
-	listener, err := net.Listen("unix", filepath.Join(folder, name+".sock"))
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	program := filepath.Join(folder, name)
+	require.NoError(t, os.Symlink(self, program))
+	listener, err := net.Listen("unix", program+socket)
 	require.NoError(t, err)
+	t.Setenv("PATH", folder+string(os.PathListSeparator)+os.Getenv("PATH"))
 	t.Cleanup(func() { _ = listener.Close() })
 
-	program := &Program{answer: answer}
+	put := &Program{answer: answer}
 	go func() {
 		for {
 			connection, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			program.serve(connection)
+			put.serve(connection)
 		}
 	}()
-	return program
+	return put
 }
 
 func (p *Program) serve(connection net.Conn) {

@@ -1,0 +1,377 @@
+package deploy
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/workspace/cluster"
+	"example.com/invoices/workspace/paths"
+	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/processtest"
+)
+
+func TestMain(m *testing.M) { processtest.Main(m) }
+
+// world is what docker, ctlptl, kind, kubectl and tilt show and do, as far as deploying asks them.
+type world struct {
+	lock     sync.Mutex
+	node     string // its state, "" if it is not there
+	registry string
+	half     bool   // the node was being made when its maker was ended
+	dead     bool   // the node runs and its API server does not answer
+	folder   string // what is shared with the node
+	bind     string // and what Docker says of it
+	calls    []string
+	before   func(call string) // each call
+	fails    string            // the program that fails
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{folder: t.TempDir()}
+	w.bind = w.folder
+	for _, program := range []string{"docker", "ctlptl", "kind", "kubectl", "tilt"} {
+		processtest.Put(t, program, func(call processtest.Call) processtest.Answer {
+			w.lock.Lock()
+			defer w.lock.Unlock()
+			line := program + " " + strings.Join(call.Args, " ")
+			w.calls = append(w.calls, line)
+			if w.before != nil {
+				w.before(line)
+			}
+			if w.fails == program {
+				return processtest.Answer{Stderr: program + " says no", Code: 1}
+			}
+			return w.answer(line, call)
+		})
+	}
+	return w
+}
+
+func (w *world) answer(line string, call processtest.Call) processtest.Answer {
+	ok := processtest.Answer{}
+	has := func(prefix string) bool { return strings.HasPrefix(line, prefix) }
+	switch {
+	case has("docker version"):
+		return processtest.Answer{Stdout: "1.41\n"}
+	case has("docker info --format {{json"):
+		return processtest.Answer{Stdout: `{"MemTotal": 25769803776, "Driver": "overlay2"}`}
+	case has("docker container inspect"):
+		state, image := w.registry, cluster.RegistryImage
+		if strings.HasSuffix(line, "control-plane") {
+			state, image = w.node, "invoices/node:local"
+		}
+		if state == "" {
+			return processtest.Answer{Stderr: "Error: No such container: x", Code: 1}
+		}
+		return processtest.Answer{Stdout: container(image, state, w.bind)}
+	case has("docker image inspect"):
+		return processtest.Answer{Stdout: "sha256:1\n"}
+	case has("docker cp"):
+		return processtest.Answer{Stdout: registryFolder()}
+	case has("docker exec"), has("docker run") && strings.Contains(line, "/live:ro"):
+		folder := w.folder
+		if has("docker run") {
+			folder, _, _ = strings.Cut(strings.SplitAfter(line, "--volume ")[1], ":")
+		}
+		entries, _ := os.ReadDir(folder)
+		var names []string
+		for _, entry := range entries {
+			names = append(names, entry.Name())
+		}
+		return processtest.Answer{Stdout: strings.Join(names, "\n")}
+	case has("docker container ls"):
+		return processtest.Answer{Stdout: "id-of " + call.Args[len(call.Args)-1]}
+	case has("docker container rm"), has("docker rm"):
+		if strings.Contains(line, "registry") {
+			w.registry = ""
+		} else {
+			w.node, w.half = "", false
+		}
+	case has("kind delete"):
+		w.node, w.half = "", false
+	case has("docker start"):
+		if strings.HasSuffix(line, "control-plane") {
+			w.node, w.dead = "running", false
+		} else {
+			w.registry = "running"
+		}
+	case has("docker stop"), has("docker container stop"):
+		if strings.Contains(line, "control-plane") {
+			w.node = "exited"
+		} else {
+			w.registry = "exited"
+		}
+	case has("docker unpause"):
+		w.node = "running"
+	case has("ctlptl apply"):
+		data, _ := os.ReadFile(call.Args[len(call.Args)-1])
+		w.registry = "running"
+		if strings.Contains(string(data), "kind: Cluster") {
+			w.node = "running"
+		}
+	case has("kubectl config current-context"):
+		return processtest.Answer{Stdout: "mine\n"}
+	case strings.Contains(line, "get --raw /readyz"):
+		if w.node != "running" || w.dead {
+			return processtest.Answer{Stderr: "connection refused", Code: 1}
+		}
+	case has("tilt ci"):
+		if w.node != "running" || w.registry != "running" || w.half {
+			return processtest.Answer{Stdout: "no cluster\n", Code: 1}
+		}
+		return processtest.Answer{Stdout: "SUCCESS. All workloads are healthy.\n"}
+	}
+	return ok
+}
+
+func container(image, state, live string) string {
+	data, _ := json.Marshal([]any{map[string]any{
+		"Image": "sha256:1", "State": map[string]any{"Status": state}, "Config": map[string]any{"Image": image},
+		"HostConfig": map[string]any{"Binds": []string{live + ":/live:ro"},
+			"PortBindings": map[string]any{"30081/tcp": []any{map[string]any{"HostPort": "28081"}}}},
+		"Mounts":          []any{map[string]any{"Destination": "/live"}},
+		"NetworkSettings": map[string]any{"Networks": map[string]any{"kind-a": map[string]any{}}},
+	}})
+	return string(data)
+}
+
+func registryFolder() string {
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	_ = w.WriteHeader(&tar.Header{Name: "certs.d/localhost:25005/", Typeflag: tar.TypeDir, Mode: 0o755})
+	_ = w.Close()
+	return archive.String()
+}
+
+// deployment is of a cluster "a" with ports that are free.
+func deployment(t *testing.T, cache string) (*Deployment, *bytes.Buffer, *bytes.Buffer) {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	where := paths.Paths{Root: root, Cache: cache}
+	c, err := cluster.New(where, "kind", "a")
+	require.NoError(t, err)
+	c.Live, c.Evidence, c.Kubeconfigs = filepath.Join(cache, "live"), filepath.Join(cache, "evidence"), filepath.Join(cache, "kubeconfigs")
+	var said, out bytes.Buffer
+	return &Deployment{
+		Paths: where, Cluster: c, Out: &out,
+		Console: &process.Console{Out: &said, Logs: c.Logs(), Every: time.Hour},
+		Ports:   cluster.Ports{InvoiceApp: 28081, Registry: 25005},
+		Prepare: func(context.Context) error { return nil },
+	}, &said, &out
+}
+
+func TestDeployFromNothingAndAgain(t *testing.T) {
+	w, cache := newWorld(t), t.TempDir()
+	d, said, out := deployment(t, cache)
+	require.NoError(t, d.Deploy(t.Context(), false))
+	assert.Contains(t, out.String(), "SUCCESS")
+	assert.Contains(t, said.String(), "invoice-app answers at http://localhost:28081")
+	applied, err := os.ReadFile(filepath.Join(d.Cluster.Logs(), "ctlptl.log"))
+	require.NoError(t, err)
+	assert.Contains(t, string(applied), "KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-a ctlptl apply -f ", "an operator can repeat it")
+	release(t, d)
+
+	w.calls = nil
+	d, _, _ = deployment(t, cache)
+	require.NoError(t, d.Deploy(t.Context(), false))
+	for _, call := range w.calls {
+		assert.NotRegexp(t, `^(docker (rm|start|stop|restart|network connect)|kind )`, call, "it changes what is there")
+	}
+	release(t, d)
+
+	d, said, _ = deployment(t, cache)
+	require.NoError(t, d.Stop(t.Context()))
+	assert.Contains(t, said.String(), "it is stopped: CLUSTER_NAME=a ./deploy.sh starts it again, with its data\n")
+	assert.Equal(t, "exited exited", w.node+" "+w.registry)
+	release(t, d)
+
+	d, _, _ = deployment(t, cache)
+	require.NoError(t, d.Deploy(t.Context(), false))
+	assert.Equal(t, "running running", w.node+" "+w.registry)
+	release(t, d)
+
+	d, said, _ = deployment(t, cache)
+	require.NoError(t, d.Destroy(t.Context()))
+	assert.Equal(t, " ", w.node+" "+w.registry)
+	assert.Contains(t, said.String(), "nothing is left of it but the images")
+	release(t, d)
+
+	d, said, _ = deployment(t, cache)
+	require.NoError(t, d.Stop(t.Context()))
+	assert.Equal(t, "there is no cluster a\n", said.String())
+}
+
+// release gives back the lock that the process would give back by its end.
+func release(t *testing.T, d *Deployment) {
+	t.Helper()
+	require.NoError(t, d.lock.Close())
+}
+
+// Whatever is in the middle of being done when a run is ended, the next one deploys.
+func TestARunThatIsInterruptedAnywhereIsMadeUpForByTheNext(t *testing.T) {
+	count := func() int {
+		w := newWorld(t)
+		d, _, _ := deployment(t, t.TempDir())
+		require.NoError(t, d.Deploy(t.Context(), false))
+		release(t, d)
+		return len(w.calls)
+	}()
+	require.Greater(t, count, 10)
+	for n := 1; n <= count; n++ {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			w, cache := newWorld(t), t.TempDir()
+			ctx, cancel := context.WithCancel(t.Context())
+			var at string
+			w.before = func(call string) {
+				if len(w.calls) != n {
+					return
+				}
+				at = call
+				if strings.HasPrefix(call, "ctlptl apply") {
+					w.node, w.half = "running", true // it was about to
+				}
+				cancel()
+			}
+			d, _, _ := deployment(t, cache)
+			require.Error(t, d.Deploy(ctx, false), at)
+			release(t, d)
+
+			w.before = nil
+			d, said, _ := deployment(t, cache)
+			require.NoError(t, d.Deploy(t.Context(), false), "after %s\n%s", at, said)
+			assert.False(t, w.half, "after %s", at)
+			release(t, d)
+		})
+	}
+}
+
+func TestWhatFailsIsSaid(t *testing.T) {
+	for program, want := range map[string]string{
+		"docker": "Docker does not answer. Is it installed, running (sudo systemctl start docker), and may you use it?",
+		"ctlptl": "cluster a and its registry: failed: ",
+		"tilt":   "Run CLUSTER_NAME=a ./deploy.sh again when it is mended; CLUSTER_NAME=a ./deploy.sh --force starts over",
+	} {
+		t.Run(program, func(t *testing.T) {
+			w := newWorld(t)
+			w.fails = program
+			d, said, out := deployment(t, t.TempDir())
+			err := d.Deploy(t.Context(), false)
+			require.ErrorContains(t, err, want)
+			assert.Contains(t, err.Error()+said.String()+out.String(), program+" says no")
+		})
+	}
+	t.Run("preparing", func(t *testing.T) {
+		newWorld(t)
+		d, _, _ := deployment(t, t.TempDir())
+		d.Prepare = func(context.Context) error { return errors.New("no image") }
+		require.EqualError(t, d.Deploy(t.Context(), false), "no image")
+	})
+}
+
+func TestTwoAtOnce(t *testing.T) {
+	newWorld(t)
+	cache := t.TempDir()
+	first, _, _ := deployment(t, cache)
+	first.Prepare = func(context.Context) error {
+		second, _, _ := deployment(t, cache)
+		require.EqualError(t, second.Deploy(t.Context(), false), "another ./deploy.sh is at work on cluster a: wait for it, or stop it")
+		require.EqualError(t, second.Destroy(t.Context()), "another ./deploy.sh is at work on cluster a: wait for it, or stop it")
+		return nil
+	}
+	require.NoError(t, first.Deploy(t.Context(), false))
+}
+
+func TestPortsInUseAreNamedAtOnceEachWithOneThatIsFree(t *testing.T) {
+	newWorld(t)
+	port := func() int {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = listener.Close() })
+		return listener.Addr().(*net.TCPAddr).Port
+	}
+	d, _, _ := deployment(t, t.TempDir())
+	d.Ports = cluster.Ports{InvoiceApp: port(), Registry: port()}
+	prepared := false
+	d.Prepare = func(context.Context) error { prepared = true; return nil }
+	err := d.Deploy(t.Context(), false)
+	require.ErrorContains(t, err, fmt.Sprintf("port %d is in use", d.Ports.InvoiceApp))
+	require.ErrorContains(t, err, fmt.Sprintf("port %d is in use", d.Ports.Registry))
+	assert.Regexp(t, `\n  INVOICE_APP_PORT=\d+ REGISTRY_PORT=\d+ CLUSTER_NAME=a \./deploy\.sh$`, err.Error())
+	assert.False(t, prepared, "that would have taken minutes")
+}
+
+func TestANodeThatDoesNotAnswerIsStarted(t *testing.T) {
+	w := newWorld(t)
+	w.node, w.registry, w.dead = "running", "running", true
+	d, _, _ := deployment(t, t.TempDir())
+	require.NoError(t, d.Deploy(t.Context(), false))
+	assert.Contains(t, w.calls, "docker start a-control-plane")
+}
+
+func TestAFrozenNodeGoesOn(t *testing.T) {
+	w := newWorld(t)
+	w.node, w.registry = "paused", "running"
+	d, _, _ := deployment(t, t.TempDir())
+	require.NoError(t, d.Deploy(t.Context(), false))
+	assert.Contains(t, w.calls, "docker unpause a-control-plane")
+}
+
+// Where the folder that is shared was removed, the node sees the new one when it starts again.
+func TestAFolderThatWasRemovedIsSeenAgain(t *testing.T) {
+	w := newWorld(t)
+	w.node, w.registry = "running", "running"
+	seen := w.folder
+	w.folder = filepath.Join(t.TempDir(), "removed")
+	w.before = func(call string) {
+		if call == "docker start a-control-plane" {
+			w.folder = seen
+		}
+	}
+	d, said, _ := deployment(t, t.TempDir())
+	require.NoError(t, d.Deploy(t.Context(), false))
+	assert.Contains(t, said.String(), "it starts again")
+	assert.Contains(t, w.calls, "docker stop a-control-plane")
+}
+
+func TestWhatIsNotReadyIsEvidence(t *testing.T) {
+	w := newWorld(t)
+	d, said, _ := deployment(t, t.TempDir())
+	w.before = func(call string) {
+		if strings.HasPrefix(call, "tilt ci") {
+			w.registry = "exited"
+		}
+	}
+	processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
+		line := strings.Join(call.Args, " ")
+		switch {
+		case strings.Contains(line, "get pods --all-namespaces --no-headers"):
+			return processtest.Answer{Stdout: "invoicing   invoice-app-1   0/1   CrashLoopBackOff   3   1m\ninvoicing   postgres-0   1/1   Running   0   1m\nkube-system   done   0/1   Completed   0   1m\n"}
+		case strings.Contains(line, "logs") && strings.Contains(line, "invoice-app-1") && !strings.Contains(line, "--previous"):
+			return processtest.Answer{Stdout: "panic: the reason\n"}
+		}
+		return processtest.Answer{Stdout: "of " + line + "\n"}
+	})
+	require.Error(t, d.Deploy(t.Context(), false))
+	assert.Contains(t, said.String(), "panic: the reason")
+	kept, err := os.ReadFile(filepath.Join(d.Cluster.Evidence, "pods.txt"))
+	require.NoError(t, err)
+	assert.Contains(t, string(kept), "panic: the reason")
+	assert.NotContains(t, string(kept), "postgres-0")
+	assert.NotContains(t, string(kept), "done")
+}
