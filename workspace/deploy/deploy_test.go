@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,6 +61,25 @@ func newWorld(t *testing.T) *world {
 		})
 	}
 	return w
+}
+
+// set changes or reads the world between two calls.
+func (w *world) set(f func()) {
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	f()
+}
+
+// all are the calls so far.
+func (w *world) all() (calls []string) {
+	w.set(func() { calls = slices.Clone(w.calls) })
+	return calls
+}
+
+// containers are the states of the node and the registry.
+func (w *world) containers() (states string) {
+	w.set(func() { states = w.node + " " + w.registry })
+	return states
 }
 
 func (w *world) answer(line string, call processtest.Call) processtest.Answer {
@@ -187,10 +207,10 @@ func TestDeployFromNothingAndAgain(t *testing.T) {
 	assert.Contains(t, string(applied), "KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-a ctlptl apply -f ", "an operator can repeat it")
 	release(t, d)
 
-	w.calls = nil
+	w.set(func() { w.calls = nil })
 	d, _, _ = deployment(t, cache)
 	require.NoError(t, d.Deploy(t.Context(), false))
-	for _, call := range w.calls {
+	for _, call := range w.all() {
 		assert.NotRegexp(t, `^(docker (rm|start|stop|restart|network connect)|kind )`, call, "it changes what is there")
 	}
 	release(t, d)
@@ -198,17 +218,17 @@ func TestDeployFromNothingAndAgain(t *testing.T) {
 	d, said, _ = deployment(t, cache)
 	require.NoError(t, d.Stop(t.Context()))
 	assert.Contains(t, said.String(), "it is stopped: CLUSTER_NAME=a ./deploy.sh starts it again, with its data\n")
-	assert.Equal(t, "exited exited", w.node+" "+w.registry)
+	assert.Equal(t, "exited exited", w.containers())
 	release(t, d)
 
 	d, _, _ = deployment(t, cache)
 	require.NoError(t, d.Deploy(t.Context(), false))
-	assert.Equal(t, "running running", w.node+" "+w.registry)
+	assert.Equal(t, "running running", w.containers())
 	release(t, d)
 
 	d, said, _ = deployment(t, cache)
 	require.NoError(t, d.Destroy(t.Context()))
-	assert.Equal(t, " ", w.node+" "+w.registry)
+	assert.Equal(t, " ", w.containers())
 	assert.Contains(t, said.String(), "nothing is left of it but the images")
 	release(t, d)
 
@@ -230,7 +250,7 @@ func TestARunThatIsInterruptedAnywhereIsMadeUpForByTheNext(t *testing.T) {
 		d, _, _ := deployment(t, t.TempDir())
 		require.NoError(t, d.Deploy(t.Context(), false))
 		release(t, d)
-		return len(w.calls)
+		return len(w.all())
 	}()
 	require.Greater(t, count, 10)
 	for n := 1; n <= count; n++ {
@@ -238,24 +258,26 @@ func TestARunThatIsInterruptedAnywhereIsMadeUpForByTheNext(t *testing.T) {
 			w, cache := newWorld(t), t.TempDir()
 			ctx, cancel := context.WithCancel(t.Context())
 			var at string
-			w.before = func(call string) {
-				if len(w.calls) != n {
-					return
+			w.set(func() {
+				w.before = func(call string) {
+					if len(w.calls) != n {
+						return
+					}
+					at = call
+					if strings.HasPrefix(call, "ctlptl apply") {
+						w.node, w.half = "running", true // it was about to
+					}
+					cancel()
 				}
-				at = call
-				if strings.HasPrefix(call, "ctlptl apply") {
-					w.node, w.half = "running", true // it was about to
-				}
-				cancel()
-			}
+			})
 			d, _, _ := deployment(t, cache)
 			require.Error(t, d.Deploy(ctx, false), at)
 			release(t, d)
 
-			w.before = nil
+			w.set(func() { w.before = nil })
 			d, said, _ := deployment(t, cache)
 			require.NoError(t, d.Deploy(t.Context(), false), "after %s\n%s", at, said)
-			assert.False(t, w.half, "after %s", at)
+			w.set(func() { assert.False(t, w.half, "after %s", at) })
 			release(t, d)
 		})
 	}
@@ -269,7 +291,7 @@ func TestWhatFailsIsSaid(t *testing.T) {
 	} {
 		t.Run(program, func(t *testing.T) {
 			w := newWorld(t)
-			w.fails = program
+			w.set(func() { w.fails = program })
 			d, said, out := deployment(t, t.TempDir())
 			err := d.Deploy(t.Context(), false)
 			require.ErrorContains(t, err, want)
@@ -318,45 +340,48 @@ func TestPortsInUseAreNamedAtOnceEachWithOneThatIsFree(t *testing.T) {
 
 func TestANodeThatDoesNotAnswerIsStarted(t *testing.T) {
 	w := newWorld(t)
-	w.node, w.registry, w.dead = "running", "running", true
+	w.set(func() { w.node, w.registry, w.dead = "running", "running", true })
 	d, _, _ := deployment(t, t.TempDir())
 	require.NoError(t, d.Deploy(t.Context(), false))
-	assert.Contains(t, w.calls, "docker start a-control-plane")
+	assert.Contains(t, w.all(), "docker start a-control-plane")
 }
 
 func TestAFrozenNodeGoesOn(t *testing.T) {
 	w := newWorld(t)
-	w.node, w.registry = "paused", "running"
+	w.set(func() { w.node, w.registry = "paused", "running" })
 	d, _, _ := deployment(t, t.TempDir())
 	require.NoError(t, d.Deploy(t.Context(), false))
-	assert.Contains(t, w.calls, "docker unpause a-control-plane")
+	assert.Contains(t, w.all(), "docker unpause a-control-plane")
 }
 
 // Where the folder that is shared was removed, the node sees the new one when it starts again.
 func TestAFolderThatWasRemovedIsSeenAgain(t *testing.T) {
 	w := newWorld(t)
-	w.node, w.registry = "running", "running"
-	seen := w.folder
-	w.folder = filepath.Join(t.TempDir(), "removed")
-	w.before = func(call string) {
-		if call == "docker start a-control-plane" {
-			w.folder = seen
+	w.set(func() {
+		w.node, w.registry = "running", "running"
+		w.folder = filepath.Join(w.bind, "removed")
+		w.before = func(call string) {
+			if call == "docker start a-control-plane" {
+				w.folder = w.bind
+			}
 		}
-	}
+	})
 	d, said, _ := deployment(t, t.TempDir())
 	require.NoError(t, d.Deploy(t.Context(), false))
 	assert.Contains(t, said.String(), "it starts again")
-	assert.Contains(t, w.calls, "docker stop a-control-plane")
+	assert.Contains(t, w.all(), "docker stop a-control-plane")
 }
 
 func TestWhatIsNotReadyIsEvidence(t *testing.T) {
 	w := newWorld(t)
 	d, said, _ := deployment(t, t.TempDir())
-	w.before = func(call string) {
-		if strings.HasPrefix(call, "tilt ci") {
-			w.registry = "exited"
+	w.set(func() {
+		w.before = func(call string) {
+			if strings.HasPrefix(call, "tilt ci") {
+				w.registry = "exited"
+			}
 		}
-	}
+	})
 	processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
 		line := strings.Join(call.Args, " ")
 		switch {

@@ -86,6 +86,7 @@ func Put(t *testing.T, name string, answer func(Call) Answer) *Program {
 	require.NoError(t, os.Symlink(self, program))
 	listener, err := net.Listen("unix", program+socket)
 	require.NoError(t, err)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // or each program of a test with the race detector ends a second late
 	t.Setenv("PATH", folder+string(os.PathListSeparator)+os.Getenv("PATH"))
 	t.Cleanup(func() { _ = listener.Close() })
 
