@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -o errexit -o nounset -o pipefail -c
 
 # The product's own packages; test/simulation, test/limits and test/faults are run apart, since they take minutes.
-PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./dev/... ./test/payall/... ./test/postgres/...
+PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./supervisor/... ./test/payall/... ./test/postgres/...
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -114,7 +114,7 @@ bench-pay:
 ## record: draw docs/first-minute.svg anew, from a real run of the README's commands
 .PHONY: record
 record:
-	go run ./dev/record docs/first-minute.svg
+	go run ./docs/record docs/first-minute.svg
 
 ## release: push both services and their SBOMs to REGISTRY, and write their digests into k8s/production
 .PHONY: release

@@ -33,7 +33,7 @@ supervisor)
 esac
 service=$1 folder=$2
 package=./$service
-[[ $service != supervisor ]] || package=./dev/supervisor
+[[ $service != supervisor ]] || package=./supervisor
 registry=${EXPECTED_REGISTRY:?is the registry to push to; Tilt sets it}
 cd "$(dirname "$0")/.."
 
