@@ -159,8 +159,6 @@ elif [ -n "$used" ]; then
   $free$AGAIN"
 fi
 
-# The teams' certificates are made with it: to miss it now is better than after minutes of building.
-dev/need.sh openssl openssl
 run cluster/tools "${TOOLS[@]}" >/dev/null
 PATH=$CACHE_DIR/bin:$PATH
 run cluster/images "$images"

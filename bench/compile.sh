@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles invoice-app for a peer, as dev/build-live.sh does for our loop.
+# Compiles invoice-app for a peer, as workspace/run build-live does for our loop.
 #
 # usage: bench/compile.sh FOLDER     invoice-app is put there
 set -o errexit -o nounset -o pipefail

@@ -39,6 +39,7 @@ func main() {
 	err := run(ctx)
 	var usage usageError
 	switch {
+	case err == nil: // also when it was interrupted, for what runs until then
 	case ctx.Err() != nil:
 		os.Exit(130)
 	case errors.As(err, &usage):
@@ -62,6 +63,10 @@ func run(ctx context.Context) error {
 	if err := os.Chdir(found.Root); err != nil {
 		return err
 	}
+	// The versions are this clone's, whatever go.work is about: Tilt starts this program without workspace/run.
+	if err := os.Setenv("GOWORK", "off"); err != nil {
+		return err
+	}
 	w := &workspace{
 		Paths:   found,
 		console: &process.Console{Out: os.Stderr, Logs: found.Logs(), Every: 20 * time.Second},
@@ -80,7 +85,11 @@ func run(ctx context.Context) error {
 }
 
 func (w *workspace) commands() []*cobra.Command {
-	return nil
+	return []*cobra.Command{
+		w.buildImageCommand(), w.pushImageCommand(), w.buildLiveCommand(), w.releaseCommand(),
+		w.makeKubeconfigCommand(), w.makePasswordsCommand(), w.publishKeysCommand(),
+		w.buttonCommand(), w.runCommand(), w.mindCommand(), w.pathCommand(), w.reachesCommand(),
+	}
 }
 
 // usageError is a call that the command does not understand.

@@ -216,7 +216,7 @@ func (b *bench) prepareNamespace(w *way) error {
 		"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}`, w.namespace), "apply", "--filename=-"); err != nil {
 		return err
 	}
-	if _, err := output(filepath.Join(w.checkout, "dev/make-passwords.sh"), b.context, w.namespace); err != nil {
+	if _, err := output(filepath.Join(w.checkout, "workspace/run"), "make-passwords", b.context, w.namespace); err != nil {
 		return err
 	}
 	ref, err := os.ReadFile(filepath.Join(b.root, ".build/images", b.cluster, "postgres.ref"))

@@ -1,0 +1,212 @@
+// Package service makes of a service's source what runs: its image in a registry, its program in the pods of
+// `tilt up`, and a release.
+package service
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"example.com/invoices/workspace/process"
+)
+
+// programs are those that images are built of, each the package of its name.
+var programs = map[string]struct {
+	description string
+	user        int
+}{
+	"invoice-app":      {"Invoices: keeps invoices and pays them through payment-provider", 10001},
+	"payment-provider": {"Payments: pays each invoice once", 10002},
+	"supervisor":       {"Development: runs a service that is built on the developer's machine", 65532},
+}
+
+// Names are those of the programs that images are built of.
+func Names() []string { return slices.Sorted(maps.Keys(programs)) }
+
+// Image is one in a registry.
+type Image struct {
+	Program string // the file that it was built of
+	Ref     string // its name, with a tag that is a hash of its content
+	v1.Descriptor
+}
+
+// BuildImage builds the image of a service for an architecture, as Go calls it: FROM scratch, with a static binary in
+// it and nothing else. It is pushed to the registry, and its name written to folder/SERVICE.ref. The same source gives
+// the same digest.
+func BuildImage(ctx context.Context, service, folder, registry, architecture string) (Image, error) {
+	work := filepath.Join(folder, service)
+	if err := os.MkdirAll(work, 0o755); err != nil {
+		return Image{}, err
+	}
+	built := Image{Program: filepath.Join(work, service)}
+	// No build id: nothing of the machine gets into the binary.
+	if err := compile(ctx, ".", built.Program, architecture, "./"+service, "-ldflags=-s -w -buildid="); err != nil {
+		return Image{}, err
+	}
+	program, err := os.ReadFile(built.Program)
+	if err != nil {
+		return Image{}, err
+	}
+	image, err := imageOf(service, program, architecture)
+	if err != nil {
+		return Image{}, err
+	}
+	manifest, err := image.RawManifest()
+	if err != nil {
+		return Image{}, err
+	}
+	if built.Descriptor, err = descriptorOf(manifest, types.OCIManifestSchema1); err != nil {
+		return Image{}, err
+	}
+	ref, err := name.NewTag(fmt.Sprintf("%s/%s:%.16s", registry, service, built.Digest.Hex))
+	if err != nil {
+		return Image{}, fmt.Errorf("the registry to push to: %w", err)
+	}
+	built.Ref = ref.String()
+	if found, err := remote.Head(ref, options(ctx)...); err != nil || found.Digest != built.Digest {
+		if err := remote.Write(ref, image, options(ctx)...); err != nil {
+			return Image{}, fmt.Errorf("push %s: %w", ref, err)
+		}
+	}
+	return built, os.WriteFile(work+".ref", []byte(built.Ref+"\n"), 0o644)
+}
+
+// compile builds a package of the module in a folder for the cluster: no paths, no version control state, and no
+// SQLite, since a cluster has PostgreSQL. For the image and for the pods of tilt up packages are compiled alike, so that
+// either finds them done.
+func compile(ctx context.Context, module, program, architecture, pkg string, flags ...string) error {
+	program, err := filepath.Abs(program)
+	if err != nil {
+		return err
+	}
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags=nosqlite"}, flags...)
+	return goCommand(ctx, module, architecture, append(args, "-o", program, pkg)...)
+}
+
+// goCommand runs a go command in a folder, for Linux; what it complains of is shown.
+func goCommand(ctx context.Context, folder, architecture string, args ...string) error {
+	command := process.Command(ctx, "go", args...)
+	command.Dir = folder
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+architecture)
+	command.Stderr = os.Stderr
+	return process.Run(command)
+}
+
+// Architecture is that of the cluster's node, which Docker runs. GOARCH says it to those who are in a hurry.
+func Architecture(ctx context.Context) (string, error) {
+	if architecture := os.Getenv("GOARCH"); architecture != "" {
+		return architecture, nil
+	}
+	return process.Output(process.Command(ctx, "docker", "version", "--format={{.Server.Arch}}"))
+}
+
+// imageOf is the image that holds a service's program.
+func imageOf(service string, program []byte, architecture string) (v1.Image, error) {
+	files, err := layerOf(service, program)
+	if err != nil {
+		return nil, err
+	}
+	opener := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(files)), nil }
+	layer, err := tarball.LayerFromOpener(opener, tarball.WithMediaType(types.OCILayer))
+	if err != nil {
+		return nil, err
+	}
+	diffID, err := layer.DiffID()
+	if err != nil {
+		return nil, err
+	}
+	about := programs[service]
+	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	if image, err = mutate.AppendLayers(image, layer); err != nil {
+		return nil, err
+	}
+	return mutate.ConfigFile(image, &v1.ConfigFile{
+		OS:           "linux",
+		Architecture: architecture,
+		RootFS:       v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{diffID}},
+		Config: v1.Config{
+			Entrypoint: []string{"/" + service},
+			User:       fmt.Sprintf("%[1]d:%[1]d", about.user),
+			Labels: map[string]string{
+				"org.opencontainers.image.title":       service,
+				"org.opencontainers.image.description": about.description,
+			},
+		},
+	})
+}
+
+// descriptorOf is how manifests refer to some content.
+func descriptorOf(content []byte, mediaType types.MediaType) (v1.Descriptor, error) {
+	digest, size, err := v1.SHA256(bytes.NewReader(content))
+	return v1.Descriptor{MediaType: mediaType, Digest: digest, Size: size}, err
+}
+
+// layerOf is an archive of one program, without times and owners.
+func layerOf(name string, program []byte) ([]byte, error) {
+	var files bytes.Buffer
+	archive := tar.NewWriter(&files)
+	err := archive.WriteHeader(&tar.Header{Name: name, Mode: 0o555, Size: int64(len(program)), Format: tar.FormatUSTAR})
+	if err == nil {
+		_, err = archive.Write(program)
+	}
+	return files.Bytes(), errors.Join(err, archive.Close())
+}
+
+// options are for what is asked of a registry. Who has logged in with docker login or crane auth login is logged in.
+func options(ctx context.Context) []remote.Option {
+	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(keychain{})}
+}
+
+// keychain is Docker's. A registry of this machine needs no login, so that a helper for logins that is configured but
+// not installed does not matter there.
+type keychain struct{}
+
+func (keychain) Resolve(resource authn.Resource) (authn.Authenticator, error) {
+	login, err := authn.DefaultKeychain.Resolve(resource)
+	host, _, found := strings.Cut(resource.RegistryStr(), ":")
+	if ip := net.ParseIP(host); err != nil && found && (host == "localhost" || ip != nil && ip.IsLoopback()) {
+		return authn.Anonymous, nil
+	}
+	return login, err
+}
+
+// PushImage pushes an image that Docker has, by another name, and with a tag that is a hash of its content. The full
+// name is written to folder/NAME.ref.
+func PushImage(ctx context.Context, image, as, folder, registry string) (ref string, err error) {
+	id, err := process.Output(process.Command(ctx, "docker", "image", "inspect", "--format={{.Id}}", image))
+	if err != nil {
+		return "", err
+	}
+	ref = fmt.Sprintf("%s/%s:%.16s", registry, as, strings.TrimPrefix(id, "sha256:"))
+	for _, args := range [][]string{
+		{"tag", image, ref},
+		{"push", "--quiet", ref},
+		{"rmi", ref}, // only the name: the image stays under its own
+	} {
+		if err := process.Run(process.Command(ctx, "docker", args...)); err != nil {
+			return "", err
+		}
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", err
+	}
+	return ref, os.WriteFile(filepath.Join(folder, as+".ref"), []byte(ref+"\n"), 0o644)
+}
