@@ -167,10 +167,14 @@ func free(variable, value string) error {
 		return nil
 	}
 	connection.Close()
-	other := port + 10000
-	if other > 65535 {
-		other = port - 10000
-	}
 	return fmt.Errorf("port %d is taken by another program: stop that, or choose another port, as in: %s=%d make run",
-		port, variable, other)
+		port, variable, another(int(port)))
+}
+
+// another is a port that is easily told from a port.
+func another(port int) int {
+	if port > 55535 {
+		return port - 10000
+	}
+	return port + 10000
 }

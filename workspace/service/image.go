@@ -90,8 +90,8 @@ func BuildImage(ctx context.Context, service, folder, registry, architecture str
 }
 
 // compile builds a package of the module in a folder for the cluster: no paths, no version control state, and no
-// SQLite, since a cluster has PostgreSQL. For the image and for the pods of tilt up packages are compiled alike, so that
-// either finds them done.
+// SQLite, since a cluster has PostgreSQL. For the image and for the pods of tilt up packages are compiled alike, so
+// that either finds them done.
 func compile(ctx context.Context, module, program, architecture, pkg string, flags ...string) error {
 	program, err := filepath.Abs(program)
 	if err != nil {

@@ -178,7 +178,7 @@ func withRelease(text []byte, registry string, digests map[string]string) ([]byt
 		}
 	}
 	if changed != 2*len(digests)+1 {
-		return nil, errors.New("it has to have a newName and a digest for each service, and a list of the images that may run")
+		return nil, errors.New("each service has to have a newName and a digest, and there has to be a list of images")
 	}
 	return []byte(strings.Join(lines, "")), nil
 }
