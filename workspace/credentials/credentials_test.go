@@ -129,7 +129,8 @@ func TestNoKeysAreNotPublished(t *testing.T) {
 				return processtest.Answer{Stdout: keys}
 			})
 			err := PublishKeys(t.Context(), &bytes.Buffer{}, "the-cluster")
-			assert.ErrorContains(t, err, "the-cluster answers /openid/v1/jwks without a key, so what is published stays as it is")
+			assert.ErrorContains(t, err,
+				"the-cluster answers /openid/v1/jwks without a key, so what is published stays as it is: "+keys)
 			assert.Len(t, kubectl.Calls(), 1)
 		})
 	}
@@ -245,7 +246,7 @@ func TestKubeconfig(t *testing.T) {
 
 	calls := kubectl.Calls()
 	assert.Contains(t, calls, "--context=the-cluster certificate approve certificatesigningrequest/x")
-	assert.Equal(t, "--context=the-cluster delete certificatesigningrequest/x", calls[len(calls)-1], "requests are removed")
+	assert.Equal(t, "--context=the-cluster delete certificatesigningrequest/x", calls[len(calls)-1])
 	block, _ := pem.Decode(written.Users[0].User.Key)
 	assert.Equal(t, "PRIVATE KEY", block.Type)
 	assert.NotContains(t, out.String()+strings.Join(calls, "\n"), "KEY")

@@ -92,7 +92,8 @@ func clone(t *testing.T) (invoiceApp, paymentProvider string) {
 		require.NoError(t, os.MkdirAll(filepath.Join(folder, name), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(folder, name, "main.go"), []byte(service), 0o644))
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(folder, "go.mod"), []byte("module example.com/invoices\n\ngo 1.26\n"), 0o644))
+	module := []byte("module example.com/invoices\n\ngo 1.26\n")
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "go.mod"), module, 0o644))
 	t.Chdir(folder)
 	t.Setenv("CLONE", folder)
 	t.Setenv("MAKELEVEL", "")
@@ -217,7 +218,8 @@ func TestRunUntilCtrlC(t *testing.T) {
 	assert.NoError(t, command.Wait())
 	assert.True(t, unused(invoiceApp, paymentProvider)())
 	assert.Equal(t, 2, strings.Count(output.String(), "ended by terminated 0\n"), "each is told once")
-	assert.Contains(t, output.String(), "pay everything, from another terminal: INVOICE_APP_URL=http://localhost:"+invoiceApp)
+	assert.Contains(t, output.String(),
+		"pay everything, from another terminal: INVOICE_APP_URL=http://localhost:"+invoiceApp+" ./test.sh\n")
 	assert.True(t, strings.HasSuffix(output.String(),
 		"both are stopped; data/ keeps what they know (make reset forgets it)\n"))
 

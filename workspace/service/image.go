@@ -58,7 +58,8 @@ func BuildImage(ctx context.Context, service, folder, registry, architecture str
 	}
 	built := Image{Program: filepath.Join(work, service)}
 	// No build id: nothing of the machine gets into the binary.
-	if err := compile(ctx, ".", built.Program, architecture, "./"+service, "-ldflags=-s -w -buildid="); err != nil {
+	err := compile(ctx, ".", "./"+service, built.Program, architecture, noSQLite, "-ldflags=-s -w -buildid=")
+	if err != nil {
 		return Image{}, err
 	}
 	program, err := os.ReadFile(built.Program)
@@ -89,22 +90,20 @@ func BuildImage(ctx context.Context, service, folder, registry, architecture str
 	return built, os.WriteFile(work+".ref", []byte(built.Ref+"\n"), 0o644)
 }
 
-// compile builds a package of the module in a folder for the cluster: no paths, no version control state, and no
-// SQLite, since a cluster has PostgreSQL. For the image and for the pods of tilt up packages are compiled alike, so
-// that either finds them done.
-func compile(ctx context.Context, module, program, architecture, pkg string, flags ...string) error {
+// noSQLite is how services are compiled for a cluster, which has PostgreSQL: for the image and for the pods of tilt up
+// alike, so that either finds packages done.
+const noSQLite = "-tags=nosqlite"
+
+// compile builds a package of the module in a folder, for Linux, without paths and version control state. What the
+// compiler says is shown.
+func compile(ctx context.Context, module, pkg, program, architecture string, flags ...string) error {
 	program, err := filepath.Abs(program)
 	if err != nil {
 		return err
 	}
-	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags=nosqlite"}, flags...)
-	return goCommand(ctx, module, architecture, append(args, "-o", program, pkg)...)
-}
-
-// goCommand runs a go command in a folder, for Linux; what it complains of is shown.
-func goCommand(ctx context.Context, folder, architecture string, args ...string) error {
-	command := process.Command(ctx, "go", args...)
-	command.Dir = folder
+	command := process.Command(ctx, "go", append(append([]string{"build", "-trimpath", "-buildvcs=false"}, flags...),
+		"-o", program, pkg)...)
+	command.Dir = module
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+architecture)
 	command.Stderr = os.Stderr
 	return process.Run(command)

@@ -46,7 +46,12 @@ func (l Live) Build(ctx context.Context, architecture string) error {
 	flag := "-ldflags=-s -w"
 	if l.Debug {
 		flag = "-gcflags=example.com/invoices/...=-N -l" // our own code as it is written
-		if err := debugger(ctx, filepath.Join(pods, "dlv"), architecture); err != nil {
+		debugger := filepath.Join(pods, "dlv")
+		if err := compile(ctx, "dev/debugger", "github.com/go-delve/delve/cmd/dlv", debugger, architecture,
+			"-ldflags=-s -w"); err != nil {
+			return err
+		}
+		if err := os.Chmod(debugger, 0o755); err != nil {
 			return err
 		}
 	}
@@ -55,7 +60,7 @@ func (l Live) Build(ctx context.Context, architecture string) error {
 		return err
 	}
 	built := filepath.Join(l.Folder, l.Service+".new")
-	if err := compile(ctx, source, built, architecture, "./"+l.Service, flag); err != nil {
+	if err := compile(ctx, source, "./"+l.Service, built, architecture, noSQLite, flag); err != nil {
 		return err
 	}
 
@@ -98,15 +103,6 @@ func (l Live) Build(ctx context.Context, architecture string) error {
 		return err
 	}
 	return os.Remove(restart)
-}
-
-// debugger compiles the debugger, which stays what it is.
-func debugger(ctx context.Context, program, architecture string) error {
-	if err := goCommand(ctx, filepath.Join("dev", "debugger"), architecture, "build", "-trimpath", "-buildvcs=false",
-		"-ldflags=-s -w", "-o", program, "github.com/go-delve/delve/cmd/dlv"); err != nil {
-		return err
-	}
-	return os.Chmod(program, 0o755)
 }
 
 // copySource copies what a service is built from, so that it is built from a copy in which nothing is saved meanwhile:
