@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -66,28 +67,100 @@ func BuildImage(ctx context.Context, service, folder, registry, architecture str
 	if err != nil {
 		return Image{}, err
 	}
-	image, err := imageOf(service, program, architecture)
+	files, err := layerOf(service, program)
 	if err != nil {
 		return Image{}, err
 	}
-	manifest, err := image.RawManifest()
+	config, id, err := configOf(service, files, architecture)
 	if err != nil {
 		return Image{}, err
 	}
-	if built.Descriptor, err = descriptorOf(manifest, types.OCIManifestSchema1); err != nil {
-		return Image{}, err
-	}
-	ref, err := name.NewTag(fmt.Sprintf("%s/%s:%.16s", registry, service, built.Digest.Hex))
+	ref, err := name.NewTag(fmt.Sprintf("%s/%s:%.16s", registry, service, id.Hex))
 	if err != nil {
 		return Image{}, fmt.Errorf("the registry to push to: %w", err)
 	}
 	built.Ref = ref.String()
-	if found, err := remote.Head(ref, options(ctx)...); err != nil || found.Digest != built.Digest {
-		if err := remote.Write(ref, image, options(ctx)...); err != nil {
+	if built.Descriptor, err = find(ctx, ref, id); err != nil {
+		if built.Descriptor, err = push(ctx, ref, files, config); err != nil {
 			return Image{}, fmt.Errorf("push %s: %w", ref, err)
 		}
 	}
 	return built, os.WriteFile(work+".ref", []byte(built.Ref+"\n"), 0o644)
+}
+
+// configOf is the configuration of the image of a service, which decides about all of it: it names the layer's content.
+// Its hash is the image's ID.
+func configOf(service string, files []byte, architecture string) (config *v1.ConfigFile, id v1.Hash, err error) {
+	layer, _, err := v1.SHA256(bytes.NewReader(files))
+	if err != nil {
+		return nil, id, err
+	}
+	about := programs[service]
+	config = &v1.ConfigFile{
+		OS:           "linux",
+		Architecture: architecture,
+		RootFS:       v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{layer}},
+		Config: v1.Config{
+			Entrypoint: []string{"/" + service},
+			User:       fmt.Sprintf("%[1]d:%[1]d", about.user),
+			Labels: map[string]string{
+				"org.opencontainers.image.title":       service,
+				"org.opencontainers.image.description": about.description,
+			},
+		},
+	}
+	text, err := json.Marshal(config)
+	if err != nil {
+		return nil, id, err
+	}
+	id, _, err = v1.SHA256(bytes.NewReader(text))
+	return config, id, err
+}
+
+// find looks for an image with that ID in its registry: what is there needs not be compressed again, which takes longer
+// than all else.
+func find(ctx context.Context, ref name.Reference, id v1.Hash) (v1.Descriptor, error) {
+	image, err := remote.Image(ref, options(ctx)...)
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	found, err := image.ConfigName()
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	if found != id {
+		return v1.Descriptor{}, fmt.Errorf("%s is another image", ref)
+	}
+	return describe(image)
+}
+
+// push makes an image of one layer and pushes it.
+func push(ctx context.Context, ref name.Reference, files []byte, config *v1.ConfigFile) (v1.Descriptor, error) {
+	opener := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(files)), nil }
+	layer, err := tarball.LayerFromOpener(opener, tarball.WithMediaType(types.OCILayer))
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	if image, err = mutate.AppendLayers(image, layer); err != nil {
+		return v1.Descriptor{}, err
+	}
+	if image, err = mutate.ConfigFile(image, config); err != nil {
+		return v1.Descriptor{}, err
+	}
+	if err := remote.Write(ref, image, options(ctx)...); err != nil {
+		return v1.Descriptor{}, err
+	}
+	return describe(image)
+}
+
+// describe is how manifests refer to an image.
+func describe(image v1.Image) (v1.Descriptor, error) {
+	manifest, err := image.RawManifest()
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	return descriptorOf(manifest, types.OCIManifestSchema1)
 }
 
 // noSQLite is how services are compiled for a cluster, which has PostgreSQL: for the image and for the pods of tilt up
@@ -115,41 +188,6 @@ func Architecture(ctx context.Context) (string, error) {
 		return architecture, nil
 	}
 	return process.Output(process.Command(ctx, "docker", "version", "--format={{.Server.Arch}}"))
-}
-
-// imageOf is the image that holds a service's program.
-func imageOf(service string, program []byte, architecture string) (v1.Image, error) {
-	files, err := layerOf(service, program)
-	if err != nil {
-		return nil, err
-	}
-	opener := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(files)), nil }
-	layer, err := tarball.LayerFromOpener(opener, tarball.WithMediaType(types.OCILayer))
-	if err != nil {
-		return nil, err
-	}
-	diffID, err := layer.DiffID()
-	if err != nil {
-		return nil, err
-	}
-	about := programs[service]
-	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	if image, err = mutate.AppendLayers(image, layer); err != nil {
-		return nil, err
-	}
-	return mutate.ConfigFile(image, &v1.ConfigFile{
-		OS:           "linux",
-		Architecture: architecture,
-		RootFS:       v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{diffID}},
-		Config: v1.Config{
-			Entrypoint: []string{"/" + service},
-			User:       fmt.Sprintf("%[1]d:%[1]d", about.user),
-			Labels: map[string]string{
-				"org.opencontainers.image.title":       service,
-				"org.opencontainers.image.description": about.description,
-			},
-		},
-	})
 }
 
 // descriptorOf is how manifests refer to some content.
