@@ -1,9 +1,7 @@
 .DEFAULT_GOAL := help
-SHELL := bash
-.SHELLFLAGS := -o errexit -o nounset -o pipefail -c
 
 # The product's own packages; test/simulation, test/limits and test/faults are run apart, since they take minutes.
-PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./dev/... ./test/payall/... ./test/postgres/...
+PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./supervisor/... ./test/payall/... ./test/postgres/...
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -13,12 +11,12 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 ## run: run both services on this machine, without Docker (Ctrl-C stops them)
 .PHONY: run
 run:
-	@dev/run.sh
+	@workspace/run run
 
 ## reset: delete the data of make run
 .PHONY: reset
 reset:
-	@dev/run.sh --reset
+	@workspace/run run --reset
 
 ##@ Test
 
@@ -36,6 +34,7 @@ test-local: check
 	dev/need.sh initdb postgresql
 	dev/need.sh pgbouncer pgbouncer
 	go test -race -shuffle=on $(PACKAGES)
+	go -C workspace test -race -shuffle=on ./...
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
 	go test -count=1 -timeout=20m -v ./test/simulation
 	go test -race -shuffle=on -count=1 -v ./test/limits
@@ -46,14 +45,13 @@ test-local: check
 check:
 	dev/need.sh shellcheck shellcheck
 	@unformatted=$$(gofmt -l .); \
-	if [[ $$unformatted ]]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
-	go vet ./...
-	go run $(STATICCHECK) ./...
-	for module in test/cluster bench; do go -C $$module vet ./...; go -C $$module run $(STATICCHECK) ./...; done
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
+	for module in . workspace test/cluster bench; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
+	for module in . workspace; do GOOS=darwin GOARCH=arm64 go -C $$module vet ./... || exit 1; done
 	go -C test/cluster test -count=1 ./manifests ./access # uncached: Go does not see that other files have changed
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
 	go run $(ACTIONLINT)
-	@if timeout 5 bash -c 'exec 3<>/dev/tcp/vuln.go.dev/443' 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
+	@if workspace/run reaches https://vuln.go.dev/index/db.json 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck was not run: its database (vuln.go.dev) is out of reach"; fi
 
 ## simulate: run SIMULATE schedules of crashes and faults in fake time (default a million), or only SIMULATE_SEED
@@ -114,12 +112,12 @@ bench-pay:
 ## record: draw docs/first-minute.svg anew, from a real run of the README's commands
 .PHONY: record
 record:
-	go run ./dev/record docs/first-minute.svg
+	go run ./docs/record docs/first-minute.svg
 
 ## release: push both services and their SBOMs to REGISTRY, and write their digests into k8s/production
 .PHONY: release
 release:
-	tools=$$(cluster/tools) && PATH=$$tools:$$PATH dev/release.sh "$(REGISTRY)"
+	workspace/run release "$(REGISTRY)"
 
 ##@ Help
 

@@ -39,6 +39,7 @@ func main() {
 	err := run(ctx)
 	var usage usageError
 	switch {
+	case err == nil: // also when it was interrupted, for what runs until then
 	case ctx.Err() != nil:
 		os.Exit(130)
 	case errors.As(err, &usage):
@@ -60,6 +61,10 @@ func run(ctx context.Context) error {
 		return err
 	}
 	if err := os.Chdir(found.Root); err != nil {
+		return err
+	}
+	// The versions are this clone's, whatever go.work is about: Tilt starts this program without workspace/run.
+	if err := os.Setenv("GOWORK", "off"); err != nil {
 		return err
 	}
 	w := &workspace{
@@ -84,6 +89,9 @@ func (w *workspace) commands() []*cobra.Command {
 		w.deployCommand(),
 		w.describeCommand(),
 		w.doctorCommand(),
+		w.buildImageCommand(), w.pushImageCommand(), w.buildLiveCommand(), w.releaseCommand(),
+		w.makeKubeconfigCommand(), w.makePasswordsCommand(), w.publishKeysCommand(),
+		w.buttonCommand(), w.runCommand(), w.mindCommand(), w.reachesCommand(),
 	}
 }
 

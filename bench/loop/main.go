@@ -221,7 +221,7 @@ func (b *bench) prepareNamespace(w *way) error {
 		"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}`, w.namespace), "apply", "--filename=-"); err != nil {
 		return err
 	}
-	if _, err := output(filepath.Join(w.checkout, "dev/make-passwords.sh"), b.cluster.Context, w.namespace); err != nil {
+	if _, err := output(filepath.Join(w.checkout, "workspace/run"), "make-passwords", b.cluster.Context, w.namespace); err != nil {
 		return err
 	}
 	ref, err := os.ReadFile(filepath.Join(b.cluster.Images, "postgres.ref"))

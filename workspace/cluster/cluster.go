@@ -4,11 +4,13 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 
 	"example.com/invoices/workspace/docker"
+	"example.com/invoices/workspace/kubectl"
 	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 )
@@ -30,6 +32,8 @@ type Cluster struct {
 	Kubeconfigs    string   `json:"kubeconfigs"`      // the folder of the teams' kubeconfigs
 	Evidence       string   `json:"evidence"`         // the folder for what there is to know when deploying failed
 	Deploy         string   `json:"deploy"`           // the command that deploys to it
+	Architecture   string   `json:"architecture"`     // the node's, as Go calls it
+	Program        string   `json:"program"`          // this program, for those that start it often
 	Environment    []string `json:"environment"`      // what ctlptl is to have set on this machine
 	Named          string   `json:"-"`                // what is to be put before a command, to name this cluster
 
@@ -77,7 +81,7 @@ func New(where paths.Paths, productName, name string) (*Cluster, error) {
 	if !names.MatchString(name) || regexp.MustCompile(`^minikube-`).MatchString(name) {
 		return nil, fmt.Errorf("CLUSTER_NAME=%s: only a-z, 0-9 and -, and not minikube-...", name)
 	}
-	c := &Cluster{Product: productName, paths: where}
+	c := &Cluster{Product: productName, Program: where.Program(), paths: where}
 	option := ""
 	switch productName {
 	case "kind":
@@ -186,7 +190,7 @@ func (c *Cluster) Logs() string { return filepath.Join(c.paths.Logs(), c.Name) }
 // Tools are those that this cluster needs and others do not.
 func (c *Cluster) Tools() []string { return c.product.tools() }
 
-// Kubectl are the arguments with which kubectl works on this cluster.
-func (c *Cluster) Kubectl(args ...string) []string {
-	return append([]string{"--context", c.Context}, args...)
+// Kubectl prepares kubectl on this cluster.
+func (c *Cluster) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
+	return kubectl.Context(c.Context).Command(ctx, args...)
 }

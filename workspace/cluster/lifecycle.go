@@ -132,8 +132,7 @@ func (c *Cluster) Up(ctx context.Context, console *process.Console, state State)
 		return err
 	}
 	if err := console.Step(ctx, "waiting for the node", "node", func(ctx context.Context, step *process.Step) error {
-		return step.Run(process.Command(ctx, "kubectl",
-			c.Kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=180s")...))
+		return step.Run(c.Kubectl(ctx, "wait", "node", "--all", "--for=condition=Ready", "--timeout=180s"))
 	}); err != nil {
 		return err
 	}
@@ -184,7 +183,7 @@ func (c *Cluster) startNode(ctx context.Context, console *process.Console, state
 }
 
 func (c *Cluster) answers(ctx context.Context) bool {
-	return process.Run(process.Command(ctx, "kubectl", c.Kubectl("--request-timeout", "5s", "get", "--raw", "/readyz")...)) == nil
+	return process.Run(c.Kubectl(ctx, "--request-timeout", "5s", "get", "--raw", "/readyz")) == nil
 }
 
 func (c *Cluster) startRegistry(ctx context.Context, state State) error {
@@ -269,6 +268,9 @@ func (c *Cluster) Notes(ctx context.Context, state State) []string {
 func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 	state, err := c.State(ctx)
 	if err != nil {
+		return err
+	}
+	if c.Architecture, err = docker.Version(ctx, "{{.Server.Arch}}"); err != nil {
 		return err
 	}
 	if err := c.UsePorts(ctx, state.Node, asked); err != nil || !live {

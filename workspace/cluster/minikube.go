@@ -80,8 +80,8 @@ func (m minikube) complete(ctx context.Context, step *process.Step) error {
 		}
 	}
 	// Images are to have the one name for the node that they have for this machine, as with kind.
-	said, err := step.Output(process.Command(ctx, "kubectl", m.Kubectl(
-		"get", "configmap", "local-registry-hosting", "--namespace", "kube-public", "--output", "json")...))
+	said, err := step.Output(m.Kubectl(ctx,
+		"get", "configmap", "local-registry-hosting", "--namespace", "kube-public", "--output", "json"))
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (m minikube) complete(ctx context.Context, step *process.Step) error {
 	if err != nil {
 		return err
 	}
-	replace := process.Command(ctx, "kubectl", m.Kubectl("replace", "--filename", "-")...)
+	replace := m.Kubectl(ctx, "replace", "--filename", "-")
 	replace.Stdin = bytes.NewReader(changed)
 	return step.Run(replace)
 }

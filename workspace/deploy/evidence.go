@@ -19,8 +19,7 @@ type pod struct {
 
 // pods are those that are to run and stay.
 func (d *Deployment) pods(ctx context.Context) []pod {
-	said, _ := process.Output(process.Command(ctx, "kubectl",
-		d.Cluster.Kubectl("get", "pods", "--all-namespaces", "--no-headers")...))
+	said, _ := process.Output(d.Cluster.Kubectl(ctx, "get", "pods", "--all-namespaces", "--no-headers"))
 	var all []pod
 	for line := range strings.Lines(said) {
 		fields := strings.Fields(line) // namespace, name, 1/1, status …
@@ -64,7 +63,7 @@ func (d *Deployment) heartbeat(ctx context.Context) {
 func (d *Deployment) collectEvidence(ctx context.Context) {
 	kubectl := func(args ...string) []byte {
 		var out bytes.Buffer
-		command := process.Command(ctx, "kubectl", d.Cluster.Kubectl(args...)...)
+		command := d.Cluster.Kubectl(ctx, args...)
 		command.Stdout, command.Stderr = &out, &out
 		_ = command.Run() // what it says then is evidence, too
 		return out.Bytes()

@@ -45,3 +45,6 @@ func (p Paths) Logs() string { return filepath.Join(p.Cache, "logs") }
 func (p Paths) Build(elements ...string) string {
 	return filepath.Join(append([]string{p.Root, ".build"}, elements...)...)
 }
+
+// Program is where workspace/run puts this program.
+func (p Paths) Program() string { return p.Build("workspace") }

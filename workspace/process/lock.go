@@ -21,6 +21,9 @@ func (l *Lock) Close() error {
 	return l.file.Close()
 }
 
+// KeepToSelf keeps the lock to this process: those that it starts later do not have it.
+func (l *Lock) KeepToSelf() { unix.CloseOnExec(int(l.file.Fd())) }
+
 // TryLock takes the lock that is the file at path, or returns nil if another process has it.
 func TryLock(path string) (*Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

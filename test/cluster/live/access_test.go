@@ -33,7 +33,7 @@ var teams = []struct{ user, namespace, service, other, othersService string }{
 }
 
 // kubeconfig is the file that ./deploy.sh has written for a team. For the platform, and for a
-// stranger, the same script makes one that goes with the tests.
+// stranger, the same program makes one that goes with the tests.
 func kubeconfig(t *testing.T, who string) string {
 	t.Helper()
 	madeHere, ok := made[who]
@@ -52,7 +52,7 @@ var made = map[string]func() (string, error){
 
 func makeKubeconfig(user, group string) (string, error) {
 	file := filepath.Join(scratch, user)
-	command := exec.Command("dev/make-kubeconfig.sh", kubeContext, file, user, group)
+	command := exec.Command("workspace/run", "make-kubeconfig", kubeContext, file, user, group)
 	command.Dir = repository
 	if output, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%v: %w:\n%s", command.Args, err, output)
@@ -345,7 +345,7 @@ func TestKubeconfigIsRenewedInTime(t *testing.T) {
 	const user = "renewed"
 	file := filepath.Join(t.TempDir(), user)
 	run := func(environment ...string) (content string) {
-		script := command(t, "dev/make-kubeconfig.sh", kubeContext, file, user)
+		script := command(t, "workspace/run", "make-kubeconfig", kubeContext, file, user)
 		script.Env = append(os.Environ(), environment...)
 		output := mustRun(t, script)
 		bytes, err := os.ReadFile(file)

@@ -134,7 +134,7 @@ func TestImagesAreReproducible(t *testing.T) {
 	for service, namespace := range teamOf {
 		t.Run(service, func(t *testing.T) {
 			deployed := pods(t, namespace, service)[0].Spec.Containers[0].Image
-			build := command(t, "dev/build-image.sh", service, "images")
+			build := command(t, "workspace/run", "build-image", service, "images")
 			build.Dir = copied
 			build.Env = append(os.Environ(), "EXPECTED_REGISTRY="+registry(t)+"/reproduced")
 			mustRun(t, build)
@@ -155,7 +155,7 @@ func copyOf(t *testing.T, more ...string) string {
 	t.Helper()
 	folder := t.TempDir()
 	files := strings.Fields(mustRun(t, command(t, "git", append([]string{"ls-files", "--cached", "--others", "--exclude-standard",
-		"invoice-app", "payment-provider", "internal", "dev", "cluster/go.mod", "cluster/go.sum", "go.mod", "go.sum"}, more...)...)))
+		"Tiltfile", "go.mod", "go.sum", "internal", "invoice-app", "payment-provider", "workspace"}, more...)...)))
 	mustRun(t, command(t, "cp", append([]string{"--parents", "--target-directory=" + folder}, files...)...))
 	return folder
 }

@@ -235,8 +235,8 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	calls := metric(t, "invoice-app", "provider_payments_total", "outcome")
 	stop := payWithoutPause(t)
 	inside := newCaller(t)
-	publish := func() string { return mustRun(t, command(t, "dev/publish-keys.sh", kubeContext)) }
-	t.Cleanup(func() { _ = exec.Command(repository+"/dev/publish-keys.sh", kubeContext).Run() }) // after t.Context is done
+	publish := func() string { return mustRun(t, command(t, "workspace/run", "publish-keys", kubeContext)) }
+	t.Cleanup(func() { _ = exec.Command(repository+"/workspace/run", "publish-keys", kubeContext).Run() }) // after t.Context is done
 
 	key := newKey(t, "test")
 	issued := jwt.NewNumericDate(time.Now())

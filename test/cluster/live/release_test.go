@@ -25,7 +25,7 @@ import (
 func TestRelease(t *testing.T) {
 	releases := registry(t) + "/release"
 	copied := copyOf(t, "k8s")
-	release := command(t, "dev/release.sh", releases)
+	release := command(t, "workspace/run", "release", releases)
 	release.Dir = copied
 	release.Env = append(os.Environ(), "GOARCH="+runtime.GOARCH) // as what runs here
 	mustRun(t, release)

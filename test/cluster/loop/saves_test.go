@@ -82,7 +82,7 @@ func TestSaves(t *testing.T) {
 		}
 		s.saveVersion(paymentProvider, "alone")
 		s.awaitVersion(paymentProvider, 3, "alone")
-		assert.NotContains(s, s.log.since(n), "dev/build-live.sh invoice-app")
+		assert.NotContains(s, s.log.since(n), "build-live invoice-app")
 		assert.Equal(s, before, s.processes(invoiceApp))
 	})
 

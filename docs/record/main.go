@@ -1,7 +1,7 @@
 // record draws the first minute of a newcomer: it runs the README's commands in a fresh clone, in two
 // terminals, and writes what they print, when they print it, as an animated SVG.
 //
-// usage: go run ./dev/record FILE     (make record)
+// usage: go run ./docs/record FILE     (make record)
 package main
 
 import (
@@ -35,7 +35,7 @@ var commands = []string{
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) != 2 {
-		log.Fatal("usage: go run ./dev/record FILE")
+		log.Fatal("usage: go run ./docs/record FILE")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"example.com/invoices/workspace/button"
+	"example.com/invoices/workspace/kubectl"
+)
+
+func (w *workspace) buttonCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "button ACTION CONTEXT URL",
+		Short: "Do what a button of tilt up says",
+		Long: `Does one of these to the cluster that kubectl knows as CONTEXT, whose invoice-app answers at URL:
+
+  pay-all       pay every unpaid invoice
+  add-invoices  add 1,000 unpaid invoices
+  reset-data    forget every invoice and every payment
+  kill-pod      delete a pod of invoice-app`,
+		Args: arguments(3, 3),
+		RunE: func(command *cobra.Command, args []string) error {
+			board := button.Board{
+				Cluster: kubectl.Context(args[1]), URL: args[2],
+				Out: command.OutOrStdout(), Answers: command.ErrOrStderr(),
+			}
+			found, err := board.Press(command.Context(), args[0])
+			if !found {
+				return usageError{command, fmt.Errorf("there is no button %s", args[0])}
+			}
+			return err
+		},
+	}
+}

@@ -1,0 +1,63 @@
+package credentials
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os/exec"
+
+	"example.com/invoices/workspace/kubectl"
+	"example.com/invoices/workspace/process"
+)
+
+// PublishKeys copies the public keys with which the cluster signs ServiceAccounts' tokens to the ConfigMap
+// caller-keys in the namespace payments, with which payment-provider verifies its callers.
+func PublishKeys(ctx context.Context, out io.Writer, cluster kubectl.Context) error {
+	keys, err := process.Output(cluster.Command(ctx, "get", "--raw", "/openid/v1/jwks"))
+	if err != nil {
+		return err
+	}
+	if !hasKey(keys) {
+		return fmt.Errorf("%s answers /openid/v1/jwks without a key, so what is published stays as it is: %s", cluster, keys)
+	}
+	apply, err := cluster.Send(ctx, map[string]any{
+		"apiVersion": "v1",
+		"kind":       "ConfigMap",
+		"metadata": map[string]any{
+			"name": "caller-keys", "namespace": "payments", "labels": labels("payment-provider"),
+		},
+		"data": map[string]any{"jwks.json": keys},
+	}, "apply", "--server-side", "--force-conflicts", "--field-manager=publish-keys")
+	if err != nil {
+		return err
+	}
+	return say(out, apply)
+}
+
+// hasKey tells whether text is a JSON Web Key Set with a key in it that a token can name.
+func hasKey(text string) bool {
+	var set struct {
+		Keys []struct {
+			ID string `json:"kid"`
+		} `json:"keys"`
+	}
+	if json.Unmarshal([]byte(text), &set) != nil {
+		return false
+	}
+	for _, key := range set.Keys {
+		if key.ID != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// say runs a command and passes on what it says that it has done.
+func say(out io.Writer, command *exec.Cmd) error {
+	said, err := process.Output(command)
+	if err == nil {
+		fmt.Fprintln(out, said)
+	}
+	return err
+}

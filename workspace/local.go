@@ -1,0 +1,62 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"example.com/invoices/workspace/local"
+)
+
+func (w *workspace) runCommand() *cobra.Command {
+	reset := false
+	command := &cobra.Command{
+		Use:   "run",
+		Short: "Run both services on this machine (make run, make reset)",
+		Long: `Builds invoice-app and payment-provider and runs both, with their data in data/, until Ctrl-C. The next run
+remembers.
+
+  INVOICE_APP_PORT        port of invoice-app on localhost (default 8081)
+  PAYMENT_PROVIDER_PORT   port of payment-provider on localhost (default 8082)`,
+		Args: arguments(0, 0),
+		RunE: func(command *cobra.Command, _ []string) error {
+			program, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			services := local.Services{
+				Programs:            w.Build("bin"),
+				InvoiceAppPort:      cmp.Or(os.Getenv("INVOICE_APP_PORT"), "8081"),
+				PaymentProviderPort: cmp.Or(os.Getenv("PAYMENT_PROVIDER_PORT"), "8082"),
+				Out:                 command.OutOrStdout(),
+				Minder:              []string{program, "mind"},
+				WithParent:          os.Getenv("MAKELEVEL") != "", // make is what is killed, by somebody who means make run
+			}
+			if reset {
+				return services.Reset()
+			}
+			return services.Run(command.Context())
+		},
+	}
+	command.Flags().BoolVar(&reset, "reset", false, "forget: delete data/, and do not run")
+	return command
+}
+
+func (w *workspace) mindCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "mind PROGRAM",
+		Short:  "Run a program until standard input ends",
+		Hidden: true,
+		Args:   arguments(1, 1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			code, err := local.Mind(args[0])
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			os.Exit(code)
+			return nil
+		},
+	}
+}

@@ -1,0 +1,180 @@
+// Package local runs both services on this machine, without a cluster.
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"example.com/invoices/workspace/process"
+)
+
+// Services are both services of a clone, which is the working folder. What they keep is in data/.
+type Services struct {
+	Programs                            string // the folder that they are built into
+	InvoiceAppPort, PaymentProviderPort string
+	Out                                 io.Writer
+	Minder                              []string // the words that start Mind, in a process of its own
+	WithParent                          bool     // they end with the process that has started this one
+}
+
+// Reset deletes what the services keep.
+func (s Services) Reset() error {
+	lock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := os.RemoveAll("data"); err != nil {
+		return err
+	}
+	fmt.Fprintln(s.Out, "data/ is deleted; make run starts over")
+	return nil
+}
+
+// Run builds the services and runs them until ctx is done.
+func (s Services) Run(ctx context.Context) error {
+	lock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	for _, port := range []struct{ variable, value string }{
+		{"INVOICE_APP_PORT", s.InvoiceAppPort}, {"PAYMENT_PROVIDER_PORT", s.PaymentProviderPort},
+	} {
+		if err := free(port.variable, port.value); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if s.WithParent {
+		go endWithParent(ctx, os.Getppid(), cancel)
+	}
+
+	fmt.Fprintln(s.Out, "building (the first time takes a minute or two)")
+	if err := os.MkdirAll(s.Programs, 0o755); err != nil {
+		return err
+	}
+	build := process.Command(ctx, "go", "build", "-buildvcs=false", "-o", s.Programs+string(filepath.Separator),
+		"./invoice-app", "./payment-provider")
+	build.Stderr = os.Stderr
+	if err := process.Run(build); err != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+
+	ended := make(chan error, 2)
+	provider, err := s.start(ended, "payment-provider", s.PaymentProviderPort)
+	if err != nil {
+		return err
+	}
+	defer provider.Close()
+	app, err := s.start(ended, "invoice-app", s.InvoiceAppPort,
+		"PAYMENT_PROVIDER_URL=http://127.0.0.1:"+s.PaymentProviderPort, "SEED_INVOICES=true")
+	if err != nil {
+		return err
+	}
+	defer app.Close()
+	fmt.Fprintf(s.Out, `invoice-app is at http://localhost:%[1]s/invoices, payment-provider at http://localhost:%[2]s
+pay everything, from another terminal: INVOICE_APP_URL=http://localhost:%[1]s ./test.sh
+`, s.InvoiceAppPort, s.PaymentProviderPort)
+
+	left := 2
+	select {
+	case <-ended:
+		left--
+	case <-ctx.Done():
+	}
+	// Tells them to stop.
+	_ = provider.Close()
+	_ = app.Close()
+	for range left {
+		<-ended
+	}
+	if left == 1 {
+		return errors.New("one of the two ended by itself (its last lines say why), so the other was stopped, too")
+	}
+	fmt.Fprintln(s.Out, "both are stopped; data/ keeps what they know (make reset forgets it)")
+	return nil
+}
+
+// lock is for one run at a time. A service that outlives its run, if that can be, does not hold it.
+func (s Services) lock() (*process.Lock, error) {
+	lock, err := process.TryLock(filepath.Join("data", "lock"))
+	if err != nil {
+		return nil, err
+	}
+	if lock == nil {
+		return nil, errors.New("make run is running already, with this data: stop it first (Ctrl-C there)")
+	}
+	lock.KeepToSelf()
+	return lock, nil
+}
+
+// start starts a service in a process group of its own, so that Ctrl-C reaches this process alone and each service is
+// told once. It is told to end when what is returned is closed, also by the end of this process.
+func (s Services) start(ended chan<- error, name, port string, environment ...string) (io.Closer, error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer read.Close()
+	words := append(s.Minder[:len(s.Minder):len(s.Minder)], filepath.Join(s.Programs, name))
+	command := exec.Command(words[0], words[1:]...)
+	command.Stdin, command.Stdout, command.Stderr = read, os.Stdout, os.Stderr
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Env = append(os.Environ(),
+		"LISTEN_ADDR=127.0.0.1:"+port, "DATABASE_URL=sqlite:data/"+name+".db", "LOG_FORMAT=text")
+	command.Env = append(command.Env, environment...)
+	if err := command.Start(); err != nil {
+		write.Close()
+		return nil, err
+	}
+	go func() { ended <- command.Wait() }()
+	return write, nil
+}
+
+// endWithParent calls end when the process that has started this one is gone.
+func endWithParent(ctx context.Context, parent int, end func()) {
+	ticks := time.NewTicker(200 * time.Millisecond)
+	defer ticks.Stop()
+	for os.Getppid() == parent {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks.C:
+		}
+	}
+	end()
+}
+
+// free says what to do about a port that cannot be used.
+func free(variable, value string) error {
+	port, err := strconv.ParseUint(value, 10, 16)
+	if err != nil || port == 0 {
+		return fmt.Errorf("%s=%s is no port: it is a number from 1 to 65535", variable, value)
+	}
+	connection, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", value), time.Second)
+	if err != nil {
+		return nil
+	}
+	connection.Close()
+	return fmt.Errorf("port %d is taken by another program: stop that, or choose another port, as in: %s=%d make run",
+		port, variable, another(int(port)))
+}
+
+// another is a port that is easily told from a port.
+func another(port int) int {
+	if port > 55535 {
+		return port - 10000
+	}
+	return port + 10000
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"example.com/invoices/workspace/kubectl"
+	"example.com/invoices/workspace/service"
+)
+
+func (w *workspace) buildImageCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "build-image SERVICE FOLDER",
+		Short: "Build the image of a service and push it to the cluster's registry",
+		Long: `Builds the image of one service, FROM scratch with a static binary in it and nothing else, and pushes it to the
+cluster's registry. The same source gives the same digest.
+
+SERVICE is invoice-app, payment-provider or, for tilt up, supervisor. The image's full name, tagged with a hash of its
+content, is written to FOLDER/SERVICE.ref and printed. FOLDER/SERVICE keeps the program; each cluster has a FOLDER of
+its own, so that two may be deployed to at once.
+
+  EXPECTED_REGISTRY   where to push to, such as localhost:5005; Tilt sets it to the registry of its cluster
+  GOARCH              the node's architecture; where it is not set, Docker is asked`,
+		Args: arguments(2, 2),
+		RunE: func(command *cobra.Command, args []string) error {
+			if !slices.Contains(service.Names(), args[0]) {
+				return usageError{command, fmt.Errorf("SERVICE is one of %s", strings.Join(service.Names(), ", "))}
+			}
+			registry, err := expectedRegistry()
+			if err != nil {
+				return err
+			}
+			architecture, err := service.Architecture(command.Context())
+			if err != nil {
+				return err
+			}
+			image, err := service.BuildImage(command.Context(), args[0], w.file(args[1]), registry, architecture)
+			if err == nil {
+				fmt.Fprintln(command.OutOrStdout(), image.Ref)
+			}
+			return err
+		},
+	}
+}
+
+func (w *workspace) pushImageCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "push-image IMAGE NAME FOLDER",
+		Short: "Push an image that Docker has to the cluster's registry",
+		Long: `Pushes IMAGE, which Docker has, as NAME to the cluster's registry. The full name, tagged with a hash of the
+image's content, is written to FOLDER/NAME.ref and printed.
+
+  EXPECTED_REGISTRY   where to push to, such as localhost:5005; Tilt sets it to the registry of its cluster`,
+		Args: arguments(3, 3),
+		RunE: func(command *cobra.Command, args []string) error {
+			registry, err := expectedRegistry()
+			if err != nil {
+				return err
+			}
+			ref, err := service.PushImage(command.Context(), args[0], args[1], w.file(args[2]), registry)
+			if err == nil {
+				fmt.Fprintln(command.OutOrStdout(), ref)
+			}
+			return err
+		},
+	}
+}
+
+func expectedRegistry() (string, error) {
+	if registry := os.Getenv("EXPECTED_REGISTRY"); registry != "" {
+		return registry, nil
+	}
+	return "", errors.New("EXPECTED_REGISTRY is not set: it is where to push to, such as localhost:5005; Tilt sets it")
+}
+
+func (w *workspace) buildLiveCommand() *cobra.Command {
+	live := service.Live{}
+	command := &cobra.Command{
+		Use:   "build-live [--debug] SERVICE FOLDER CONTEXT NAMESPACE",
+		Short: "Build a service into the pods that tilt up runs",
+		Long: `Builds SERVICE as FOLDER/SERVICE/SERVICE, where every pod of it sees that it is new. What has not changed is
+not replaced, and what does not compile replaces nothing. After a change of migrations the pods of NAMESPACE, in the
+cluster that kubectl knows as CONTEXT, are restarted one by one: their init container alone may change the schema.
+
+  GOARCH   the node's architecture; where it is not set, Docker is asked. The Tiltfile sets it`,
+		Args: arguments(4, 4),
+		RunE: func(command *cobra.Command, args []string) error {
+			live.Service, live.Folder, live.Namespace = args[0], w.file(args[1]), args[3]
+			live.Cluster, live.Out = kubectl.Context(args[2]), command.OutOrStdout()
+			architecture, err := service.Architecture(command.Context())
+			if err != nil {
+				return err
+			}
+			return live.Build(command.Context(), architecture)
+		},
+	}
+	command.Flags().BoolVar(&live.Debug, "debug", false,
+		"build it for a debugger, which is put beside it; every change restarts the pod")
+	return command
+}
+
+func (w *workspace) releaseCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "release REGISTRY",
+		Short: "Publish both services for production (make release REGISTRY=registry.example.com/invoices)",
+		Long: `Builds the images of both services and pushes them to REGISTRY, each with its list of parts (an SBOM:
+CycloneDX, as an OCI referrer of the image). Then writes the images' digests into
+k8s/production/kustomization.yaml, and REGISTRY as where images may come from. That file is to be committed: it is
+what runs in production.
+
+The same source, Go and GOARCH (amd64, unless it says otherwise) give the same digests. Logging in is Docker's (docker
+login, or crane auth login).`,
+		Args: arguments(1, 1),
+		RunE: func(command *cobra.Command, args []string) error {
+			if args[0] == "" { // make release without REGISTRY
+				return usageError{command, errors.New("REGISTRY is missing")}
+			}
+			return service.Release(command.Context(), command.OutOrStdout(), args[0], cmp.Or(os.Getenv("GOARCH"), "amd64"))
+		},
+	}
+}

@@ -1,0 +1,212 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/workspace/processtest"
+)
+
+var quiet = log.New(io.Discard, "", 0)
+
+// production is the overlay that there really is.
+func production(t *testing.T) string {
+	t.Helper()
+	return read(t, "../../"+overlay)
+}
+
+// sbomMaker is a go that makes SBOMs of its own, or fails to.
+func sbomMaker(t *testing.T, fails bool) (runs func() []processtest.Call) {
+	t.Helper()
+	var made []processtest.Call
+	reallyRun := reallyRun(t, "go")
+	program := processtest.Put(t, "go", func(call processtest.Call) processtest.Answer {
+		if call.Args[0] != "run" {
+			return reallyRun(call)
+		}
+		made = append(made, call)
+		if fails {
+			return processtest.Answer{Stderr: "no such module", Code: 1}
+		}
+		file := strings.TrimPrefix(call.Args[len(call.Args)-2], "-output=")
+		if err := os.WriteFile(file, []byte(`{"bomFormat": "CycloneDX"}`), 0o644); err != nil {
+			return processtest.Answer{Stderr: err.Error(), Code: 1}
+		}
+		return processtest.Answer{}
+	})
+	return func() []processtest.Call {
+		program.Calls() // for its lock
+		return made
+	}
+}
+
+func TestRelease(t *testing.T) {
+	for how, options := range map[string][]registry.Option{
+		"a registry that can be asked":    {registry.WithReferrersSupport(true)},
+		"a registry that cannot be asked": nil,
+	} {
+		t.Run(how, func(t *testing.T) {
+			address, writes := newRegistry(t, options...)
+			before := production(t)
+			clone(t)
+			write(t, overlay, before)
+			runs := sbomMaker(t, false)
+			t.Setenv("GOARCH", "arm64")
+			var out bytes.Buffer
+			require.NoError(t, Release(t.Context(), &out, address+"/invoices", "arm64"))
+			assert.Equal(t, read(t, overlay), asReleased(t, out.String(), before, address+"/invoices"))
+
+			for line := range strings.Lines(out.String()) {
+				subject, err := name.NewDigest(strings.TrimSpace(line))
+				require.NoError(t, err)
+				index, err := remote.Referrers(subject)
+				require.NoError(t, err)
+				manifest, err := index.IndexManifest()
+				require.NoError(t, err)
+				require.Len(t, manifest.Manifests, 1)
+				if options == nil { // the other one does not look at it
+					assert.Equal(t, sbomType, manifest.Manifests[0].ArtifactType)
+				}
+				sbom, err := remote.Image(subject.Digest(manifest.Manifests[0].Digest.String()))
+				require.NoError(t, err)
+				about, err := sbom.Manifest()
+				require.NoError(t, err)
+				assert.Equal(t, sbomType, about.ArtifactType)
+				assert.Equal(t, subject.DigestStr(), about.Subject.Digest.String())
+				assert.EqualValues(t, emptyType, about.Config.MediaType)
+				layers, err := sbom.Layers()
+				require.NoError(t, err)
+				require.Len(t, layers, 1)
+				content, err := layers[0].Compressed() // nothing compresses it
+				require.NoError(t, err)
+				text, err := io.ReadAll(content)
+				require.NoError(t, err)
+				assert.Equal(t, `{"bomFormat": "CycloneDX"}`, string(text))
+				image := pull(t, subject.String())
+				config, err := image.ConfigFile()
+				require.NoError(t, err)
+				assert.Equal(t, "arm64", config.Architecture)
+			}
+			calls := runs()
+			require.Len(t, calls, 2)
+			for _, call := range calls {
+				assert.Contains(t, call.Args, cycloneDX)
+				assert.Contains(t, call.Env, "GOARCH=", "it runs here, whatever the program is for")
+				assert.Subset(t, call.Args, []string{"bin", "-json", "-std", "-noserial", "-notimestamp"})
+			}
+
+			writes()
+			var again bytes.Buffer
+			require.NoError(t, Release(t.Context(), &again, address+"/invoices", "arm64"))
+			assert.Equal(t, out.String(), again.String())
+			assert.False(t, slices.ContainsFunc(writes(), func(asked string) bool {
+				return strings.Contains(asked, "/blobs/")
+			}), "everything is there")
+		})
+	}
+}
+
+// asReleased is the overlay as it should be after what a release has said.
+func asReleased(t *testing.T, said, before, registry string) string {
+	t.Helper()
+	quoted := strings.ReplaceAll(registry, ".", "[.]")
+	after := strings.ReplaceAll(before, "newName: registry.example.com/invoices/", "newName: "+registry+"/")
+	after = strings.Replace(after, "(registry[.]example[.]com/invoices/(", "("+quoted+"/(", 1)
+	lines := strings.Split(strings.TrimSpace(said), "\n")
+	require.Len(t, lines, 2)
+	for i, service := range released {
+		repository, digest, found := strings.Cut(lines[i], "@")
+		require.True(t, found)
+		assert.Equal(t, registry+"/"+service, repository)
+		old := strings.SplitN(strings.SplitN(before, "invoices/"+service+"\n    digest: ", 2)[1], "\n", 2)[0]
+		after = strings.Replace(after, old, digest, 1)
+	}
+	return after
+}
+
+// Whatever fails: the overlay says what is there.
+func TestReleaseThatFails(t *testing.T) {
+	address, _ := newRegistry(t)
+	before := production(t)
+	clone(t)
+	write(t, overlay, before)
+	t.Run("no SBOM", func(t *testing.T) {
+		sbomMaker(t, true)
+		assert.ErrorContains(t, Release(t.Context(), io.Discard, address, "amd64"), "no such module")
+	})
+	t.Run("no registry", func(t *testing.T) {
+		assert.ErrorContains(t, Release(t.Context(), io.Discard, "127.0.0.1:1", "amd64"), "push 127.0.0.1:1/invoice-app")
+	})
+	t.Run("interrupted", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		assert.ErrorIs(t, Release(ctx, io.Discard, address, "amd64"), context.Canceled)
+	})
+	t.Run("the second service does not compile", func(t *testing.T) {
+		sbomMaker(t, false)
+		write(t, "payment-provider/main.go", "this is not Go")
+		assert.ErrorContains(t, Release(t.Context(), io.Discard, address, "amd64"), "go build")
+	})
+	assert.Equal(t, before, read(t, overlay))
+}
+
+func TestOnlyItsLinesOfTheOverlayChange(t *testing.T) {
+	before := production(t)
+	digests := map[string]string{}
+	for _, service := range released {
+		digests[service] = "sha256:" + strings.Repeat(service[:1], 64)
+	}
+	after, err := withRelease([]byte(before), "registry.corp.example:5000/a/b", digests)
+	require.NoError(t, err)
+
+	var changed []string
+	lines := strings.Split(string(after), "\n")
+	for i, line := range strings.Split(before, "\n") {
+		if line != lines[i] {
+			changed = append(changed, strings.TrimSpace(lines[i]))
+		}
+	}
+	assert.Equal(t, []string{
+		"- images=^(registry[.]corp[.]example:5000/a/b/(invoice-app|payment-provider)|" +
+			"docker[.]io/library/postgres)@sha256:[0-9a-f]{64}$",
+		"newName: registry.corp.example:5000/a/b/invoice-app",
+		"digest: sha256:" + strings.Repeat("i", 64),
+		"newName: registry.corp.example:5000/a/b/payment-provider",
+		"digest: sha256:" + strings.Repeat("p", 64),
+	}, changed)
+
+	again, err := withRelease(after, "registry.corp.example:5000/a/b", digests)
+	require.NoError(t, err)
+	assert.Equal(t, string(after), string(again))
+}
+
+func TestAnOverlayThatIsNotOurs(t *testing.T) {
+	whole := production(t)
+	digests := map[string]string{"invoice-app": "sha256:1", "payment-provider": "sha256:2"}
+	for name, text := range map[string]string{
+		"no service":  strings.Replace(whole, "- name: invoice-app\n    newName", "- name: invoices\n    newName", 1),
+		"no digest":   strings.Replace(whole, "    digest: sha256:27", "    newTag: sha256:27", 1),
+		"no list":     strings.Replace(whole, "- images=^", "- image=^", 1),
+		"not YAML":    "\t" + whole,
+		"empty":       "",
+		"two of them": whole + "  - name: invoice-app\n    newName: x\n    digest: sha256:3\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NotEqual(t, whole, text)
+			_, err := withRelease([]byte(text), "registry.example.com", digests)
+			assert.Error(t, err)
+		})
+	}
+}
