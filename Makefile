@@ -83,6 +83,12 @@ test-cluster:
 test-minikube:
 	go -C test/cluster run ./run minikube kind
 
+## test-machines: deploy as an ordinary user on an odd machine, and on machines that lack something (needs root)
+.PHONY: test-machines
+test-machines:
+	workspace/run need busybox busybox-static
+	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./machines
+
 ## test-loop: run a real tilt up on the cluster CLUSTER_NAME: saves, crashes, restarts
 .PHONY: test-loop
 test-loop:

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"os/exec"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -42,6 +44,21 @@ remembers.
 	}
 	command.Flags().BoolVar(&reset, "reset", false, "forget: delete data/, and do not run")
 	return command
+}
+
+func (w *workspace) testCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                "test",
+		Short:              "Pay every unpaid invoice of a running invoice-app, and prove that they are paid (./test.sh)",
+		DisableFlagParsing: true, // they are that program's own
+		RunE: func(_ *cobra.Command, args []string) error {
+			program, err := exec.LookPath("go")
+			if err != nil {
+				return err
+			}
+			return syscall.Exec(program, append([]string{"go", "run", "./test/payall"}, args...), os.Environ())
+		},
+	}
 }
 
 func (w *workspace) mindCommand() *cobra.Command {

@@ -91,7 +91,7 @@ func (w *workspace) commands() []*cobra.Command {
 		w.doctorCommand(),
 		w.buildImageCommand(), w.pushImageCommand(), w.buildLiveCommand(), w.releaseCommand(),
 		w.makeKubeconfigCommand(), w.makePasswordsCommand(), w.publishKeysCommand(),
-		w.buttonCommand(), w.runCommand(), w.mindCommand(), w.reachesCommand(),
+		w.buttonCommand(), w.runCommand(), w.testCommand(), w.mindCommand(), w.reachesCommand(),
 	}
 }
 

@@ -29,7 +29,7 @@ Sets up a cluster of its own name and ports with ./deploy.sh, made with PRODUCT 
 test/cluster/live, a few of test/cluster/mutants and test/cluster/loop on it, removes it and checks that nothing is
 left: containers, volumes, networks, image tags, contexts. All the while there is a cluster that is not its own, made
 by hand with the same product and stopped, which must stay as it is. One made with OTHER, if that is named, comes and
-goes beside it, --short.
+goes beside it, --short. Then come test/cluster/machines.
 
   --short   of live: six pods Ready, paying from outside, the network's edges, stopping and starting, deploying again;
             of loop: a save that becomes live; no mutants
@@ -144,7 +144,10 @@ func (r *run) test() error {
 	if err := r.goTest(loop...); err != nil {
 		return err
 	}
-	return r.goTest("./teardown")
+	if err := r.goTest("./teardown"); err != nil || r.short {
+		return err
+	}
+	return r.do("make", "test-machines")
 }
 
 // clean removes both clusters.

@@ -1,0 +1,393 @@
+// Package machines tests that the workspace works on machines that are not like its makers': as an ordinary user, in a
+// folder with an odd name, without GNU's tools, behind a proxy. Each test works in a clone of its own. They run as
+// root, and make the users that they need.
+package machines
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	repository = "../../.."
+	invoiceApp = "38081" // ports that no other test has
+	registry   = "35005"
+)
+
+// machine is a clone, and the user and the environment in which its scripts are run.
+type machine struct {
+	*testing.T
+	clone   string
+	home    string
+	user    *syscall.Credential // nil is who runs the test
+	env     []string
+	bin     string // the one folder of PATH, if the machine has no other
+	workdir string
+}
+
+// newMachine is one whose user has a name, and is in these groups; without a name it is who runs the test.
+func newMachine(t *testing.T, folder, name string, groups ...string) *machine {
+	t.Helper()
+	base := t.TempDir()
+	m := &machine{T: t, clone: filepath.Join(base, folder, "invoices"), home: filepath.Join(base, "home")}
+	require.NoError(t, os.Mkdir(m.home, 0o700))
+	m.cloneRepository(base)
+	m.env = []string{"HOME=" + m.home, "LANG=C.UTF-8", "TERM=dumb"}
+	if name != "" {
+		m.user = ordinaryUser(t, name, groups...)
+		m.own(base)
+	}
+	// What Go is told about where modules are is this machine's matter.
+	for _, variable := range []string{"GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GONOPROXY"} {
+		value, err := exec.Command("go", "env", variable).Output()
+		require.NoError(t, err)
+		m.set(variable, strings.TrimSpace(string(value)))
+	}
+	m.set("PATH", os.Getenv("PATH"))
+	return m
+}
+
+// set sets a variable for all that is run from now on.
+func (m *machine) set(name, value string) { m.env = append(m.env, name+"="+value) }
+
+// cloneRepository clones this checkout as it is, as on Windows, and without what was never committed.
+func (m *machine) cloneRepository(base string) {
+	origin := filepath.Join(base, "origin")
+	list := exec.Command("git", "-C", repository, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	names, err := list.Output()
+	require.NoError(m, err)
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		from, to := filepath.Join(repository, name), filepath.Join(origin, name)
+		info, err := os.Stat(from)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted, and not committed yet
+		}
+		require.NoError(m, err)
+		data, err := os.ReadFile(from)
+		require.NoError(m, err)
+		require.NoError(m, os.MkdirAll(filepath.Dir(to), 0o755))
+		require.NoError(m, os.WriteFile(to, data, info.Mode()))
+	}
+	for _, args := range [][]string{
+		{"-C", origin, "init", "--quiet"},
+		{"-C", origin, "add", "--all", "--force"},
+		{"-C", origin, "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now"},
+		{"clone", "--quiet", "--config", "core.autocrlf=true", origin, m.clone},
+	} {
+		said, err := exec.Command("git", args...).CombinedOutput()
+		require.NoError(m, err, "%s", said)
+	}
+}
+
+// ordinaryUser makes a user of this machine, who goes away with the test.
+func ordinaryUser(t *testing.T, name string, groups ...string) *syscall.Credential {
+	t.Helper()
+	require.Zero(t, os.Getuid(), "this test makes users: run it as root")
+	sh := func(args ...string) {
+		said, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		require.NoError(t, err, "%v: %s", args, said)
+	}
+	if _, err := user.Lookup(name); err == nil { // of a run that was interrupted
+		sh("userdel", name)
+	}
+	sh("useradd", "--no-create-home", "--shell", "/bin/sh", "--groups", strings.Join(groups, ","), name)
+	t.Cleanup(func() { _ = exec.Command("userdel", name).Run() })
+	found, err := user.Lookup(name)
+	require.NoError(t, err)
+	number := func(text string) uint32 {
+		n, err := strconv.ParseUint(text, 10, 32)
+		require.NoError(t, err)
+		return uint32(n)
+	}
+	credential := &syscall.Credential{Uid: number(found.Uid), Gid: number(found.Gid)}
+	ids, err := found.GroupIds()
+	require.NoError(t, err)
+	for _, id := range ids {
+		credential.Groups = append(credential.Groups, number(id))
+	}
+	return credential
+}
+
+// own gives a folder and all that is in it to the machine's user.
+func (m *machine) own(folder string) {
+	require.NoError(m, filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, int(m.user.Uid), int(m.user.Gid))
+	}))
+	// The folders above are the test's, and anybody may go through them.
+	for parent := filepath.Dir(folder); parent != filepath.Dir(os.TempDir()) && parent != "/"; parent = filepath.Dir(parent) {
+		info, err := os.Stat(parent)
+		require.NoError(m, err)
+		require.NoError(m, os.Chmod(parent, info.Mode()|0o011))
+	}
+}
+
+// command prepares a command line of sh in the clone.
+func (m *machine) command(ctx context.Context, line string) *exec.Cmd {
+	command := exec.CommandContext(ctx, "/bin/sh", "-c", line)
+	command.Dir = filepath.Join(m.clone, m.workdir)
+	command.Env = m.env
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: m.user}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGTERM) }
+	command.WaitDelay = time.Minute
+	return command
+}
+
+// says runs a command line that is to end well, and returns what it says.
+func (m *machine) says(line string) string {
+	m.Helper()
+	said, err := m.command(m.Context(), line).CombinedOutput()
+	require.NoError(m, err, "%s:\n%s", line, said)
+	return string(said)
+}
+
+// refuses runs a command line that is to fail, and returns what it says.
+func (m *machine) refuses(line string) string {
+	m.Helper()
+	said, err := m.command(m.Context(), line).CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(m, err, &exit, "%s:\n%s", line, said)
+	return string(said)
+}
+
+// onlyWith lets PATH hold nothing but busybox's applets, git, docker, make, and these programs.
+func (m *machine) onlyWith(programs ...string) {
+	m.Helper()
+	said, err := exec.Command("go", "-C", repository, "env", "GOROOT").Output()
+	require.NoError(m, err)
+	m.bin = filepath.Join(m.TempDir(), "bin")
+	require.NoError(m, os.Mkdir(m.bin, 0o755))
+	busybox, err := exec.LookPath("busybox")
+	require.NoError(m, err, "make test-machines installs it")
+	applets, err := exec.Command(busybox, "--list").Output()
+	require.NoError(m, err)
+	for applet := range strings.FieldsSeq(string(applets)) {
+		require.NoError(m, os.Symlink(busybox, filepath.Join(m.bin, applet)))
+	}
+	for _, program := range append([]string{"git", "docker", "make"}, programs...) {
+		path, err := exec.LookPath(program)
+		require.NoError(m, err)
+		m.copy(path, program)
+	}
+	require.NoError(m, os.Symlink(filepath.Join(strings.TrimSpace(string(said)), "bin/go"), filepath.Join(m.bin, "go")))
+	m.own(filepath.Dir(m.bin))
+	m.set("PATH", m.bin)
+}
+
+// copy puts a program into the folder of PATH: where it is, the user may not look.
+func (m *machine) copy(from, name string) {
+	data, err := os.ReadFile(from)
+	require.NoError(m, err)
+	to := filepath.Join(m.bin, name)
+	_ = os.Remove(to) // busybox may have one of that name
+	require.NoError(m, os.WriteFile(to, data, 0o755))
+}
+
+func get(t *testing.T, url string) (status int, body string) {
+	t.Helper()
+	response, err := http.Get(url)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return response.StatusCode, string(data)
+}
+
+// TestAnOrdinaryUserOnAnOddMachine does what the README says as a user who is not root: in group docker, with umask 077,
+// a clone whose path needs quoting and has CRLF turned on, a cache elsewhere, no GNU tools, a go.work above the clone, an old
+// kustomize first on PATH, a proxy that nothing is to be asked of, and a credential helper that is not there.
+func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
+	m := newMachine(t, "Zoë's R&D | a b", "invoices-user", "docker")
+	m.onlyWith("tilt", "ctlptl", "kind", "kubectl")
+	m.copy("/bin/false", "kustomize")
+	odd := filepath.Dir(m.clone)
+	require.NoError(t, os.WriteFile(filepath.Join(odd, "go.work"), []byte("go 1.26\n\nuse ./no-such-folder\n"), 0o644))
+	docker := filepath.Join(odd, "docker config")
+	require.NoError(t, os.Mkdir(docker, 0o755))
+	const nobody = "http://127.0.0.1:9" // nothing listens there
+	require.NoError(t, os.WriteFile(filepath.Join(docker, "config.json"), fmt.Appendf(nil,
+		`{"credsStore": "not-there", "proxies": {"default": {"httpProxy": %q, "httpsProxy": %[1]q}}}`, nobody), 0o644))
+	cache := filepath.Join(odd, "a cache")
+	for name, value := range map[string]string{
+		"XDG_CACHE_HOME": cache, "DOCKER_CONFIG": docker, "GOFLAGS": "-buildvcs=auto",
+		"HTTP_PROXY": nobody, "HTTPS_PROXY": nobody, "NO_PROXY": strings.Join(moduleHosts(m), ","),
+		"CLUSTER_NAME": "invoices-machine", "INVOICE_APP_PORT": invoiceApp, "REGISTRY_PORT": registry,
+	} {
+		m.set(name, value)
+	}
+	m.own(filepath.Dir(odd))
+	destroy := func() {
+		command := m.command(context.Background(), "./deploy.sh --destroy")
+		said, err := command.CombinedOutput()
+		assert.NoError(t, err, "%s", said)
+	}
+	t.Cleanup(destroy)
+
+	said := m.says("umask 077; ./deploy.sh")
+	assert.Contains(t, said, `names "credsStore": "not-there"`, "it is told at the start")
+	status, list := get(t, "http://localhost:"+invoiceApp+"/invoices")
+	require.Equal(t, http.StatusOK, status)
+	var invoices []struct{ IsPaid bool }
+	require.NoError(t, json.Unmarshal([]byte(list), &invoices))
+	require.NotEmpty(t, invoices)
+	for _, invoice := range invoices {
+		assert.True(t, invoice.IsPaid, "deploying ends with test.sh")
+	}
+
+	t.Run("what is private stays so", func(t *testing.T) {
+		kubeconfigs, err := filepath.Glob(filepath.Join(m.clone, ".build/kubeconfig/invoices-machine/*"))
+		require.NoError(t, err)
+		require.Len(t, kubeconfigs, 2)
+		for _, kubeconfig := range kubeconfigs {
+			info, err := os.Stat(kubeconfig)
+			require.NoError(t, err)
+			assert.Equal(t, fs.FileMode(0o600), info.Mode().Perm())
+		}
+	})
+	t.Run("nothing is somebody else's", func(t *testing.T) {
+		require.NoError(t, filepath.WalkDir(odd, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := entry.Info()
+			if err == nil {
+				assert.Equal(t, m.user.Uid, info.Sys().(*syscall.Stat_t).Uid, path)
+			}
+			return err
+		}))
+	})
+	t.Run("test.sh", func(t *testing.T) {
+		assert.Contains(t, m.says("INVOICE_APP_URL=http://localhost:"+invoiceApp+" ./test.sh"), "passed: ")
+	})
+	t.Run("the node asks no proxy for what is inside", func(t *testing.T) {
+		said, err := exec.Command("docker", "exec", "invoices-machine-control-plane", "printenv", "NO_PROXY").Output()
+		require.NoError(t, err)
+		for _, name := range []string{"invoices-machine-registry", "invoices-machine-control-plane", "localhost"} {
+			assert.Contains(t, strings.Split(strings.TrimSpace(string(said)), ","), name)
+		}
+	})
+	t.Run("the folder of tilt up was removed", func(t *testing.T) {
+		require.NoError(t, os.RemoveAll(filepath.Join(m.clone, ".build/live")))
+		assert.Contains(t, m.refuses("workspace/run describe --live"), "./deploy.sh mends it, and loses nothing")
+		assert.Contains(t, m.says("./deploy.sh"), "it starts again")
+		m.says("workspace/run describe --live")
+		_, after := get(t, "http://localhost:"+invoiceApp+"/invoices")
+		assert.GreaterOrEqual(t, strings.Count(after, `"IsPaid":true`), len(invoices), "nothing is lost")
+	})
+	t.Run("make run", func(t *testing.T) { makeRun(m) })
+}
+
+// moduleHosts are where Go gets modules from: the proxy of this test stands in for none of them.
+func moduleHosts(m *machine) (hosts []string) {
+	said, err := exec.Command("go", "env", "GOPROXY").Output()
+	require.NoError(m, err)
+	for address := range strings.FieldsFuncSeq(string(said), func(r rune) bool { return strings.ContainsRune(",| \n", r) }) {
+		_, host, found := strings.Cut(address, "://")
+		if found {
+			host, _, _ = strings.Cut(host, "/")
+			hosts = append(hosts, host)
+		}
+	}
+	return append(hosts, "sum.golang.org", "storage.googleapis.com")
+}
+
+// makeRun runs both services as make run does, lists, and ends them.
+func makeRun(m *machine) {
+	m.Helper()
+	ctx, stop := context.WithCancel(m.Context())
+	defer stop()
+	command := m.command(ctx, "INVOICE_APP_PORT=38083 PAYMENT_PROVIDER_PORT=38084 exec make run")
+	var said strings.Builder
+	command.Stdout, command.Stderr = &said, &said
+	require.NoError(m, command.Start())
+	done := make(chan error, 1)
+	go func() { done <- command.Wait() }()
+	require.Eventually(m, func() bool {
+		response, err := http.Get("http://localhost:38083/invoices")
+		if err != nil {
+			return false
+		}
+		defer response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	}, 10*time.Minute, 200*time.Millisecond)
+	assert.Contains(m, m.says("INVOICE_APP_URL=http://localhost:38083 ./test.sh"), "passed: ")
+	stop()
+	<-done
+	assert.Contains(m, said.String(), "both are stopped; data/ keeps what they know")
+}
+
+func TestWhoMayNotUseDockerIsToldHow(t *testing.T) {
+	m := newMachine(t, "clone", "invoices-nobody")
+	for _, line := range []string{"./deploy.sh", "workspace/run doctor"} {
+		assert.Contains(t, m.refuses(line), `sudo usermod --append --groups docker "$USER"`)
+	}
+}
+
+// Somebody who may write nothing at home reads the help. So does one whose sh is busybox's.
+func TestHelpWithAHomeThatIsReadOnly(t *testing.T) {
+	m := newMachine(t, "clone", "invoices-reader")
+	require.NoError(t, os.Chown(m.home, 0, 0))
+	require.NoError(t, os.Chmod(m.home, 0o555))
+	for _, line := range []string{
+		"./deploy.sh --help", "./test.sh --help", "workspace/run --help", "make help",
+		"busybox sh ./deploy.sh --help", "busybox sh ./test.sh --help",
+	} {
+		assert.Regexp(t, `(?i)usage|make run`, m.says(line), line)
+	}
+}
+
+// A clone that another user owns, as in a dev container: git refuses to look at it, and Go need not ask git.
+func TestACloneOfAnotherUser(t *testing.T) {
+	m := newMachine(t, "clone", "")
+	require.NoError(t, filepath.WalkDir(m.clone, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, 65534, 65534)
+	}))
+	m.set("GOFLAGS", "-buildvcs=auto")
+	for _, cache := range []string{"GOCACHE", "GOMODCACHE"} { // as who runs this test has them
+		value, err := exec.Command("go", "env", cache).Output()
+		require.NoError(t, err)
+		m.set(cache, strings.TrimSpace(string(value)))
+	}
+	require.Contains(t, m.refuses("git status"), "dubious ownership")
+	makeRun(m)
+}
+
+func TestAGoThatIsTooOldIsSaidSo(t *testing.T) {
+	m := newMachine(t, "clone", "")
+	module := filepath.Join(m.clone, "workspace/go.mod")
+	data, err := os.ReadFile(module)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(module, []byte(strings.Replace(string(data), "\ngo 1.", "\ngo 1.9", 1)), 0o644))
+	m.set("GOTOOLCHAIN", "local")
+	said := m.refuses("./deploy.sh")
+	assert.Regexp(t, `requires go >= 1\.9\S+ \(running go 1\.\S+; GOTOOLCHAIN=local\)`, said)
+	assert.LessOrEqual(t, strings.Count(said, "\n"), 2, said)
+}
+
+func TestADockerThatIsNotThereIsSaidSo(t *testing.T) {
+	m := newMachine(t, "clone", "")
+	m.set("DOCKER_HOST", "tcp://127.0.0.1:9")
+	assert.Contains(t, m.refuses("./deploy.sh"), "Docker does not answer. Is it installed, running")
+}
