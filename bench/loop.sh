@@ -31,7 +31,7 @@ trap clean EXIT
 PATH=$(cluster/tools):$PATH
 echo "compiling skaffold, once ..."
 mkdir -p .build/bench
-go -C bench/skaffold/tool build -trimpath -ldflags='-s -w' -o ../../../.build/bench/skaffold github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold
+GOWORK=off go -C tools/skaffold build -trimpath -buildvcs=false -ldflags='-s -w' -o ../../.build/bench/skaffold github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold
 CGO_ENABLED=0 GOOS=linux go -C bench build -trimpath -o ../.build/bench/watcher ./watcher
 PATH=$PWD/.build/bench:$PATH
 go -C bench run ./loop -edits "${EDITS:-15}" -cluster "$CLUSTER" -context "$CONTEXT" -node "$NODE" \

@@ -28,7 +28,7 @@ mkdir -p "${binary%/*}"
 flags=(-ldflags='-s -w')
 if [[ $debug ]]; then
 	flags=(-gcflags='example.com/invoices/...=-N -l') # our own code as it is written
-	CGO_ENABLED=0 GOOS=linux go -C dev/debugger build -trimpath -ldflags='-s -w' -o "${binary%/*}/dlv" github.com/go-delve/delve/cmd/dlv
+	CGO_ENABLED=0 GOOS=linux GOWORK=off go -C tools/delve build -trimpath -buildvcs=false -ldflags='-s -w' -o "${binary%/*}/dlv" github.com/go-delve/delve/cmd/dlv
 fi
 # From a copy, in which nothing is saved meanwhile: Go looks up what it has compiled by what a file held
 # when the build began. A save before the file is compiled would be kept under the old content's name,

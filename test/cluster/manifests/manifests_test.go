@@ -146,7 +146,7 @@ func podSecurity(t *testing.T, objects []runtime.Object) {
 
 // kubeScore runs the command, which has a module of its own.
 func kubeScore(t *testing.T, documents [][]byte) {
-	command := exec.Command("go", "-C", "../kube-score", "tool", "kube-score", "score",
+	command := exec.Command("go", "-C", "../../../tools/kube-score", "tool", "kube-score", "score",
 		"--kubernetes-version="+kubernetesVersion, "--exit-one-on-warning", "--output-format=ci",
 		// It wants Always, with which no pod restarts while the registry is down. Our images are named by
 		// a digest, or by a tag that is a hash of their content.

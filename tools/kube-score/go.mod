@@ -1,5 +1,5 @@
 // kube-score by itself: it still needs API versions that the other module's k8s.io/api has dropped.
-module example.com/invoices/test/cluster/kube-score
+module example.com/invoices/tools/kube-score
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-module example.com/invoices/dev/debugger
+module example.com/invoices/tools/delve
 
 go 1.26.0
 

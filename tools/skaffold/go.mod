@@ -1,4 +1,4 @@
-module example.com/invoices/bench/skaffold
+module example.com/invoices/tools/skaffold
 
 go 1.26.4
 
