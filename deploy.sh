@@ -160,11 +160,11 @@ elif [ -n "$used" ]; then
 fi
 
 # The teams' certificates are made with it: to miss it now is better than after minutes of building.
-dev/need.sh openssl openssl
-run cluster/tools "${TOOLS[@]}" >/dev/null
+workspace/run need openssl openssl
+run workspace/run tools "${TOOLS[@]}" >/dev/null
 PATH=$CACHE_DIR/bin:$PATH
-run cluster/images "$images"
-run cluster/privileged install
+run workspace/run images ${images:+"$images"}
+run workspace/run privileged install
 
 # is_newest CONTAINER IMAGE: it runs the image that the tag is now.
 is_newest() { [ "$(docker container inspect --format '{{.Image}}' "$1")" = "$(docker image inspect --format '{{.Id}}' "$2")" ]; }
@@ -261,7 +261,7 @@ fi
 
 say "
 invoice-app answers at http://localhost:$INVOICE_APP_PORT, payment-provider inside the cluster only. Next:
-  export PATH=\"\$(cluster/tools):\$PATH\"
+  export PATH=\"\$(workspace/run tools):\$PATH\"
   kubectl --context $CONTEXT get pods --all-namespaces
   kubectl --kubeconfig $KUBECONFIGS/team-payments get pods       as that team, with its rights only
   ${NAMED}tilt up --context $CONTEXT       the same, live

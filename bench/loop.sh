@@ -28,7 +28,7 @@ clean() {
 }
 trap clean EXIT
 ./deploy.sh
-PATH=$(cluster/tools):$PATH
+PATH=$(workspace/run tools):$PATH
 echo "compiling skaffold, once ..."
 mkdir -p .build/bench
 GOWORK=off go -C tools/skaffold build -trimpath -buildvcs=false -ldflags='-s -w' -o ../../.build/bench/skaffold github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold

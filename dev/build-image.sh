@@ -41,7 +41,7 @@ crane() {
 	if type -P crane >/dev/null; then
 		command crane "$@"
 	else
-		go -C cluster tool crane "$@"
+		go -C tools/cluster tool crane "$@"
 	fi
 }
 

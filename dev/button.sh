@@ -37,7 +37,7 @@ post() {
 
 case $action in
 pay-all)
-	dev/need.sh curl curl
+	workspace/run need curl curl
 	status=202
 	while [[ $status == 202 ]]; do # it takes long: the next call waits for its end
 		status=$(post /invoices/pay </dev/null)
@@ -45,7 +45,7 @@ pay-all)
 	echo "all are settled"
 	;;
 add-invoices)
-	dev/need.sh curl curl
+	workspace/run need curl curl
 	unique=$(date +%s)-$$-$RANDOM # twice within a second, from two pages at once
 	for ((i = 1; i <= 1000; i++)); do
 		printf '{"InvoiceId": "%s-%d", "Value": %d.%02d, "Currency": "EUR"},\n' "$unique" "$i" "$i" "$((i % 100))"

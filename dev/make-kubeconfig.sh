@@ -16,7 +16,7 @@ set -o errexit -o nounset -o pipefail
 . "$(dirname "$0")/usage.sh"
 arguments 3 5 "$@"
 context=$1 file=$2 user=$3 group=${4-} namespace=${5-default}
-"$(dirname "$0")/need.sh" openssl openssl
+"$(dirname "$0")/../workspace/run" need openssl openssl
 umask 077
 
 # target KUBECTL-FLAG: which cluster and namespace kubectl works in with it.

@@ -59,13 +59,18 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Chdir(found.Root); err != nil {
-		return err
-	}
 	w := &workspace{
 		Paths:   found,
 		console: &process.Console{Out: os.Stderr, Logs: found.Logs(), Every: 20 * time.Second},
 		cwd:     cwd,
+	}
+	if list := os.Getenv("IMAGE_LIST"); list != "" {
+		if err := os.Setenv("IMAGE_LIST", w.file(list)); err != nil {
+			return err
+		}
+	}
+	if err := os.Chdir(found.Root); err != nil {
+		return err
 	}
 	root := &cobra.Command{
 		Use:               "workspace/run",
@@ -80,7 +85,12 @@ func run(ctx context.Context) error {
 }
 
 func (w *workspace) commands() []*cobra.Command {
-	return nil
+	return []*cobra.Command{
+		w.toolsCommand(),
+		w.imagesCommand(),
+		w.privilegedCommand(),
+		w.needCommand(),
+	}
 }
 
 // usageError is a call that the command does not understand.

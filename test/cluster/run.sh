@@ -74,12 +74,12 @@ clean() {
 
 clean # what an interrupted run may have left
 for product in $CLUSTER_PRODUCT $other; do
-	CLUSTER_PRODUCT=$product cluster/images # these stay, for the next time
+	CLUSTER_PRODUCT=$product workspace/run images # these stay, for the next time
 done
-PATH=$(cluster/tools "${TOOLS[@]}"):$PATH
+PATH=$(workspace/run tools "${TOOLS[@]}"):$PATH
 # As on a new machine, unless something that is there needs it.
-[[ $(id -u) != 0 || $(docker ps --all --quiet) ]] || cluster/privileged remove
-cluster/privileged install
+[[ $(id -u) != 0 || $(docker ps --all --quiet) ]] || workspace/run privileged remove
+workspace/run privileged install
 trap clean EXIT
 step "a cluster that is not ours, beside it" neighbour writing_kubeconfig make_neighbour
 BEFORE=$(test/cluster/inventory.sh)
@@ -100,7 +100,7 @@ if [[ $other ]]; then
 		test/cluster/run.sh --short "$other"
 	diff <(echo "$before") <(pods) || fail "cluster $CLUSTER is not as it was before the other came and went"
 fi
-[[ $short ]] || dev/need.sh chromium chromium
+[[ $short ]] || workspace/run need chromium chromium
 go_test "${loop[@]}" ./loop
 go_test ./teardown
 trap - EXIT

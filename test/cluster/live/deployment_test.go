@@ -155,7 +155,7 @@ func copyOf(t *testing.T, more ...string) string {
 	t.Helper()
 	folder := t.TempDir()
 	files := strings.Fields(mustRun(t, command(t, "git", append([]string{"ls-files", "--cached", "--others", "--exclude-standard",
-		"invoice-app", "payment-provider", "internal", "dev", "cluster/go.mod", "cluster/go.sum", "go.mod", "go.sum"}, more...)...)))
+		"invoice-app", "payment-provider", "internal", "dev", "tools/cluster/go.mod", "tools/cluster/go.sum", "go.mod", "go.sum"}, more...)...)))
 	mustRun(t, command(t, "cp", append([]string{"--parents", "--target-directory=" + folder}, files...)...))
 	return folder
 }

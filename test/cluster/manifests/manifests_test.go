@@ -205,9 +205,9 @@ func admission(t *testing.T, overlay string, objects []runtime.Object) {
 	}
 }
 
-// What production runs is named by digest, and the database is the one in cluster/images.txt.
+// What production runs is named by digest, and the database is the one in workspace/images/images.txt.
 func TestProductionNamesDigests(t *testing.T) {
-	list, err := os.ReadFile("../../../cluster/images.txt")
+	list, err := os.ReadFile("../../../workspace/images/images.txt")
 	require.NoError(t, err)
 	found := images(decodeStrictly(t, build(t, filepath.Join(folder, "production"))))
 	require.Len(t, found, 8, "four workloads, each with an init container")
