@@ -69,6 +69,10 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
+	// Where Debian has programs for root, which are not on everybody's PATH: apt needs some, and so does building images.
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
+		return err
+	}
 	if err := os.Chdir(found.Root); err != nil {
 		return err
 	}

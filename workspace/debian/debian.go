@@ -69,18 +69,13 @@ func (s system) can() bool {
 	return err == nil && s.root
 }
 
-// has tells whether a program is there. PostgreSQL's are not on PATH where Debian installs them, and those of
-// /usr/sbin are not on everybody's.
+// has tells whether a program is there. PostgreSQL's are not on PATH where Debian installs them.
 func has(program string) bool {
 	if _, err := exec.LookPath(program); err == nil {
 		return true
 	}
-	for _, pattern := range []string{"/usr/sbin/", "/usr/lib/postgresql/*/bin/"} {
-		if found, _ := filepath.Glob(pattern + program); len(found) > 0 {
-			return true
-		}
-	}
-	return false
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + program)
+	return len(found) > 0
 }
 
 func (s system) apt(ctx context.Context, console *process.Console, packages []string) error {

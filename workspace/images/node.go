@@ -301,6 +301,7 @@ func (n *nodeImage) image(component, program string, layers []v1.Layer) (v1.Imag
 	}
 	image, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{
 		Architecture: n.compiler.Arch, OS: "linux", Config: v1.Config{Entrypoint: []string{path}},
+		RootFS: v1.RootFS{Type: "layers"},
 	})
 	if err != nil {
 		return nil, err
