@@ -30,9 +30,9 @@ test:
 ## test-local: everything that needs no Docker: checks, unit and database tests, documentation, fault suite
 .PHONY: test-local
 test-local: check
-	dev/need.sh gcc build-essential # the race detector needs a C compiler and libc's headers
-	dev/need.sh initdb postgresql
-	dev/need.sh pgbouncer pgbouncer
+	workspace/run need gcc build-essential # the race detector needs a C compiler and libc's headers
+	workspace/run need initdb postgresql
+	workspace/run need pgbouncer pgbouncer
 	go test -race -shuffle=on $(PACKAGES)
 	go -C workspace test -race -shuffle=on ./...
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
@@ -43,7 +43,7 @@ test-local: check
 ## check: formatting, vet, staticcheck, shell scripts, workflows, manifests, known vulnerabilities
 .PHONY: check
 check:
-	dev/need.sh shellcheck shellcheck
+	workspace/run need shellcheck shellcheck
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
 	for module in . workspace test/cluster bench; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
@@ -92,13 +92,13 @@ test-machines:
 ## test-loop: run a real tilt up on the cluster CLUSTER_NAME: saves, crashes, restarts
 .PHONY: test-loop
 test-loop:
-	dev/need.sh chromium chromium
-	tools=$$(cluster/tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./loop
+	workspace/run need chromium chromium
+	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./loop
 
 ## test-mutants: remove each policy, right and bound from the cluster CLUSTER_NAME, and see a test fail
 .PHONY: test-mutants
 test-mutants:
-	tools=$$(cluster/tools) && PATH=$$tools:$$PATH MUTANTS=all go -C test/cluster test -count=1 -timeout=3h -v ./mutants || \
+	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH MUTANTS=all go -C test/cluster test -count=1 -timeout=3h -v ./mutants || \
 	{ echo "should a mutant be left: ./deploy.sh puts everything back" >&2; exit 1; }
 
 ##@ Measure and release
@@ -112,7 +112,7 @@ bench-loop:
 BENCH_PAY ?= -results bench/results/pay
 .PHONY: bench-pay
 bench-pay:
-	dev/need.sh initdb postgresql
+	workspace/run need initdb postgresql
 	go -C bench run ./pay $(BENCH_PAY)
 
 ## record: draw docs/first-minute.svg anew, from a real run of the README's commands

@@ -15,7 +15,9 @@ import (
 	"example.com/invoices/workspace/cluster"
 	"example.com/invoices/workspace/deploy"
 	"example.com/invoices/workspace/doctor"
-	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/images"
+	"example.com/invoices/workspace/privileged"
+	"example.com/invoices/workspace/tools"
 )
 
 // productFlag adds the flag that chooses a product.
@@ -75,13 +77,13 @@ Only this cluster's own context is ever used, and a current one of yours stays t
 	force := flags.BoolP("force", "f", false, "from scratch: destroy the cluster first, with its data")
 	destroy := flags.BoolP("destroy", "d", false, "remove the cluster with all that is in it")
 	stop := flags.BoolP("stop", "s", false, "stop it, and keep its data for the next run")
-	images := flags.String("images", "", "pull: pull the images, and never build them; source: build them, and never pull")
+	how := flags.String("images", "", "pull: pull the images, and never build them; source: build them, and never pull")
 	product := productFlag(flags)
 	command.RunE = func(command *cobra.Command, _ []string) error {
 		if *force && *destroy || *force && *stop || *destroy && *stop {
 			return usageError{command, errors.New("--force, --destroy and --stop: one of them")}
 		}
-		if *images != "" && *images != "pull" && *images != "source" {
+		if *how != "" && *how != "pull" && *how != "source" {
 			return usageError{command, errors.New("--images is pull or source")}
 		}
 		c, err := cluster.New(w.Paths, *product, clusterName())
@@ -101,7 +103,7 @@ Only this cluster's own context is ever used, and a current one of yours stays t
 		_ = os.Setenv("CLUSTER_PRODUCT", *product)
 		d := &deploy.Deployment{
 			Paths: w.Paths, Cluster: c, Console: w.console, Ports: ports, Out: os.Stdout,
-			Prepare: func(ctx context.Context) error { return w.prepare(ctx, c, *images) },
+			Prepare: func(ctx context.Context) error { return w.prepare(ctx, c, *how) },
 		}
 		switch ctx := command.Context(); {
 		case *stop:
@@ -121,19 +123,14 @@ func (w *workspace) setTools() error {
 }
 
 // prepare gets the tools and the images that a cluster needs.
-func (w *workspace) prepare(ctx context.Context, c *cluster.Cluster, images string) error {
-	for _, args := range [][]string{
-		append([]string{"cluster/tools"}, c.Tools()...),
-		{"cluster/images", images},
-		{"cluster/privileged", "install"},
-	} {
-		command := process.Command(ctx, args[0], args[1:]...)
-		command.Stderr = os.Stderr
-		if err := process.Run(command); err != nil {
-			return err
-		}
+func (w *workspace) prepare(ctx context.Context, c *cluster.Cluster, how string) error {
+	if _, err := tools.Ensure(ctx, w.console, w.Paths, c.Tools()...); err != nil {
+		return err
 	}
-	return nil
+	if err := images.Ensure(ctx, w.console, w.Paths, c.Product, how); err != nil {
+		return err
+	}
+	return privileged.Install(ctx, w.console, w.Paths)
 }
 
 func (w *workspace) describeCommand() *cobra.Command {

@@ -60,9 +60,6 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Chdir(found.Root); err != nil {
-		return err
-	}
 	// The versions are this clone's, whatever go.work is about: Tilt starts this program without workspace/run.
 	if err := os.Setenv("GOWORK", "off"); err != nil {
 		return err
@@ -71,6 +68,18 @@ func run(ctx context.Context) error {
 		Paths:   found,
 		console: &process.Console{Out: os.Stderr, Logs: found.Logs(), Every: 20 * time.Second},
 		cwd:     cwd,
+	}
+	if list := os.Getenv("IMAGE_LIST"); list != "" {
+		if err := os.Setenv("IMAGE_LIST", w.file(list)); err != nil {
+			return err
+		}
+	}
+	// Where Debian has programs for root, which are not on everybody's PATH: apt needs some, and so does building images.
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
+		return err
+	}
+	if err := os.Chdir(found.Root); err != nil {
+		return err
 	}
 	root := &cobra.Command{
 		Use:               "workspace/run",
@@ -92,6 +101,10 @@ func (w *workspace) commands() []*cobra.Command {
 		w.buildImageCommand(), w.pushImageCommand(), w.buildLiveCommand(), w.releaseCommand(),
 		w.makeKubeconfigCommand(), w.makePasswordsCommand(), w.publishKeysCommand(),
 		w.buttonCommand(), w.runCommand(), w.testCommand(), w.mindCommand(), w.reachesCommand(),
+		w.toolsCommand(),
+		w.imagesCommand(),
+		w.privilegedCommand(),
+		w.needCommand(),
 	}
 }
 

@@ -56,7 +56,7 @@ func makeCluster(ctx context.Context, root string) (c cluster, remove func() err
 	}
 	fmt.Fprintln(os.Stderr, "compiling skaffold, once ...")
 	programs := filepath.Join(root, ".build/bench")
-	if err := do(ctx, filepath.Join(root, "bench/skaffold/tool"), "go", "build", "-trimpath", "-ldflags=-s -w",
+	if err := do(ctx, filepath.Join(root, "tools/skaffold"), "go", "build", "-trimpath", "-ldflags=-s -w",
 		"-o", programs+"/", "github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold"); err != nil {
 		return c, remove, err
 	}

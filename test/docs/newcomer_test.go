@@ -23,7 +23,7 @@ import (
 const patience = 5 * time.Minute
 
 // TestNewcomer does what the README's first screen says, in a fresh clone made by a git that is set up
-// as on Windows. What needs a cluster is asked for its help only: test/cluster/run.sh is its real run.
+// as on Windows. What needs a cluster is asked for its help only: test/cluster/run is its real run.
 func TestNewcomer(t *testing.T) {
 	clone := cloneWithCRLF(t)
 

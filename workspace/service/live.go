@@ -47,7 +47,7 @@ func (l Live) Build(ctx context.Context, architecture string) error {
 	if l.Debug {
 		flag = "-gcflags=example.com/invoices/...=-N -l" // our own code as it is written
 		debugger := filepath.Join(pods, "dlv")
-		if err := compile(ctx, "dev/debugger", "github.com/go-delve/delve/cmd/dlv", debugger, architecture,
+		if err := compile(ctx, "tools/delve", "github.com/go-delve/delve/cmd/dlv", debugger, architecture,
 			"-ldflags=-s -w"); err != nil {
 			return err
 		}

@@ -169,10 +169,10 @@ func TestARestartIsNotForgotten(t *testing.T) {
 
 func TestUnderADebugger(t *testing.T) {
 	clone(t)
-	write(t, "dev/debugger/go.mod", "module example.com/invoices/dev/debugger\n\ngo 1.26\n\n"+
-		"require github.com/go-delve/delve v1.0.0\n\nreplace github.com/go-delve/delve => ../delve\n")
-	write(t, "dev/delve/go.mod", "module github.com/go-delve/delve\n\ngo 1.26\n")
-	write(t, "dev/delve/cmd/dlv/main.go", "package main\n\nfunc main() {}\n")
+	write(t, "tools/delve/go.mod", "module example.com/invoices/tools/delve\n\ngo 1.26\n\n"+
+		"require github.com/go-delve/delve v1.0.0\n\nreplace github.com/go-delve/delve => ../other\n")
+	write(t, "tools/other/go.mod", "module github.com/go-delve/delve\n\ngo 1.26\n")
+	write(t, "tools/other/cmd/dlv/main.go", "package main\n\nfunc main() {}\n")
 	kubectl := deployed(t)
 	saved(t)
 	plain := read(t, program)

@@ -69,7 +69,7 @@ func TestEveryFileHasItsOwner(t *testing.T) {
 
 	for file, want := range map[string][]string{
 		"/.ci/run": {platform}, "/.github/CODEOWNERS": {platform}, "/Tiltfile": {platform}, "/deploy.sh": {platform},
-		"/ctlptl.yaml": {platform}, "/cluster/tools": {platform}, "/workspace/run": {platform},
+		"/ctlptl.yaml": {platform}, "/workspace/run": {platform}, "/tools/cluster/go.mod": {platform},
 		"/k8s/platform/access.yaml": {platform}, "/k8s/postgres/stateful-set.yaml": {platform},
 		"/k8s/production/kustomization.yaml": {platform}, "/k8s/development/kustomization.yaml": {platform},
 		"/test/cluster/access/access.csv": {platform},

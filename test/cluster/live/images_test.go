@@ -27,7 +27,7 @@ func TestImagesArePulledAndCarried(t *testing.T) {
 	list := filepath.Join(t.TempDir(), "images.txt")
 	require.NoError(t, os.WriteFile(list, []byte("# local upstream\n"+pulled+" "+remote+"\n"), 0o600))
 	images := func(args ...string) {
-		run := command(t, "cluster/images", args...)
+		run := command(t, "workspace/run", append([]string{"images"}, args...)...)
 		run.Env = append(os.Environ(), "IMAGE_LIST="+list)
 		mustRun(t, run)
 	}

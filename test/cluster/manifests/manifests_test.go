@@ -146,7 +146,7 @@ func podSecurity(t *testing.T, objects []runtime.Object) {
 
 // kubeScore runs the command, which has a module of its own.
 func kubeScore(t *testing.T, documents [][]byte) {
-	command := exec.Command("go", "-C", "../kube-score", "tool", "kube-score", "score",
+	command := exec.Command("go", "-C", "../../../tools/kube-score", "tool", "kube-score", "score",
 		"--kubernetes-version="+kubernetesVersion, "--exit-one-on-warning", "--output-format=ci",
 		// It wants Always, with which no pod restarts while the registry is down. Our images are named by
 		// a digest, or by a tag that is a hash of their content.
@@ -205,9 +205,9 @@ func admission(t *testing.T, overlay string, objects []runtime.Object) {
 	}
 }
 
-// What production runs is named by digest, and the database is the one in cluster/images.txt.
+// What production runs is named by digest, and the database is the one in workspace/images/images.txt.
 func TestProductionNamesDigests(t *testing.T) {
-	list, err := os.ReadFile("../../../cluster/images.txt")
+	list, err := os.ReadFile("../../../workspace/images/images.txt")
 	require.NoError(t, err)
 	found := images(decodeStrictly(t, build(t, filepath.Join(folder, "production"))))
 	require.Len(t, found, 8, "four workloads, each with an init container")

@@ -1,0 +1,253 @@
+package images
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"example.com/invoices/workspace/compile"
+	"example.com/invoices/workspace/debian"
+	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/root"
+)
+
+const (
+	node     = "node"
+	minikube = "minikube"
+)
+
+// inputs is the hashes of what an image is built from. minikube's node is kind's and a little more.
+func (i *Images) inputs(ctx context.Context, image image) (string, error) {
+	name := image.folder()
+	files := []string{"offline/" + name, "offline/debian.sh"}
+	modules := []compile.Module{}
+	switch name {
+	case node:
+		files = append(files, "workspace/images/node.go")
+		modules = append(modules, compile.Cluster)
+	case minikube:
+		files = append(files, "workspace/images/minikube.go", "offline/node", "workspace/images/node.go")
+		modules = append(modules, compile.Minikube, compile.Crictl, compile.Cluster)
+	}
+	hash, err := i.paths.Hash(files...)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("%s is not one that can be built: %w", image.tag, err)
+	}
+	hashes := []string{hash}
+	for _, module := range modules {
+		inputs, failed := module.Inputs(ctx, i.paths)
+		hashes, err = append(hashes, inputs), errors.Join(err, failed)
+	}
+	return strings.Join(hashes, "-"), err
+}
+
+// toBuild is what is not made in one of these ways, and for minikube's node the one that it is built on top of, which
+// comes first.
+func (i *Images) toBuild(ctx context.Context, ways way) ([]image, error) {
+	missing, err := i.missing(ctx, i.all(), ways)
+	if err != nil || !slices.ContainsFunc(missing, onTop) {
+		return missing, err
+	}
+	nodes := slices.DeleteFunc(of(i.list, "kind"), func(image image) bool { return image.folder() != node })
+	first, err := i.missing(ctx, nodes, built)
+	return append(first, missing...), err
+}
+
+// onTop tells whether an image is built on top of another.
+func onTop(image image) bool { return image.folder() == minikube }
+
+// build builds what is not made in one of these ways. Each image has a folder in offline/: the program debian makes its root file system
+// from packages, and the Dockerfile says how it is run.
+func (i *Images) build(ctx context.Context, ways way) error {
+	missing, err := i.toBuild(ctx, ways)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	compiler, err := i.compiler(ctx)
+	if err != nil {
+		return err
+	}
+	lock, err := i.console.Lock(ctx, filepath.Join(i.paths.Cache, "images.lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if missing, err = i.toBuild(ctx, ways); err != nil { // another run may have built them meanwhile
+		return err
+	}
+	if err := debian.Need(ctx, i.console, "mmdebstrap", "mmdebstrap"); err != nil {
+		return err
+	}
+	defer unix.Umask(unix.Umask(0o022)) // the users of an image are to read its files, whatever the user's say
+	b := builder{Images: i, compiler: compiler, folder: filepath.Join(i.paths.Cache, "build")}
+	if err := os.RemoveAll(b.folder); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(b.folder, 0o755); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.folder)
+	if err := b.fromPackages(ctx, slices.DeleteFunc(slices.Clone(missing), onTop)); err != nil {
+		return err
+	}
+	for _, image := range missing {
+		if onTop(image) {
+			if err := b.minikube(ctx, image); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// compiler compiles for the machine that Docker runs on, if images can be built for that here.
+func (i *Images) compiler(ctx context.Context) (compile.Compiler, error) {
+	const otherwise = "pull them (workspace/run images pull), or load a file that was written elsewhere " +
+		"(workspace/run images load FILE)"
+	compiler := compile.Compiler{Console: i.console, Paths: i.paths, OS: "linux"}
+	if _, err := exec.LookPath("apt-get"); err != nil || runtime.GOOS != "linux" {
+		return compiler, errors.New("building images needs Debian: " + otherwise)
+	}
+	var err error
+	compiler.Arch, err = process.Output(process.Command(ctx, "docker", "version", "--format", "{{.Server.Arch}}"))
+	if err != nil {
+		return compiler, err
+	}
+	if compiler.Arch != runtime.GOARCH {
+		return compiler, fmt.Errorf("building images needs a machine as Docker's, which is %s and this one %s: %s",
+			compiler.Arch, runtime.GOARCH, otherwise)
+	}
+	err = root.Require(ctx, "building images", "images", "source", "--product", i.product)
+	if err != nil {
+		err = fmt.Errorf("%w\nor %s", err, otherwise)
+	}
+	return compiler, err
+}
+
+// builder builds images in a folder, where each has one of its name.
+type builder struct {
+	*Images
+	compiler compile.Compiler
+	folder   string
+}
+
+// recipe is a run of an image's program debian.
+type recipe struct {
+	image  image
+	output bytes.Buffer
+	done   chan error
+}
+
+// fromPackages builds images. Packages are downloaded and unpacked while the compiler computes.
+func (b builder) fromPackages(ctx context.Context, images []image) error {
+	ctx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait() // nothing is left that writes into the folder
+	defer stop()
+	var recipes []*recipe
+	for _, image := range images {
+		r := &recipe{image: image, done: make(chan error, 1)}
+		recipes = append(recipes, r)
+		running.Go(func() { r.done <- b.debian(ctx, r) })
+	}
+	if slices.ContainsFunc(images, func(i image) bool { return i.folder() == node }) {
+		b.console.Say("in the background: Debian packages")
+		if err := b.compiler.Programs(ctx, compile.Cluster, b.programs(), nodePrograms...); err != nil {
+			return err
+		}
+	}
+	for _, r := range recipes {
+		name := r.image.folder()
+		err := b.console.Step(ctx, r.image.tag+": its Debian packages", name+"-debian",
+			func(_ context.Context, step *process.Step) error {
+				err := <-r.done
+				_, _ = step.Write(r.output.Bytes())
+				return err
+			})
+		if err == nil && name == node {
+			err = b.console.Step(ctx, r.image.tag+": its programs", "node-programs", b.install)
+		}
+		if err == nil {
+			err = b.console.Step(ctx, r.image.tag+": into Docker", name+"-import",
+				func(ctx context.Context, step *process.Step) error { return b.load(ctx, step, r.image) })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// programs is the folder of the compiled programs.
+func (b builder) programs() string { return filepath.Join(b.paths.Cache, node) }
+
+// rootFileSystem is the folder of an image's files.
+func (b builder) rootFileSystem(name string) string { return filepath.Join(b.folder, name) }
+
+func (b builder) debian(ctx context.Context, r *recipe) error {
+	name := r.image.folder()
+	args := []string{b.rootFileSystem(name)}
+	if name == node {
+		kind, err := compile.Cluster.Files(ctx, b.paths, "sigs.k8s.io/kind")
+		if err != nil {
+			return err
+		}
+		args = append(args, filepath.Join(kind, "images/base/files"))
+	}
+	command := process.Command(ctx, filepath.Join(b.paths.Root, "offline", name, "debian"), args...)
+	fmt.Fprintln(&r.output, "$", process.Words(command.Args))
+	command.Stdout, command.Stderr = &r.output, &r.output
+	return command.Run()
+}
+
+// load makes an image of a root file system and a Dockerfile.
+func (b builder) load(ctx context.Context, step *process.Step, image image) error {
+	name := image.folder()
+	base := "invoices/" + name + ":root-file-system"
+	inputs, err := b.inputs(ctx, image)
+	if err != nil {
+		return err
+	}
+	replaced, err := inspect(ctx, image.tag, "{{.Id}}")
+	if err != nil {
+		return err
+	}
+	files, into := io.Pipe()
+	go func() { into.CloseWithError(writeTar(into, b.rootFileSystem(name), false)) }()
+	command := process.Command(ctx, "docker", "import", "-", base)
+	command.Stdin = files
+	err = step.Run(command)
+	files.CloseWithError(err) // ends the writer, where nobody reads on
+	if err != nil {
+		return err
+	}
+	dockerfile, err := os.ReadFile(filepath.Join(b.paths.Root, "offline", name, "Dockerfile"))
+	if err != nil {
+		return err
+	}
+	command = process.Command(ctx, "docker", "build", "--label", label+"="+inputs, "--tag", image.tag, "-")
+	command.Stdin = bytes.NewReader(dockerfile)
+	if err := step.Run(command); err != nil {
+		return err
+	}
+	if err := step.Run(process.Command(ctx, "docker", "rmi", base)); err != nil {
+		return err
+	}
+	if made, err := inspect(ctx, image.tag, "{{.Id}}"); err != nil || replaced == "" || made == replaced {
+		return err
+	}
+	// A cluster that still runs on it keeps the image that was replaced.
+	_ = step.Run(process.Command(ctx, "docker", "rmi", replaced))
+	return nil
+}

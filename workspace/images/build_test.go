@@ -1,0 +1,120 @@
+package images
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/workspace/compile"
+	"example.com/invoices/workspace/processtest"
+)
+
+// recipes are two images' to be built, of which the second one's ends with a line of shell.
+func recipes(t *testing.T, d *docker, last string) (builder, *processtest.Program) {
+	images, program, _ := open(t, "kind", d)
+	for name, end := range map[string]string{"one": "", "two": last} {
+		files(t, images.paths.Root+"/offline", map[string]string{
+			name + "/debian":     "#!/bin/sh\nset -eu\nmkdir -p \"$1\"\necho unpacking\necho " + name + " >\"$1/file\"\n" + end + "\n",
+			name + "/Dockerfile": "FROM " + name,
+			"debian.sh":          "",
+		})
+	}
+	images.list = []image{{tag: "invoices/one:local", upstream: "x/y"}, {tag: "invoices/two:local", upstream: "x/z"}}
+	folder := filepath.Join(t.TempDir(), "späte & |Rechnungen|")
+	require.NoError(t, os.Mkdir(folder, 0o755))
+	return builder{Images: images, compiler: compile.Compiler{}, folder: folder}, program
+}
+
+func TestBuild(t *testing.T) {
+	d := &docker{}
+	b, docker := recipes(t, d, "")
+	var imported []string
+	require.NoError(t, b.fromPackages(t.Context(), b.list))
+	for _, call := range docker.Calls() {
+		if strings.HasPrefix(call, "import ") {
+			imported = append(imported, call)
+		}
+	}
+	assert.Equal(t, []string{"import - invoices/one:root-file-system", "import - invoices/two:root-file-system"}, imported)
+	missing, err := b.missing(t.Context(), b.list, built)
+	require.NoError(t, err)
+	assert.Empty(t, missing)
+	log, err := os.ReadFile(b.console.Logs + "/one-debian.log")
+	require.NoError(t, err)
+	assert.Contains(t, string(log), "unpacking\n")
+
+	// Another recipe is another image.
+	files(t, b.paths.Root+"/offline", map[string]string{"two/debian": "#!/bin/sh\n"})
+	missing, err = b.missing(t.Context(), b.list, built)
+	require.NoError(t, err)
+	require.Len(t, missing, 1)
+	assert.Equal(t, "invoices/two:local", missing[0].tag)
+}
+
+func TestARecipeThatFails(t *testing.T) {
+	d := &docker{}
+	b, _ := recipes(t, d, "echo no space left >&2; exit 3")
+	err := b.fromPackages(t.Context(), b.list)
+	assert.ErrorContains(t, err, "invoices/two:local: its Debian packages: failed: exit status 3")
+	assert.Contains(t, d.labels, "invoices/one:local")
+	assert.NotContains(t, d.labels, "invoices/two:local")
+	log, err := os.ReadFile(b.console.Logs + "/two-debian.log")
+	require.NoError(t, err)
+	assert.Contains(t, string(log), "no space left")
+}
+
+func TestBuildingIsInterrupted(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	d := &docker{}
+	b, _ := recipes(t, d, `echo $$ >"$1/pid"; sleep 600`)
+	go func() {
+		defer stop()
+		for t.Context().Err() == nil {
+			if content, err := os.ReadFile(filepath.Join(b.folder, "two/pid")); err == nil && len(content) > 0 {
+				return
+			}
+		}
+	}()
+	assert.ErrorIs(t, b.fromPackages(ctx, b.list), context.Canceled)
+	pid, err := os.ReadFile(filepath.Join(b.folder, "two/pid"))
+	require.NoError(t, err)
+	assert.Error(t, exec.Command("kill", "-0", strings.TrimSpace(string(pid))).Run(), "it goes on")
+	assert.NotContains(t, d.labels, "invoices/two:local")
+}
+
+// An image that is replaced goes, unless it is the same again.
+func TestWhatIsReplacedGoes(t *testing.T) {
+	d := &docker{labels: map[string]string{"invoices/one:local": "old"}}
+	b, docker := recipes(t, d, "")
+	require.NoError(t, b.fromPackages(t.Context(), b.list[:1]))
+	var removed []string
+	for _, call := range docker.Calls() {
+		if name, isRemoval := strings.CutPrefix(call, "rmi "); isRemoval {
+			removed = append(removed, name)
+		}
+	}
+	assert.Equal(t, []string{"invoices/one:root-file-system"}, removed)
+}
+
+func TestBuildingNeedsRoot(t *testing.T) {
+	if os.Geteuid() == 0 { // as what asks for it: sudo -E
+		home := t.TempDir()
+		require.NoError(t, os.Chown(home, 4711, 4711))
+		t.Setenv("HOME", home)
+		t.Setenv("SUDO_UID", "4711")
+	}
+	processtest.Put(t, "apt-get", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
+	b, docker := recipes(t, &docker{arch: runtime.GOARCH}, "")
+	err := b.Fill(t.Context(), "source")
+	assert.ErrorContains(t, err, "images source --product kind\nor pull them")
+	for _, call := range docker.Calls() {
+		assert.NotContains(t, call, "import")
+	}
+}

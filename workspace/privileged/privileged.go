@@ -1,0 +1,325 @@
+// Package privileged is a workaround for machines whose Docker lacks CAP_SYS_RESOURCE (nested sandboxes). There every
+// "docker run --privileged" fails with "unable to apply caps: operation not permitted", and a kind node is a
+// privileged container.
+//
+// It puts a program in front of Docker's runc that asks for that one capability less: tools/cluster/oci-runtime.
+// Docker takes up the change by a reload: it is not restarted, and no container is touched. Nothing is granted by it:
+// less is asked for.
+package privileged
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"example.com/invoices/workspace/compile"
+	"example.com/invoices/workspace/paths"
+	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/root"
+)
+
+const (
+	runtimeName = "invoices-oci-runtime"
+	// Any image does to try it with: capabilities are set before it is looked at.
+	image = "invoices/postgres:local"
+)
+
+// docker is the one of this machine.
+type docker struct {
+	console *process.Console
+	paths   paths.Paths
+	// Not in the clone, nor in the cache: a default runtime whose file is gone breaks every container of the machine.
+	program string
+	config  string
+	pid     string
+}
+
+func here(console *process.Console, p paths.Paths) docker {
+	return docker{console, p, "/usr/local/libexec/" + runtimeName, "/etc/docker/daemon.json", "/var/run/docker.pid"}
+}
+
+// Status says whether this machine needs the workaround, and whether it has it.
+func Status(ctx context.Context, console *process.Console, p paths.Paths) error {
+	return here(console, p).status(ctx)
+}
+
+// Install installs the workaround where it is needed, and only there.
+func Install(ctx context.Context, console *process.Console, p paths.Paths) error {
+	return here(console, p).install(ctx)
+}
+
+// Remove takes it away again.
+func Remove(ctx context.Context, console *process.Console, p paths.Paths) error {
+	return here(console, p).remove(ctx)
+}
+
+func (d docker) status(ctx context.Context) error {
+	runtime, err := defaultRuntime(ctx)
+	if err != nil {
+		return err
+	}
+	needed, err := needed(ctx)
+	if err != nil {
+		return err
+	}
+	switch installed := d.installed(runtime); {
+	case installed && needed:
+		d.console.Say("installed: %s is Docker's default runtime, and this machine needs it "+
+			"(undo: workspace/run privileged remove)", d.program)
+	case installed:
+		d.console.Say("installed, and not needed: privileged containers run without it (workspace/run privileged remove)")
+	case needed:
+		d.console.Say("needed: this machine refuses privileged containers (workspace/run privileged install)")
+	default:
+		d.console.Say("not needed: privileged containers run")
+	}
+	return nil
+}
+
+func (d docker) install(ctx context.Context) error {
+	runtime, err := defaultRuntime(ctx)
+	if err != nil || d.installed(runtime) {
+		return err
+	}
+	// A default runtime whose file is gone is put back, whether needed or not.
+	if runtime != runtimeName {
+		if needed, err := needed(ctx); err != nil || !needed {
+			return err
+		}
+		if runtime != "runc" {
+			return fmt.Errorf("the default runtime of Docker is %s: this can only stand in for runc", runtime)
+		}
+	}
+	if err := root.Require(ctx, "changing Docker's configuration", "privileged", "install"); err != nil {
+		return err
+	}
+	if err := d.compile(ctx); err != nil {
+		return err
+	}
+	settings, err := d.read()
+	if err != nil {
+		return err
+	}
+	runtimes := object{}
+	if err := settings.get("runtimes", &runtimes); err != nil {
+		return err
+	}
+	runtimes.set(runtimeName, map[string]string{"path": d.program})
+	settings.set("runtimes", runtimes)
+	settings.set("default-runtime", runtimeName)
+	if err := d.reload(ctx, settings, runtimeName); err != nil {
+		return err
+	}
+	d.console.Say(`This machine's Docker lacks CAP_SYS_RESOURCE and could not start privileged containers. Changed:
+  %s   added: runs runc with that capability not asked for
+  %s   "runtimes" and "default-runtime" name it; Docker was told to reload, not restarted
+Undo both with: workspace/run privileged remove`, d.program, d.config)
+	return nil
+}
+
+// compile compiles the program for the machine that Docker runs on, and puts it in its place.
+func (d docker) compile(ctx context.Context) error {
+	arch, err := process.Output(process.Command(ctx, "docker", "version", "--format", "{{.Server.Arch}}"))
+	if err != nil {
+		return err
+	}
+	compiler := compile.Compiler{Console: d.console, Paths: d.paths, OS: "linux", Arch: arch}
+	folder := filepath.Join(d.paths.Cache, "node")
+	if err := compiler.Programs(ctx, compile.Cluster, folder, "oci-runtime"); err != nil {
+		return err
+	}
+	content, err := os.ReadFile(filepath.Join(folder, "oci-runtime"))
+	if err != nil {
+		return err
+	}
+	return replace(d.program, content, 0o755)
+}
+
+func (d docker) remove(ctx context.Context) error {
+	runtime, err := defaultRuntime(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(d.program); err != nil && runtime != runtimeName {
+		return nil
+	}
+	if err := root.Require(ctx, "changing Docker's configuration", "privileged", "remove"); err != nil {
+		return err
+	}
+	if err := unused(ctx); err != nil {
+		return err
+	}
+	settings, err := d.read()
+	if err != nil {
+		return err
+	}
+	runtimes := object{}
+	if err := settings.get("runtimes", &runtimes); err != nil {
+		return err
+	}
+	delete(runtimes, runtimeName)
+	settings.set("runtimes", runtimes)
+	if len(runtimes) == 0 {
+		delete(settings, "runtimes")
+	}
+	// A reload changes nothing that the file does not name.
+	settings.set("default-runtime", "runc")
+	if err := d.reload(ctx, settings, "runc"); err != nil {
+		return err
+	}
+	delete(settings, "default-runtime")
+	if err := d.write(settings); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(d.program); err != nil {
+		return err
+	}
+	d.console.Say("removed %s, and its lines in %s", d.program, d.config)
+	return nil
+}
+
+// installed tells whether the workaround is at work, where Docker's default runtime is this one.
+func (d docker) installed(runtime string) bool {
+	info, err := os.Stat(d.program)
+	return runtime == runtimeName && err == nil && info.Mode().Perm()&0o111 != 0
+}
+
+func defaultRuntime(ctx context.Context) (string, error) {
+	runtime, err := process.Output(process.Command(ctx, "docker", "info", "--format", "{{.DefaultRuntime}}"))
+	if err != nil {
+		return "", fmt.Errorf("no answer from Docker: %w", err)
+	}
+	return runtime, nil
+}
+
+// needed tries it, with Docker's own runtime and as root: other users are given no capabilities.
+func needed(ctx context.Context) (bool, error) {
+	if err := process.Run(process.Command(ctx, "docker", "image", "inspect", image)); err != nil {
+		return false, errors.Join(errors.New("there is no image to try it with: run workspace/run images first"), err)
+	}
+	err := process.Run(process.Command(ctx, "docker", "run", "--rm", "--pull", "never", "--runtime", "runc",
+		"--privileged", "--user", "0", "--network", "none", "--entrypoint", "/bin/true", image))
+	switch {
+	case err == nil:
+		return false, nil
+	case strings.Contains(err.Error(), "unable to apply caps"):
+		return true, nil
+	}
+	return false, fmt.Errorf("a privileged container fails, and for another reason than is known here: %w", err)
+}
+
+// unused tells whether nothing needs the runtime: containers that were made with it keep its name, and would not start
+// again without.
+func unused(ctx context.Context) error {
+	list, err := process.Output(process.Command(ctx, "docker", "ps", "--all", "--quiet"))
+	if err != nil || list == "" {
+		return err
+	}
+	inspect := append([]string{"inspect", "--format", "{{.HostConfig.Runtime}}"}, strings.Fields(list)...)
+	runtimes, err := process.Output(process.Command(ctx, "docker", inspect...))
+	if err != nil {
+		return err
+	}
+	if slices.Contains(strings.Fields(runtimes), runtimeName) {
+		return errors.New("there are containers that were made with it: remove them first (./deploy.sh --destroy)")
+	}
+	return nil
+}
+
+// reload writes Docker's configuration, and waits until Docker has taken it up, with this runtime as its default.
+func (d docker) reload(ctx context.Context, settings object, runtime string) error {
+	content, err := os.ReadFile(d.pid)
+	if err != nil {
+		return fmt.Errorf("where is Docker's pid file? It is to be reloaded, and runs perhaps on another machine: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil || pid <= 1 {
+		return fmt.Errorf("%s: %q is no process", d.pid, content)
+	}
+	if err := d.write(settings); err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+		return fmt.Errorf("telling Docker, process %d, to reload: %w", pid, err)
+	}
+	return d.console.Step(ctx, "waiting for Docker to take up "+d.config, "docker-reload",
+		func(ctx context.Context, _ *process.Step) error {
+			ctx, stop := context.WithTimeoutCause(ctx, time.Minute, errors.New("it was not taken up"))
+			defer stop()
+			for {
+				if now, err := defaultRuntime(ctx); err == nil && now == runtime {
+					return nil
+				}
+				select {
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				case <-time.After(200 * time.Millisecond):
+				}
+			}
+		})
+}
+
+// object is one of JSON, of which everything is kept that is not changed here.
+type object map[string]json.RawMessage
+
+func (o object) get(name string, into any) error {
+	if o[name] == nil {
+		return nil
+	}
+	return json.Unmarshal(o[name], into)
+}
+
+func (o object) set(name string, value any) {
+	o[name], _ = json.Marshal(value) // strings and objects, which cannot fail
+}
+
+// read reads Docker's configuration, which need not be there.
+func (d docker) read() (object, error) {
+	content, err := os.ReadFile(d.config)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	settings := object{}
+	if len(bytes.TrimSpace(content)) == 0 {
+		return settings, nil
+	}
+	if err := json.Unmarshal(content, &settings); err != nil {
+		return nil, fmt.Errorf("%s: %w", d.config, err)
+	}
+	return settings, nil
+}
+
+func (d docker) write(settings object) error {
+	content, err := json.MarshalIndent(settings, "", "  ")
+	if err != nil {
+		return err
+	}
+	mode := os.FileMode(0o644)
+	if info, err := os.Stat(d.config); err == nil {
+		mode = info.Mode().Perm()
+	}
+	return replace(d.config, append(content, '\n'), mode)
+}
+
+// replace puts a file in the place of another at once: Docker never sees a part of it.
+func replace(path string, content []byte, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", content, mode); err != nil {
+		return err
+	}
+	if err := os.Chmod(path+".new", mode); err != nil { // whatever the umask says
+		return err
+	}
+	return os.Rename(path+".new", path)
+}

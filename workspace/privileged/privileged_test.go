@@ -1,0 +1,247 @@
+package privileged
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/workspace/paths"
+	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/processtest"
+)
+
+func TestMain(m *testing.M) { processtest.Main(m) }
+
+// machine is one whose Docker reads its configuration when it is told to reload, as Docker does.
+type machine struct {
+	docker
+	out        *bytes.Buffer
+	program    *processtest.Program
+	runtime    string // Docker's default
+	refuses    string // what a privileged container fails with
+	containers string // the runtimes of those that are there
+	image      bool
+}
+
+func newMachine(t *testing.T) *machine {
+	folder := filepath.Join(t.TempDir(), "späte & |Rechnungen|")
+	m := &machine{out: &bytes.Buffer{}, runtime: "runc", image: true}
+	p := paths.Paths{Root: folder + "/clone", Cache: folder + "/cache"}
+	m.docker = docker{
+		console: &process.Console{Out: m.out, Logs: p.Logs(), Every: time.Hour},
+		paths:   p, program: folder + "/libexec/" + runtimeName, config: folder + "/etc/daemon.json", pid: folder + "/docker.pid",
+	}
+	// Docker's process is this one.
+	reloads := make(chan os.Signal, 1)
+	signal.Notify(reloads, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(reloads) })
+	require.NoError(t, os.MkdirAll(filepath.Dir(m.config), 0o755))
+	require.NoError(t, os.WriteFile(m.pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644))
+
+	processtest.Put(t, "go", func(call processtest.Call) processtest.Answer {
+		args := strings.Join(call.Args, " ")
+		if _, rest, isBuild := strings.Cut(args, " -o "); isBuild {
+			to, _, _ := strings.Cut(rest, "/ ./oci-runtime")
+			assert.NoError(t, os.WriteFile(to+"/oci-runtime", []byte("compiled for "+variable(call.Env, "GOARCH")), 0o755))
+		}
+		return processtest.Answer{}
+	})
+	m.program = processtest.Put(t, "docker", func(call processtest.Call) processtest.Answer {
+		switch call.Args[0] {
+		case "info":
+			select {
+			case <-reloads:
+				content, err := os.ReadFile(m.config)
+				assert.NoError(t, err)
+				for _, runtime := range []string{"runc", runtimeName} {
+					if strings.Contains(string(content), `"default-runtime": "`+runtime+`"`) {
+						m.runtime = runtime
+					}
+				}
+			default:
+			}
+			return processtest.Answer{Stdout: m.runtime + "\n"}
+		case "version":
+			return processtest.Answer{Stdout: "s390x\n"}
+		case "image":
+			if !m.image {
+				return processtest.Answer{Stderr: "No such image", Code: 1}
+			}
+		case "run":
+			if m.refuses != "" {
+				return processtest.Answer{Stderr: m.refuses + "\n", Code: 126}
+			}
+		case "ps":
+			return processtest.Answer{Stdout: strings.Repeat("id\n", len(strings.Fields(m.containers)))}
+		case "inspect":
+			return processtest.Answer{Stdout: m.containers}
+		}
+		return processtest.Answer{}
+	})
+	return m
+}
+
+func variable(environment []string, name string) (value string) {
+	for _, entry := range environment {
+		if found, isIt := strings.CutPrefix(entry, name+"="); isIt {
+			value = found
+		}
+	}
+	return value
+}
+
+func (m *machine) configured(t *testing.T) string {
+	content, err := os.ReadFile(m.config)
+	require.NoError(t, err)
+	return string(content)
+}
+
+const refused = "docker: Error response from daemon: runc create failed: unable to apply caps: operation not permitted"
+
+// asRoot skips nothing: without root the command for it is what there is to see.
+func asRoot(t *testing.T, err error) bool {
+	if os.Geteuid() == 0 {
+		return true
+	}
+	assert.ErrorContains(t, err, "changing Docker's configuration needs root:\n  sudo env ")
+	return false
+}
+
+func TestInstallAndRemove(t *testing.T) {
+	for name, before := range map[string]string{
+		"no configuration": "", "an empty one": "\n",
+		"one with settings": `{"log-level": "warn", "runtimes": {"other": {"path": "/other"}}, "big": 18446744073709551615}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			m.refuses = refused
+			if before != "" {
+				require.NoError(t, os.WriteFile(m.config, []byte(before), 0o600))
+			}
+			err := m.install(t.Context())
+			if !asRoot(t, err) {
+				return
+			}
+			require.NoError(t, err)
+			program, err := os.ReadFile(m.docker.program)
+			require.NoError(t, err)
+			assert.Equal(t, "compiled for s390x", string(program))
+			assert.Contains(t, m.out.String(), "Undo both with: workspace/run privileged remove")
+			var settings struct{ Runtimes map[string]map[string]string }
+			require.NoError(t, json.Unmarshal([]byte(m.configured(t)), &settings))
+			assert.Equal(t, map[string]string{"path": m.docker.program}, settings.Runtimes[runtimeName])
+
+			calls := len(m.program.Calls())
+			require.NoError(t, m.install(t.Context()))
+			assert.Len(t, m.program.Calls(), calls+1, "it is installed: there is nothing to try")
+
+			m.containers = "runc\n" + runtimeName + "\n"
+			assert.ErrorContains(t, m.remove(t.Context()), "there are containers that were made with it")
+			assert.FileExists(t, m.docker.program)
+			m.containers = "runc\n"
+			require.NoError(t, m.remove(t.Context()))
+			assert.NoFileExists(t, m.docker.program)
+			want := before
+			if strings.TrimSpace(before) == "" {
+				want = "{}"
+			} else {
+				info, err := os.Stat(m.config)
+				require.NoError(t, err)
+				assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+			}
+			assert.JSONEq(t, want, m.configured(t))
+			require.NoError(t, m.remove(t.Context()), "again")
+		})
+	}
+}
+
+func TestNothingIsChanged(t *testing.T) {
+	for name, test := range map[string]struct {
+		set  func(*machine)
+		want string
+	}{
+		"where privileged containers run": {func(*machine) {}, ""},
+		"where there is no image":         {func(m *machine) { m.image = false }, "run workspace/run images first"},
+		"where they fail otherwise":       {func(m *machine) { m.refuses = "no space left" }, "for another reason than is known here"},
+		"where Docker has another runtime": {func(m *machine) { m.refuses, m.runtime = refused, "crun" },
+			"the default runtime of Docker is crun: this can only stand in for runc"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			test.set(m)
+			if err := m.install(t.Context()); test.want == "" {
+				assert.NoError(t, err)
+			} else {
+				assert.ErrorContains(t, err, test.want)
+			}
+			assert.NoFileExists(t, m.config)
+			assert.NoFileExists(t, m.docker.program)
+		})
+	}
+}
+
+func TestAConfigurationThatIsNoJSON(t *testing.T) {
+	m := newMachine(t)
+	m.refuses = refused
+	require.NoError(t, os.WriteFile(m.config, []byte("{ // mine\n}"), 0o644))
+	err := m.install(t.Context())
+	if !asRoot(t, err) {
+		return
+	}
+	assert.ErrorContains(t, err, m.config)
+	assert.Equal(t, "{ // mine\n}", m.configured(t))
+}
+
+func TestDockerIsOnAnotherMachine(t *testing.T) {
+	m := newMachine(t)
+	m.refuses = refused
+	require.NoError(t, os.Remove(m.pid))
+	err := m.install(t.Context())
+	if !asRoot(t, err) {
+		return
+	}
+	assert.ErrorContains(t, err, "where is Docker's pid file?")
+	assert.NoFileExists(t, m.config)
+}
+
+func TestAProgramThatIsGoneIsPutBack(t *testing.T) {
+	m := newMachine(t)
+	m.runtime = runtimeName
+	require.NoError(t, os.WriteFile(m.config, []byte(`{"default-runtime": "invoices-oci-runtime"}`), 0o644))
+	err := m.install(t.Context())
+	if !asRoot(t, err) {
+		return
+	}
+	require.NoError(t, err)
+	assert.FileExists(t, m.docker.program)
+}
+
+func TestStatus(t *testing.T) {
+	m := newMachine(t)
+	said := func() string {
+		m.out.Reset()
+		require.NoError(t, m.status(t.Context()))
+		return m.out.String()
+	}
+	assert.Equal(t, "not needed: privileged containers run\n", said())
+	m.refuses = refused
+	assert.Contains(t, said(), "needed: this machine refuses")
+	m.runtime = runtimeName
+	require.NoError(t, replace(m.docker.program, nil, 0o755))
+	assert.Contains(t, said(), "installed: "+m.docker.program)
+	m.refuses = ""
+	assert.Contains(t, said(), "installed, and not needed")
+
+	t.Setenv("PATH", t.TempDir())
+	assert.EqualError(t, m.status(t.Context()), "no answer from Docker: docker is not on PATH")
+}
