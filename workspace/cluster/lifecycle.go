@@ -121,7 +121,7 @@ func (c *Cluster) Up(ctx context.Context, console *process.Console, state State)
 			return err
 		}
 	}
-	if err := os.MkdirAll(c.Live, 0o755); err != nil { // or Docker makes it, and it is root's
+	if err := makeShared(c.Live); err != nil { // or Docker makes it, and it is root's
 		return err
 	}
 	apply := func(ctx context.Context, step *process.Step) error { return c.apply(ctx, console, step, isNew) }

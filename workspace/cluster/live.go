@@ -47,7 +47,7 @@ func (c *Cluster) FindLive(ctx context.Context, node *docker.Container) error {
 
 // sees tells whether the node sees what is put into a folder.
 func (c *Cluster) sees(ctx context.Context, folder string) (bool, error) {
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	if err := makeShared(folder); err != nil {
 		return false, nil // it is a path of another machine, or another user's
 	}
 	mark, err := os.CreateTemp(folder, ".seen-")
@@ -63,4 +63,12 @@ func (c *Cluster) sees(ctx context.Context, folder string) (bool, error) {
 		return false, err
 	}
 	return slices.Contains(strings.Fields(said), filepath.Base(mark.Name())), nil
+}
+
+// makeShared makes a folder that the pods may look into, whatever the user's umask: they are other users.
+func makeShared(folder string) error {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(folder, 0o755)
 }

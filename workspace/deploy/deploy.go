@@ -43,20 +43,18 @@ func (d *Deployment) begin(ctx context.Context) (cluster.State, error) {
 	if d.lock == nil {
 		return cluster.State{}, fmt.Errorf("another ./deploy.sh is at work on cluster %s: wait for it, or stop it", c.Name)
 	}
-	if err := UseDocker(ctx); err != nil {
+	if err := doctor.Docker(ctx); err != nil {
+		return cluster.State{}, err
+	}
+	// ctlptl asks for the newest API, which an older engine does not know: it is told which one there is.
+	version, err := docker.Version(ctx, "{{.Server.APIVersion}}")
+	if err != nil {
+		return cluster.State{}, err
+	}
+	if err := os.Setenv("DOCKER_API_VERSION", version); err != nil {
 		return cluster.State{}, err
 	}
 	return c.State(ctx)
-}
-
-// UseDocker makes sure that Docker answers. ctlptl asks for the newest API, which an older engine does not know: it
-// is told which one there is.
-func UseDocker(ctx context.Context) error {
-	version, err := docker.Version(ctx, "{{.Server.APIVersion}}")
-	if err != nil {
-		return fmt.Errorf("Docker does not answer. Is it installed, running (sudo systemctl start docker), and may you use it?\n%w", err)
-	}
-	return os.Setenv("DOCKER_API_VERSION", version)
 }
 
 // Stop stops the cluster, which keeps its data.

@@ -21,7 +21,8 @@ func lookAtDocker(ctx context.Context, _ machine) Finding {
 	if err == nil {
 		return Finding{Fine, "Docker", version + " answers", ""}
 	}
-	f := Finding{Bad, "Docker", fmt.Sprintf("does not answer: %v", err), "is it installed and running? sudo systemctl start docker, or start Docker Desktop"}
+	f := Finding{Bad, "Docker", fmt.Sprintf("Docker does not answer: %v", err),
+		"is it installed, and running? sudo systemctl start docker, or start Docker Desktop"}
 	if strings.Contains(err.Error(), "permission denied") {
 		f.Do = `sudo usermod --append --groups docker "$USER"   # then log in anew, or: newgrp docker`
 	}
@@ -117,7 +118,7 @@ func lookAtContainers(ctx context.Context, m machine) Finding {
 	defer os.Remove(mark.Name())
 	_ = mark.Close()
 	said, err := process.Output(process.Command(ctx, "docker", "run", "--rm", "--pull", "never", "--network", "none",
-		"--volume", m.cluster.Live+":/live:ro", "--entrypoint", "ls", image, "-A", "/live"))
+		"--user", "0", "--volume", m.cluster.Live+":/live:ro", "--entrypoint", "ls", image, "-A", "/live"))
 	switch {
 	case err != nil:
 		return Finding{Bad, "containers", "a container with a folder of this clone in it does not start: " + err.Error(),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"example.com/invoices/workspace/cluster"
@@ -40,8 +41,8 @@ type machine struct {
 	cluster *cluster.Cluster
 }
 
-// quick are the looks that cost next to nothing; deploying begins with them.
-var quick = []look{lookAtDocker, lookAtCredentials, lookAtEngine, lookAtMemory, lookAtDisk, lookAtInotify}
+// quick are the looks that cost next to nothing; deploying begins with them, once Docker answers.
+var quick = []look{lookAtCredentials, lookAtEngine, lookAtMemory, lookAtDisk, lookAtInotify}
 
 // thorough need an image, or time.
 var thorough = []look{lookAtKubernetesTools, lookAtContainers, lookAtNftables, lookAtEnvironment}
@@ -50,7 +51,7 @@ var thorough = []look{lookAtKubernetesTools, lookAtContainers, lookAtNftables, l
 func Examine(ctx context.Context, out io.Writer, where paths.Paths, c *cluster.Cluster) error {
 	m := machine{where, c}
 	bad := 0
-	for _, look := range append(append([]look{}, quick...), thorough...) {
+	for _, look := range slices.Concat([]look{lookAtDocker}, quick, thorough) {
 		f := look(ctx, m)
 		if f.Thing == "" { // nothing to look at, on this machine
 			continue
@@ -68,6 +69,14 @@ func Examine(ctx context.Context, out io.Writer, where paths.Paths, c *cluster.C
 	}
 	if bad > 0 {
 		return errors.New("deploying cannot work: see above")
+	}
+	return nil
+}
+
+// Docker fails if Docker does not answer.
+func Docker(ctx context.Context) error {
+	if f := lookAtDocker(ctx, machine{}); f.Level == Bad {
+		return fmt.Errorf("%s\n%s", f.Found, f.Do)
 	}
 	return nil
 }

@@ -294,6 +294,33 @@ func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
 		assert.GreaterOrEqual(t, strings.Count(after, `"IsPaid":true`), len(invoices), "nothing is lost")
 	})
 	t.Run("make run", func(t *testing.T) { makeRun(m) })
+	t.Run("by hand", func(t *testing.T) {
+		// What somebody does who knows ctlptl and none of ours: pastes what doctor says, and applies the definition.
+		m.says("./deploy.sh --destroy")
+		var exports []string
+		for line := range strings.Lines(m.says("workspace/run doctor")) {
+			if line = strings.TrimSpace(line); strings.HasPrefix(line, "export ") {
+				exports = append(exports, line)
+			}
+		}
+		apply := strings.Join(append(exports, "workspace/run describe --ctlptl | ctlptl apply -f -"), "; ")
+		m.says(apply)
+		made := node(t)
+		m.says("./deploy.sh")
+		status, _ := get(t, "http://localhost:"+invoiceApp+"/invoices")
+		assert.Equal(t, http.StatusOK, status)
+		assert.Equal(t, made, node(t), "deploy.sh takes it over")
+		m.says(apply)
+		assert.Equal(t, made, node(t), "and so does ctlptl")
+	})
+}
+
+// node is the ID of the node's container.
+func node(t *testing.T) string {
+	t.Helper()
+	id, err := exec.Command("docker", "container", "inspect", "--format", "{{.Id}}", "invoices-machine-control-plane").Output()
+	require.NoError(t, err)
+	return string(id)
 }
 
 // moduleHosts are where Go gets modules from: the proxy of this test stands in for none of them.
@@ -389,5 +416,5 @@ func TestAGoThatIsTooOldIsSaidSo(t *testing.T) {
 func TestADockerThatIsNotThereIsSaidSo(t *testing.T) {
 	m := newMachine(t, "clone", "")
 	m.set("DOCKER_HOST", "tcp://127.0.0.1:9")
-	assert.Contains(t, m.refuses("./deploy.sh"), "Docker does not answer. Is it installed, running")
+	assert.Contains(t, m.refuses("./deploy.sh"), "Docker does not answer: ")
 }
