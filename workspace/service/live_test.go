@@ -101,12 +101,42 @@ func TestWhatDoesNotCompileReplacesNothing(t *testing.T) {
 // A file that is deleted is gone from the copy, too.
 func TestACopyHasWhatTheSourceHas(t *testing.T) {
 	clone(t)
+	write(t, "invoice-app/main_test.go", "this is not Go")
+	write(t, "internal/name/testdata/x/y.txt", "no program has this")
 	write(t, "invoice-app/extra.go", "package main\n\nfunc init() { println(\"extra\") }\n")
 	saved(t)
 	require.NoError(t, os.Remove("invoice-app/extra.go"))
 	assert.Equal(t, "invoice-app is delivered to its pods\n", saved(t))
 	assert.NoFileExists(t, "live/invoice-app.source/invoice-app/extra.go")
-	assert.Contains(t, read(t, "live/invoice-app.source/go.mod"), "example.com/invoices")
+	assert.NoFileExists(t, "live/invoice-app.source/invoice-app/main_test.go")
+	assert.NoDirExists(t, "live/invoice-app.source/internal/name/testdata")
+}
+
+func TestSameContent(t *testing.T) {
+	const some = 1 << 20
+	for name, files := range map[string]struct {
+		a, b string
+		same bool
+	}{
+		"empty":            {"", "", true},
+		"one is empty":     {"", "a", false},
+		"short":            {"a", "a", true},
+		"short, differs":   {"a", "b", false},
+		"a part":           {strings.Repeat("a", some), strings.Repeat("a", some), true},
+		"more than a part": {strings.Repeat("a", some+1), strings.Repeat("a", some+1), true},
+		"at its end":       {strings.Repeat("a", some) + "a", strings.Repeat("a", some) + "b", false},
+		"longer":           {strings.Repeat("a", some), strings.Repeat("a", some) + "a", false},
+		"shorter":          {strings.Repeat("a", some) + "a", strings.Repeat("a", some), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+			write(t, a, files.a)
+			write(t, b, files.b)
+			same, err := sameContent(a, b)
+			require.NoError(t, err)
+			assert.Equal(t, files.same, same)
+		})
+	}
 }
 
 const restart = "--context=the-cluster --namespace=invoicing rollout restart deployment.apps/invoice-app"
