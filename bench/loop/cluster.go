@@ -202,6 +202,33 @@ func (b *bench) loopSplits() (map[string][]float64, error) {
 	return splits, nil
 }
 
+// imageSize is the size of an image's layers, as a registry on localhost has them.
+func imageSize(ref string) (size int64, err error) {
+	registry, image, _ := strings.Cut(ref, "/")
+	repository, tag, _ := strings.Cut(image, ":")
+	request, err := http.NewRequest(http.MethodGet, "http://"+registry+"/v2/"+repository+"/manifests/"+tag, nil)
+	if err != nil {
+		return 0, err
+	}
+	request.Header.Set("Accept", "application/vnd.oci.image.manifest.v1+json")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("%s: %s", request.URL, response.Status)
+	}
+	var manifest struct{ Layers []struct{ Size int64 } }
+	if err := json.NewDecoder(response.Body).Decode(&manifest); err != nil {
+		return 0, fmt.Errorf("%s: %w", request.URL, err)
+	}
+	for _, layer := range manifest.Layers {
+		size += layer.Size
+	}
+	return size, nil
+}
+
 // supervisorCost is what PID 1 of our loop adds to an image and to a pod: bytes, compressed, of the
 // image that holds nothing else, and the resident bytes of each process.
 func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
@@ -213,16 +240,8 @@ func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
 		if err != nil {
 			return cost, err
 		}
-		text, err := output("crane", "manifest", strings.TrimSpace(string(ref)))
-		if err != nil {
+		if cost.Image, err = imageSize(strings.TrimSpace(string(ref))); err != nil {
 			return cost, err
-		}
-		var manifest struct{ Layers []struct{ Size int64 } }
-		if err := json.Unmarshal([]byte(text), &manifest); err != nil {
-			return cost, err
-		}
-		for _, layer := range manifest.Layers {
-			cost.Image += layer.Size
 		}
 	}
 	text, err := output("docker", "exec", b.cluster.Node, "sh", "-c", "grep -hE '^(Name|VmRSS):' /proc/[0-9]*/status")
