@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"example.com/invoices/workspace/docker"
 	"example.com/invoices/workspace/process"
 )
 
@@ -187,7 +188,7 @@ func Architecture(ctx context.Context) (string, error) {
 	if architecture := os.Getenv("GOARCH"); architecture != "" {
 		return architecture, nil
 	}
-	return process.Output(process.Command(ctx, "docker", "version", "--format={{.Server.Arch}}"))
+	return docker.Version(ctx, "{{.Server.Arch}}")
 }
 
 // descriptorOf is how manifests refer to some content.

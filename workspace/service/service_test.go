@@ -247,7 +247,7 @@ func TestArchitecture(t *testing.T) {
 	architecture, err = Architecture(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, "riscv64", architecture)
-	assert.Equal(t, []string{"version --format={{.Server.Arch}}"}, docker.Calls())
+	assert.Equal(t, []string{"version --format {{.Server.Arch}}"}, docker.Calls())
 }
 
 func TestPushImage(t *testing.T) {
