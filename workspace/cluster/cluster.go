@@ -79,7 +79,7 @@ var names = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
 // New defines the cluster that is called by name (of the variable CLUSTER_NAME) and made with a product.
 func New(where paths.Paths, productName, name string) (*Cluster, error) {
 	if !names.MatchString(name) || regexp.MustCompile(`^minikube-`).MatchString(name) {
-		return nil, fmt.Errorf("CLUSTER_NAME=%s: only a-z, 0-9 and -, and not minikube-...", name)
+		return nil, fmt.Errorf("CLUSTER_NAME=%s: it may have a-z, 0-9 and - in it, and not begin with minikube-", name)
 	}
 	c := &Cluster{Product: productName, Program: where.Program(), paths: where}
 	option := ""
