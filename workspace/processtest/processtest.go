@@ -85,6 +85,7 @@ func Put(t *testing.T, name string, answer func(Call) Answer) *Program {
 		t.Cleanup(func() { _ = os.RemoveAll(folder) })
 		t.Setenv(address, folder)
 		t.Setenv("PROCESSTEST_TEST", self)
+		t.Setenv("GORACE", "atexit_sleep_ms=0") // with the race detector each program would take a second to end
 		t.Setenv("PATH", folder+string(os.PathListSeparator)+os.Getenv("PATH"))
 	}
 	require.NoError(t, os.Symlink(self, filepath.Join(folder, name)))
