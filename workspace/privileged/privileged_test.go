@@ -41,7 +41,8 @@ func newMachine(t *testing.T) *machine {
 	p := paths.Paths{Root: folder + "/clone", Cache: folder + "/cache"}
 	m.docker = docker{
 		console: &process.Console{Out: m.out, Logs: p.Logs(), Every: time.Hour},
-		paths:   p, program: folder + "/libexec/" + runtimeName, config: folder + "/etc/daemon.json", pid: folder + "/docker.pid",
+		paths:   p, program: folder + "/libexec/" + runtimeName, config: folder + "/etc/daemon.json",
+		pid: folder + "/docker.pid",
 	}
 	// Docker's process is this one.
 	reloads := make(chan os.Signal, 1)
@@ -183,7 +184,8 @@ func TestNothingIsChanged(t *testing.T) {
 	}{
 		"where privileged containers run": {func(*machine) {}, ""},
 		"where there is no image":         {func(m *machine) { m.image = false }, "run workspace/run images first"},
-		"where they fail otherwise":       {func(m *machine) { m.refuses = "no space left" }, "for another reason than is known here"},
+		"where they fail otherwise": {func(m *machine) { m.refuses = "no space left" },
+			"for another reason than is known here"},
 		"where Docker has another runtime": {func(m *machine) { m.refuses, m.runtime = refused, "crun" },
 			"the default runtime of Docker is crun: this can only stand in for runc"},
 	} {
