@@ -60,7 +60,7 @@ of a company's own registry say.`,
 		file("export", "write the images to a file", func(i *images.Images, command *cobra.Command, name string) error {
 			return i.Export(command.Context(), name)
 		}),
-		file("load", "read a file that export has written", func(i *images.Images, command *cobra.Command, name string) error {
+		file("load", "read what export has written", func(i *images.Images, command *cobra.Command, name string) error {
 			return i.Load(command.Context(), name)
 		}),
 	)

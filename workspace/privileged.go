@@ -17,8 +17,8 @@ func (w *workspace) privilegedCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "privileged status|install|remove",
 		Short: "a workaround for machines whose Docker refuses privileged containers",
-		Long: `Some machines (nested sandboxes) run Docker without CAP_SYS_RESOURCE. There every "docker run --privileged" fails
-with "unable to apply caps: operation not permitted", and a kind node is a privileged container.
+		Long: `Some machines (nested sandboxes) run Docker without CAP_SYS_RESOURCE. There every "docker run --privileged"
+fails with "unable to apply caps: operation not permitted", and a kind node is a privileged container.
 
   status    says whether this machine is one of them
   install   where it is, and only there: puts a program in front of Docker's runc that asks for that one capability

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -208,8 +209,11 @@ func TestEveryToolIsCompiled(t *testing.T) {
 
 func TestInputs(t *testing.T) {
 	c, _ := clone(t)
-	version := "go1.99"
-	processtest.Put(t, "go", func(processtest.Call) processtest.Answer { return processtest.Answer{Stdout: version + "\n"} })
+	var version atomic.Value
+	version.Store("go1.99")
+	processtest.Put(t, "go", func(processtest.Call) processtest.Answer {
+		return processtest.Answer{Stdout: version.Load().(string) + "\n"}
+	})
 	inputs := func(m Module) string {
 		hash, err := m.Inputs(t.Context(), c.Paths)
 		require.NoError(t, err)
@@ -221,9 +225,9 @@ func TestInputs(t *testing.T) {
 	other := Cluster
 	other.flags = append([]string{"-race"}, Cluster.flags...)
 	assert.NotEqual(t, before, inputs(other))
-	version = "go1.100"
+	version.Store("go1.100")
 	assert.NotEqual(t, before, inputs(Cluster))
-	version = "go1.99"
+	version.Store("go1.99")
 	require.NoError(t, os.Chmod(c.Paths.Root+"/tools/cluster/go.sum", 0o644))
 	require.NoError(t, os.WriteFile(c.Paths.Root+"/tools/cluster/go.sum", []byte("another"), 0o644))
 	assert.NotEqual(t, before, inputs(Cluster))

@@ -67,8 +67,8 @@ func (i *Images) toBuild(ctx context.Context, ways way) ([]image, error) {
 // onTop tells whether an image is built on top of another.
 func onTop(image image) bool { return image.folder() == minikube }
 
-// build builds what is not made in one of these ways. Each image has a folder in offline/: the program debian makes its root file system
-// from packages, and the Dockerfile says how it is run.
+// build builds what is not made in one of these ways. Each image has a folder in offline/: the program debian makes its
+// root file system from packages, and the Dockerfile says how it is run.
 func (i *Images) build(ctx context.Context, ways way) error {
 	missing, err := i.toBuild(ctx, ways)
 	if err != nil || len(missing) == 0 {

@@ -21,7 +21,8 @@ func recipes(t *testing.T, d *docker, last string) (builder, *processtest.Progra
 	images, program, _ := open(t, "kind", d)
 	for name, end := range map[string]string{"one": "", "two": last} {
 		files(t, images.paths.Root+"/offline", map[string]string{
-			name + "/debian":     "#!/bin/sh\nset -eu\nmkdir -p \"$1\"\necho unpacking\necho " + name + " >\"$1/file\"\n" + end + "\n",
+			name + "/debian": "#!/bin/sh\nset -eu\nmkdir -p \"$1\"\necho unpacking\necho " + name + " >\"$1/file\"\n" +
+				end + "\n",
 			name + "/Dockerfile": "FROM " + name,
 			"debian.sh":          "",
 		})

@@ -123,7 +123,8 @@ func TestAnotherListIsPulledAnew(t *testing.T) {
 	d := &docker{labels: map[string]string{"small:local": "registry.example.com/small@sha256:0"}}
 	images, docker, _ := open(t, "minikube", d)
 	require.NoError(t, images.Fill(t.Context(), "pull"))
-	assert.Equal(t, []string{"registry.example.com/small@sha256:1", "registry.example.com/kicbase@sha256:3"}, pulls(docker))
+	assert.Equal(t, []string{"registry.example.com/small@sha256:1", "registry.example.com/kicbase@sha256:3"},
+		pulls(docker))
 }
 
 // Whichever image cannot be pulled: it is said why, and the rest is to be built.
@@ -191,7 +192,9 @@ func TestAHelperForPasswordsIsMissing(t *testing.T) {
 		assert.ErrorContains(t, images.Fill(t.Context(), "pull"),
 			file+" names a program that is not there, docker-credential-of-nobody: install it, or take its line out of the file")
 	}
-	processtest.Put(t, "docker-credential-of-nobody", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
+	processtest.Put(t, "docker-credential-of-nobody", func(processtest.Call) processtest.Answer {
+		return processtest.Answer{}
+	})
 	assert.Empty(t, missingHelper("docker-credential-of-nobody: it is locked"))
 	assert.Empty(t, missingHelper("toomanyrequests"))
 }
@@ -224,7 +227,8 @@ func TestExport(t *testing.T) {
 	assert.EqualError(t, images.Export(t.Context(), "file"), "small:local is not filled: run workspace/run images first")
 	require.NoError(t, images.Fill(t.Context(), "pull"))
 	require.NoError(t, images.Export(t.Context(), "/a folder/file"))
-	assert.Equal(t, []string{"save", "--output", "/a folder/file", "small:local", "invoices/node:local"}, docker.Last().Args)
+	assert.Equal(t, []string{"save", "--output", "/a folder/file", "small:local", "invoices/node:local"},
+		docker.Last().Args)
 	require.NoError(t, images.Load(t.Context(), "/a folder/file"))
 	assert.Equal(t, []string{"load", "--input", "/a folder/file"}, docker.Last().Args)
 }

@@ -37,7 +37,8 @@ func TestResolve(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "root file system")
 	files(t, root, map[string]string{
 		"usr/bin/ip": "the node's", "bin": "-> usr/bin", "sbin/ip": "-> /bin/ip", "lib": "-> usr/lib",
-		"usr/lib/a.so": "-> ../../lib/a.so.1", "usr/lib/a.so.1": "library", "loop": "-> /loop", "out": "-> ../../../../bin/ip",
+		"usr/lib/a.so": "-> ../../lib/a.so.1", "usr/lib/a.so.1": "library", "loop": "-> /loop",
+		"out": "-> ../../../../bin/ip",
 	})
 	for file, want := range map[string]string{
 		"/usr/bin/ip": "/usr/bin/ip",
@@ -104,7 +105,8 @@ func TestAFailingTarFails(t *testing.T) {
 
 func TestImagesOfPods(t *testing.T) {
 	cache := t.TempDir()
-	n := nodeImage{builder: builder{Images: &Images{paths: paths.Paths{Cache: cache}}, compiler: compile.Compiler{Arch: "arm64"}},
+	b := builder{Images: &Images{paths: paths.Paths{Cache: cache}}, compiler: compile.Compiler{Arch: "arm64"}}
+	n := nodeImage{builder: b,
 		scratch: filepath.Join(cache, "scratch"),
 		names: []string{"registry.k8s.io/kube-apiserver:v1", "registry.k8s.io/kube-controller-manager:v1",
 			"registry.k8s.io/kube-scheduler:v1", "registry.k8s.io/kube-proxy:v1", "registry.k8s.io/coredns/coredns:v2",

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ func TestMain(m *testing.M) { processtest.Main(m) }
 // machine is one whose Docker reads its configuration when it is told to reload, as Docker does.
 type machine struct {
 	docker
+	lock       sync.Mutex // of what a test changes while Docker may be asked
 	out        *bytes.Buffer
 	program    *processtest.Program
 	runtime    string // Docker's default
@@ -39,7 +41,8 @@ func newMachine(t *testing.T) *machine {
 	p := paths.Paths{Root: folder + "/clone", Cache: folder + "/cache"}
 	m.docker = docker{
 		console: &process.Console{Out: m.out, Logs: p.Logs(), Every: time.Hour},
-		paths:   p, program: folder + "/libexec/" + runtimeName, config: folder + "/etc/daemon.json", pid: folder + "/docker.pid",
+		paths:   p, program: folder + "/libexec/" + runtimeName, config: folder + "/etc/daemon.json",
+		pid: folder + "/docker.pid",
 	}
 	// Docker's process is this one.
 	reloads := make(chan os.Signal, 1)
@@ -57,6 +60,8 @@ func newMachine(t *testing.T) *machine {
 		return processtest.Answer{}
 	})
 	m.program = processtest.Put(t, "docker", func(call processtest.Call) processtest.Answer {
+		m.lock.Lock()
+		defer m.lock.Unlock()
 		switch call.Args[0] {
 		case "info":
 			select {
@@ -89,6 +94,13 @@ func newMachine(t *testing.T) *machine {
 		return processtest.Answer{}
 	})
 	return m
+}
+
+// set changes what the machine is like.
+func (m *machine) set(change func(*machine)) {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	change(m)
 }
 
 func variable(environment []string, name string) (value string) {
@@ -124,7 +136,7 @@ func TestInstallAndRemove(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
-			m.refuses = refused
+			m.set(func(m *machine) { m.refuses = refused })
 			if before != "" {
 				require.NoError(t, os.WriteFile(m.config, []byte(before), 0o600))
 			}
@@ -145,10 +157,10 @@ func TestInstallAndRemove(t *testing.T) {
 			require.NoError(t, m.install(t.Context()))
 			assert.Len(t, m.program.Calls(), calls+1, "it is installed: there is nothing to try")
 
-			m.containers = "runc\n" + runtimeName + "\n"
+			m.set(func(m *machine) { m.containers = "runc\n" + runtimeName + "\n" })
 			assert.ErrorContains(t, m.remove(t.Context()), "there are containers that were made with it")
 			assert.FileExists(t, m.docker.program)
-			m.containers = "runc\n"
+			m.set(func(m *machine) { m.containers = "runc\n" })
 			require.NoError(t, m.remove(t.Context()))
 			assert.NoFileExists(t, m.docker.program)
 			want := before
@@ -172,13 +184,14 @@ func TestNothingIsChanged(t *testing.T) {
 	}{
 		"where privileged containers run": {func(*machine) {}, ""},
 		"where there is no image":         {func(m *machine) { m.image = false }, "run workspace/run images first"},
-		"where they fail otherwise":       {func(m *machine) { m.refuses = "no space left" }, "for another reason than is known here"},
+		"where they fail otherwise": {func(m *machine) { m.refuses = "no space left" },
+			"for another reason than is known here"},
 		"where Docker has another runtime": {func(m *machine) { m.refuses, m.runtime = refused, "crun" },
 			"the default runtime of Docker is crun: this can only stand in for runc"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
-			test.set(m)
+			m.set(test.set)
 			if err := m.install(t.Context()); test.want == "" {
 				assert.NoError(t, err)
 			} else {
@@ -192,7 +205,7 @@ func TestNothingIsChanged(t *testing.T) {
 
 func TestAConfigurationThatIsNoJSON(t *testing.T) {
 	m := newMachine(t)
-	m.refuses = refused
+	m.set(func(m *machine) { m.refuses = refused })
 	require.NoError(t, os.WriteFile(m.config, []byte("{ // mine\n}"), 0o644))
 	err := m.install(t.Context())
 	if !asRoot(t, err) {
@@ -204,7 +217,7 @@ func TestAConfigurationThatIsNoJSON(t *testing.T) {
 
 func TestDockerIsOnAnotherMachine(t *testing.T) {
 	m := newMachine(t)
-	m.refuses = refused
+	m.set(func(m *machine) { m.refuses = refused })
 	require.NoError(t, os.Remove(m.pid))
 	err := m.install(t.Context())
 	if !asRoot(t, err) {
@@ -216,7 +229,7 @@ func TestDockerIsOnAnotherMachine(t *testing.T) {
 
 func TestAProgramThatIsGoneIsPutBack(t *testing.T) {
 	m := newMachine(t)
-	m.runtime = runtimeName
+	m.set(func(m *machine) { m.runtime = runtimeName })
 	require.NoError(t, os.WriteFile(m.config, []byte(`{"default-runtime": "invoices-oci-runtime"}`), 0o644))
 	err := m.install(t.Context())
 	if !asRoot(t, err) {
@@ -234,12 +247,12 @@ func TestStatus(t *testing.T) {
 		return m.out.String()
 	}
 	assert.Equal(t, "not needed: privileged containers run\n", said())
-	m.refuses = refused
+	m.set(func(m *machine) { m.refuses = refused })
 	assert.Contains(t, said(), "needed: this machine refuses")
-	m.runtime = runtimeName
+	m.set(func(m *machine) { m.runtime = runtimeName })
 	require.NoError(t, replace(m.docker.program, nil, 0o755))
 	assert.Contains(t, said(), "installed: "+m.docker.program)
-	m.refuses = ""
+	m.set(func(m *machine) { m.refuses = "" })
 	assert.Contains(t, said(), "installed, and not needed")
 
 	t.Setenv("PATH", t.TempDir())

@@ -38,8 +38,8 @@ var (
 // Ensure returns the folder of the tools, for PATH. One of a good version that is on PATH already is used: the
 // folder has a link to it. What is missing is compiled, once, as it is pinned. Of the products that a cluster is made
 // with, minikube needs a tool more.
-func Ensure(ctx context.Context, console *process.Console, p paths.Paths, products ...string) (folder string, err error) {
-	folder = p.Bin()
+func Ensure(ctx context.Context, console *process.Console, p paths.Paths, products ...string) (string, error) {
+	folder := p.Bin()
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return "", err
 	}
