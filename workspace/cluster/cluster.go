@@ -44,6 +44,8 @@ type Cluster struct {
 const (
 	defaultName = "invoices"
 	nodePort    = "30081/tcp" // invoice-app's, which a port of this machine leads to
+
+	registryContainerPort = "5000/tcp"
 	// RegistryImage is what the registry's container is made from.
 	RegistryImage = "invoices/registry:local"
 )
@@ -126,11 +128,11 @@ func OfContext(where paths.Paths, kubeContext, name string) (*Cluster, error) {
 }
 
 // UsePorts settles the cluster's ports. One that is there keeps those that it was made with: others are refused.
-func (c *Cluster) UsePorts(ctx context.Context, node *docker.Container, asked Ports) error {
+func (c *Cluster) UsePorts(ctx context.Context, state State, asked Ports) error {
 	made := defaultPorts
-	if node != nil {
+	if state.Node != nil {
 		var err error
-		if made, err = c.madeWith(ctx, node); err != nil {
+		if made, err = c.madeWith(ctx, state); err != nil {
 			return err
 		}
 	}
@@ -145,7 +147,7 @@ func (c *Cluster) UsePorts(ctx context.Context, node *docker.Container, asked Po
 		switch {
 		case port.asked == 0:
 			*port.settled = port.made
-		case node != nil && port.asked != port.made:
+		case state.Node != nil && port.asked != port.made:
 			return fmt.Errorf("cluster %s was made with %s=%d, and keeps it: leave %[2]s out, or make the cluster anew with --force, which loses the data",
 				c.Name, port.variable, port.made)
 		default:
@@ -156,17 +158,19 @@ func (c *Cluster) UsePorts(ctx context.Context, node *docker.Container, asked Po
 	return nil
 }
 
-// madeWith are the ports that the cluster was made with, which its node knows while it is stopped as well.
-func (c *Cluster) madeWith(ctx context.Context, node *docker.Container) (Ports, error) {
-	invoiceApp, err := strconv.Atoi(node.HostPort(nodePort))
+// madeWith are the ports that the cluster was made with, which it knows while it is stopped as well.
+func (c *Cluster) madeWith(ctx context.Context, state State) (Ports, error) {
+	invoiceApp, err := strconv.Atoi(state.Node.HostPort(nodePort))
 	if err != nil {
 		return Ports{}, fmt.Errorf("the container %s has no port for invoice-app: it was not made by ./deploy.sh", c.Node)
 	}
-	registry, err := registryPort(ctx, c.Node)
-	if err != nil {
-		return Ports{}, err
+	var registry int
+	if state.Registry != nil {
+		registry, err = strconv.Atoi(state.Registry.HostPort(registryContainerPort))
+	} else {
+		registry, err = c.registryPort(ctx)
 	}
-	return Ports{InvoiceApp: invoiceApp, Registry: registry}, nil
+	return Ports{InvoiceApp: invoiceApp, Registry: registry}, err
 }
 
 // others refuses containers that have this cluster's names, and were made from other images.

@@ -87,7 +87,7 @@ func decode(t *testing.T, data []byte) (registry, cluster map[string]any) {
 // that is defined otherwise, with its data.
 func TestTheUsualClusterIsTheOneOfTheFile(t *testing.T) {
 	c := newCluster(t, "kind", "invoices")
-	require.NoError(t, c.UsePorts(t.Context(), nil, Ports{}))
+	require.NoError(t, c.UsePorts(t.Context(), State{}, Ports{}))
 	data, err := c.Definition(t.Context(), true)
 	require.NoError(t, err)
 	file, err := os.ReadFile("../../ctlptl.yaml")
@@ -105,7 +105,7 @@ func TestTheUsualClusterIsTheOneOfTheFile(t *testing.T) {
 
 func TestASecondClusterHasItsOwnNamesAndPorts(t *testing.T) {
 	c := newCluster(t, "kind", "a-b")
-	require.NoError(t, c.UsePorts(t.Context(), nil, Ports{InvoiceApp: 9081, Registry: 9005}))
+	require.NoError(t, c.UsePorts(t.Context(), State{}, Ports{InvoiceApp: 9081, Registry: 9005}))
 	data, err := c.Definition(t.Context(), true)
 	require.NoError(t, err)
 	registry, cluster := decode(t, data)
@@ -127,7 +127,7 @@ func TestMinikubesDefinitionIsForItsImage(t *testing.T) {
 			processtest.Put(t, "docker", func(processtest.Call) processtest.Answer { return processtest.Answer{Stdout: label + "\n"} })
 			c := newCluster(t, "minikube", "a")
 			c.Live = "/home/some body/ä&|/live"
-			require.NoError(t, c.UsePorts(t.Context(), nil, Ports{}))
+			require.NoError(t, c.UsePorts(t.Context(), State{}, Ports{}))
 			data, err := c.Definition(t.Context(), true)
 			require.NoError(t, err)
 			for _, part := range want.has {
@@ -183,18 +183,20 @@ func TestAClusterKeepsItsPorts(t *testing.T) {
 		return processtest.Answer{Stderr: "Error: No such container: " + call.Args[2], Code: 1}
 	})
 	c := newCluster(t, "kind", "a")
+	c.Live = filepath.Join(t.TempDir(), "live")
 	state, err := c.State(t.Context())
 	require.NoError(t, err)
 	assert.Nil(t, state.Registry)
 	assert.Equal(t, "kind", c.Network, "made by hand it is in kind's own network")
 
-	require.NoError(t, c.UsePorts(t.Context(), state.Node, Ports{}))
+	require.NoError(t, c.UsePorts(t.Context(), state, Ports{}))
+	assert.DirExists(t, c.Live, "Docker, which copies, would make it root's")
 	assert.Equal(t, "http://localhost:18081", c.InvoiceAppURL)
 	assert.Equal(t, 15005, c.RegistryPort)
-	require.NoError(t, c.UsePorts(t.Context(), state.Node, Ports{InvoiceApp: 18081, Registry: 15005}))
-	require.EqualError(t, c.UsePorts(t.Context(), state.Node, Ports{InvoiceApp: 8081}),
+	require.NoError(t, c.UsePorts(t.Context(), state, Ports{InvoiceApp: 18081, Registry: 15005}))
+	require.EqualError(t, c.UsePorts(t.Context(), state, Ports{InvoiceApp: 8081}),
 		"cluster a was made with INVOICE_APP_PORT=18081, and keeps it: leave INVOICE_APP_PORT out, or make the cluster anew with --force, which loses the data")
-	require.ErrorContains(t, c.UsePorts(t.Context(), state.Node, Ports{Registry: 5005}), "REGISTRY_PORT=15005")
+	require.ErrorContains(t, c.UsePorts(t.Context(), state, Ports{Registry: 5005}), "REGISTRY_PORT=15005")
 }
 
 func TestContainersOfOthersAreRefused(t *testing.T) {

@@ -48,10 +48,14 @@ func keys(m map[string]struct{}) []string {
 	return all
 }
 
-// registryPort is the registry's port on localhost, as the node was told when it was made.
-func registryPort(ctx context.Context, node string) (int, error) {
+// registryPort is the port on localhost of a registry that is gone, as the node was told when it was made.
+func (c *Cluster) registryPort(ctx context.Context) (int, error) {
 	const folder = "/etc/containerd/certs.d"
-	files, err := process.Output(process.Command(ctx, "docker", "cp", node+":"+folder, "-"))
+	// To copy, Docker makes the folders that the node shares, if they are gone: they would be root's.
+	if err := makeShared(c.Live); err != nil {
+		return 0, err
+	}
+	files, err := process.Output(process.Command(ctx, "docker", "cp", c.Node+":"+folder, "-"))
 	if err != nil {
 		return 0, err
 	}
@@ -59,7 +63,7 @@ func registryPort(ctx context.Context, node string) (int, error) {
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return 0, fmt.Errorf("%s of the container %s names no registry on localhost: it was not made by ./deploy.sh, or not to its end", folder, node)
+			return 0, fmt.Errorf("%s of the container %s names no registry on localhost: it was not made by ./deploy.sh, or not to its end", folder, c.Node)
 		} else if err != nil {
 			return 0, err
 		}
@@ -273,7 +277,7 @@ func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 	if c.Architecture, err = docker.Version(ctx, "{{.Server.Arch}}"); err != nil {
 		return err
 	}
-	if err := c.UsePorts(ctx, state.Node, asked); err != nil || !live {
+	if err := c.UsePorts(ctx, state, asked); err != nil || !live {
 		return err
 	}
 	if state.Node == nil {

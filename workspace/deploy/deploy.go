@@ -106,7 +106,7 @@ func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 		}
 		state = cluster.State{}
 	}
-	if err := c.UsePorts(ctx, state.Node, d.Ports); err != nil {
+	if err := c.UsePorts(ctx, state, d.Ports); err != nil {
 		return err
 	}
 	if err := d.checkPorts(ctx, state); err != nil {

@@ -163,7 +163,9 @@ func container(image, state, live string) string {
 	data, _ := json.Marshal([]any{map[string]any{
 		"Image": "sha256:1", "State": map[string]any{"Status": state}, "Config": map[string]any{"Image": image},
 		"HostConfig": map[string]any{"Binds": []string{live + ":/live:ro"},
-			"PortBindings": map[string]any{"30081/tcp": []any{map[string]any{"HostPort": "28081"}}}},
+			"PortBindings": map[string]any{
+				"30081/tcp": []any{map[string]any{"HostPort": "28081"}}, "5000/tcp": []any{map[string]any{"HostPort": "25005"}},
+			}},
 		"Mounts":          []any{map[string]any{"Destination": "/live"}},
 		"NetworkSettings": map[string]any{"Networks": map[string]any{"kind-a": map[string]any{}}},
 	}})
