@@ -1,0 +1,103 @@
+package limits
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/postgrestest"
+	invoices "example.com/invoices/invoice-app/store"
+	payments "example.com/invoices/payment-provider/store"
+)
+
+// callers are far more than a replica takes in at once.
+const callers = 1000
+
+// Each caller gets a whole answer: what it asked for, or when to ask again.
+func TestManyCallersAtOnce(t *testing.T) {
+	server := postgrestest.Start(t)
+	server.CreateDatabase("invoicing")
+	server.CreateDatabase("payments")
+	invoicing, paying := server.URL(postgrestest.Superuser, "invoicing"), server.URL(postgrestest.Superuser, "payments")
+	require.NoError(t, invoices.Schema.Migrate(t.Context(), invoicing, ""))
+	require.NoError(t, payments.Schema.Migrate(t.Context(), paying, ""))
+	provider := start(t, "payment-provider", "DATABASE_URL="+paying)
+	app := start(t, "invoice-app", "DATABASE_URL="+invoicing, "PAYMENT_PROVIDER_URL=http://"+provider.address)
+
+	const csv, json = "text/csv", "application/json"
+	for _, call := range []struct {
+		of                              *process
+		method, path, contentType, body string
+	}{
+		{app, http.MethodPost, "/invoices", json, `{"InvoiceId":"a%d","Value":1,"Currency":"EUR"}`},
+		{app, http.MethodPost, "/invoices", csv, "InvoiceId,Value,Currency\na%d,1,EUR\n"},
+		{app, http.MethodPost, "/invoices", csv, "InvoiceId,Value,Currency\na%d,1,EUR\n" + strings.Repeat("\n", 20<<10)},
+		{app, http.MethodGet, "/invoices", "", ""},
+		{app, http.MethodGet, "/invoices?limit=100", "", ""},
+		{app, http.MethodGet, "/invoices/a%d", "", ""},
+		{app, http.MethodPost, "/invoices/pay", "", ""},
+		{app, http.MethodPost, "/invoices/a%d/retry", "", ""},
+		{app, http.MethodGet, "/livez", "", ""},
+		{app, http.MethodGet, "/readyz", "", ""},
+		{app, http.MethodGet, "/metrics", "", ""},
+		{app, http.MethodGet, "/openapi.yaml", "", ""},
+		{provider, http.MethodPost, "/payments/pay", json, `{"id":"p%d","value":1,"currency":"EUR"}`},
+		{provider, http.MethodPost, "/payments/batch", json, `[{"id":"q%d","value":1,"currency":"EUR"}]`},
+		{provider, http.MethodGet, "/payments/p%d", "", ""},
+		{provider, http.MethodGet, "/livez", "", ""},
+		{provider, http.MethodGet, "/readyz", "", ""},
+	} {
+		t.Run(fmt.Sprintf("%s %s %s", call.method, call.path, call.contentType), func(t *testing.T) {
+			answers := make([]string, callers)
+			var calls sync.WaitGroup
+			began := time.Now()
+			for n := range answers {
+				calls.Go(func() {
+					number := func(text string) string { return strings.Replace(text, "%d", fmt.Sprint(n), 1) }
+					answers[n] = answer(call.method, "http://"+call.of.address+number(call.path), call.contentType, number(call.body))
+				})
+			}
+			calls.Wait()
+			count := map[string]int{}
+			for _, a := range answers {
+				count[a]++
+			}
+			t.Logf("%v in %s", count, time.Since(began).Round(time.Millisecond))
+			for a := range count {
+				assert.Contains(t, []string{"200 OK", "201 Created", "202 Accepted", "404 Not Found", "409 Conflict", refused}, a)
+			}
+			call.of.requireAlive(t)
+		})
+	}
+}
+
+const refused = "503 Service Unavailable, with Retry-After"
+
+// answer asks over a connection of its own, and returns the whole answer's status, or what is wrong with it.
+func answer(method, url, contentType, body string) string {
+	request, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return err.Error()
+	}
+	request.Header.Set("Content-Type", contentType)
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Minute}
+	response, err := client.Do(request)
+	if err != nil {
+		return "no answer: " + err.Error()[max(0, len(err.Error())-60):]
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return "half an answer"
+	}
+	if response.Header.Get("Retry-After") != "" {
+		return response.Status + ", with Retry-After"
+	}
+	return response.Status
+}
