@@ -45,8 +45,8 @@ func (l *connections) Accept() (net.Conn, error) {
 		_ = tcp.SetWriteBuffer(socketBuffer)
 	}
 	c := &connection{Conn: accepted, of: l}
-	for waited := false; ; waited = true {
-		wait, slow := l.admit(c, waited)
+	for {
+		wait, slow := l.admit(c)
 		switch {
 		case slow != nil:
 			l.closed.Inc()
@@ -64,11 +64,11 @@ func (l *connections) Accept() (net.Conn, error) {
 
 // admit takes c in, or returns what has to come first: a connection to close, or
 // a time to wait, unless another is closed earlier.
-func (l *connections) admit(c *connection, waited bool) (wait time.Duration, slow *connection) {
+func (l *connections) admit(c *connection) (wait time.Duration, slow *connection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open < l.max || l.stopped {
-		if !waited {
+		if l.open < l.max/2 { // no crowd any more
 			l.patience = slotPatience
 		}
 		l.open++
@@ -84,8 +84,8 @@ func (l *connections) admit(c *connection, waited bool) (wait time.Duration, slo
 		return left, nil
 	}
 	if !slow.served {
-		// Whoever does this on purpose comes with many: the next ones have less time.
-		l.patience = crowdedPatience
+		// Whoever does this on purpose comes with many: each leaves the next ones less time.
+		l.patience = max(l.patience-l.patience/16, crowdedPatience)
 	}
 	return 0, slow
 }
