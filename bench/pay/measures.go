@@ -387,8 +387,7 @@ func (b *bench) measureCallers() {
 const (
 	served  = "served"
 	refused = "refused" // by a status that says so
-	cut     = "cut"     // the connection was closed before an answer had begun: it is over the bound of connections
-	failed  = "failed"  // an answer that is neither, or that ends too early
+	failed  = "failed"  // no answer, one that is neither, or one that ends too early
 	hung    = "hung"
 )
 
@@ -404,7 +403,7 @@ func (b *bench) outcome(method, url, body string) string {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return hung
 	case err != nil:
-		return cut
+		return failed
 	}
 	defer response.Body.Close()
 	_, err = io.Copy(io.Discard, response.Body)

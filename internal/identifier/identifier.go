@@ -86,11 +86,11 @@ func checkRune(r, previous rune) string {
 	switch {
 	case r == ' ' && previous == ' ':
 		return "a blank too many: only single blanks inside are allowed"
+	case r < utf8.RuneSelf && unicode.IsPrint(r):
+		return ""
 	case !unicode.IsPrint(r), strings.ContainsRune(invisible, r),
 		unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector):
 		return "which cannot be seen: leave it out, or use a plain blank inside"
-	case r < utf8.RuneSelf:
-		return ""
 	case unicode.Is(unicode.Nd, r):
 		return "a digit: write 0 to 9"
 	case unicode.Is(unicode.M, r) && !unicode.In(previous, unicode.L, unicode.M), unicode.In(r, unicode.Me, combining):
@@ -171,6 +171,9 @@ var alphabets = []string{
 
 // alphabet is the name of the script that the letter r is from, or "".
 func alphabet(r rune) string {
+	if r < utf8.RuneSelf {
+		return "Latin"
+	}
 	for _, name := range alphabets {
 		if unicode.Is(unicode.Scripts[name], r) {
 			return name

@@ -77,9 +77,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.id = uuid.NewString()
 	}
 	x.header.Set(RequestIDHeader, x.id)
-	if s.draining.Load() { // the client is not to send another request on this connection
-		x.header.Set("Connection", "close")
-	}
 	defer x.observe() // a panic on the way counts, too
 	defer x.finish()
 
@@ -196,6 +193,9 @@ func (x *exchange) WriteHeader(status int) {
 func (x *exchange) sendHeader(status int, header http.Header) {
 	x.status = status
 	x.unheard = x.client.Context().Err() != nil
+	if x.server.draining.Load() || crowded(x.client.Context()) { // the client is not to send another request on this connection
+		header.Set("Connection", "close")
+	}
 	switch status {
 	case http.StatusServiceUnavailable:
 		header.Set("Retry-After", "1")

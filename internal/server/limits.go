@@ -23,6 +23,9 @@ const (
 	smallBody    = 8 << 10
 	maxBody      = 1 << 20 // bytes that ReadBody reads into memory
 	slotPatience = time.Second
+	// crowdedPatience takes its place when there are as many connections as there
+	// may be: the kernel's queue of 4,096 is through in a few seconds, probes in it.
+	crowdedPatience = 100 * time.Millisecond
 )
 
 // Limits of every connection in time. A handler that streams or takes long
@@ -49,7 +52,11 @@ func NewSlots(n int) Slots { return make(Slots, n) }
 // handler has returned, even if the client has its answer by then. If all are
 // occupied, the error is a 503.
 func (s Slots) Take(c *gin.Context) error {
-	patience := time.NewTimer(slotPatience)
+	wait := slotPatience
+	if crowded(c.Request.Context()) {
+		wait = crowdedPatience
+	}
+	patience := time.NewTimer(wait)
 	defer patience.Stop()
 	select {
 	case s <- struct{}{}:

@@ -488,7 +488,7 @@ func TestConnectionsMakeRoom(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	closed := prometheus.NewCounter(prometheus.CounterOpts{Name: "closed"})
-	limited := &connections{Listener: listener, max: 3, closed: closed}
+	limited := newConnections(listener, 3, closed)
 	s := newServer(io.Discard)
 	entered, wake := make(chan struct{}), make(chan struct{})
 	s.Router.GET("/slow", func(*gin.Context) { entered <- struct{}{}; <-wake })
@@ -519,21 +519,76 @@ func TestConnectionsMakeRoom(t *testing.T) {
 	working := dial(slow)
 	<-entered
 	idle := dial(live)
-	assert.Equal(t, http.StatusOK, answers(idle).StatusCode)
+	answer := answers(idle)
+	assert.Equal(t, http.StatusOK, answer.StatusCode)
+	assert.False(t, answer.Close)
 	halfway := dial("GET /livez HTTP/1.1\r\nHost")
-	assert.Equal(t, http.StatusOK, answers(dial(live)).StatusCode, "a fourth")
+	answer = answers(dial(live))
+	assert.Equal(t, http.StatusOK, answer.StatusCode, "a fourth")
+	assert.True(t, answer.Close, "it makes room")
 	assert.True(t, isClosed(idle), "it waited longest")
 	assert.Equal(t, http.StatusOK, answers(dial(live)).StatusCode, "a fifth")
+	silent := dial("")
+	assert.Equal(t, http.StatusOK, answers(dial(live)).StatusCode, "a seventh")
 	assert.True(t, isClosed(halfway))
 
-	// With all of them at work, one more is refused, and none of them suffers.
+	// With all of them at work, one more waits, and none of them suffers.
 	more := []net.Conn{dial(slow), dial(slow)}
 	<-entered
 	<-entered
-	assert.True(t, isClosed(dial(live)))
+	assert.True(t, isClosed(silent))
+	door := dial(live)
 	close(wake)
-	for _, conn := range append(more, working) {
+	for _, conn := range append(more, working, door) {
 		assert.Equal(t, http.StatusOK, answers(conn).StatusCode)
 	}
-	assert.Equal(t, http.StatusOK, answers(dial(live)).StatusCode)
+}
+
+// Who waits for room when a server stops is answered, too.
+func TestAtTheDoorOfAServerThatStops(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	accepted := make(chan struct{}, 2)
+	limited := newConnections(announcing{listener, accepted}, 1, nil)
+	s := newServer(io.Discard)
+	entered, wake := make(chan struct{}), make(chan struct{})
+	s.Router.GET("/slow", func(*gin.Context) { entered <- struct{}{}; <-wake })
+	site := &http.Server{Handler: s, ConnContext: withConnection}
+	served := make(chan error, 1)
+	go func() { served <- site.Serve(limited) }()
+	defer site.Close()
+	ask := func(path string) <-chan int {
+		status := make(chan int, 1)
+		go func() {
+			response, err := http.Get("http://" + listener.Addr().String() + path)
+			if assert.NoError(t, err) {
+				response.Body.Close()
+				status <- response.StatusCode
+			}
+		}()
+		<-accepted
+		return status
+	}
+	slow := ask("/slow")
+	<-entered
+	door := ask("/livez")
+	require.NoError(t, limited.Close())
+	assert.Equal(t, http.StatusOK, <-door)
+	close(wake)
+	assert.Equal(t, http.StatusOK, <-slow)
+	assert.ErrorIs(t, <-served, net.ErrClosed)
+}
+
+// announcing says when it has accepted a connection.
+type announcing struct {
+	net.Listener
+	accepted chan<- struct{}
+}
+
+func (l announcing) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted <- struct{}{}
+	}
+	return conn, err
 }

@@ -98,10 +98,10 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	if err != nil {
 		return err
 	}
-	listener = &connections{Listener: listener, max: maxConnections, closed: promauto.With(s.Registry).NewCounter(prometheus.CounterOpts{
+	listener = newConnections(listener, maxConnections, promauto.With(s.Registry).NewCounter(prometheus.CounterOpts{
 		Name: "http_connections_closed_early_total",
 		Help: "Connections without a request that were closed because others wanted in.",
-	})}
+	}))
 	defer listener.Close()
 	server := &http.Server{
 		Handler:           s,
@@ -150,11 +150,10 @@ func (s *Server) Routes() gin.RoutesInfo { return s.router.Routes() }
 // admit waits for one of the slots of requests that are worked on. Probes need
 // none: that others wait says nothing about this replica's health.
 func (s *Server) admit(c *gin.Context) {
+	exchangeOf(c).occupy()
 	if path := c.FullPath(); path != "/livez" && path != "/readyz" {
 		if err := s.requests.Take(c); err != nil {
 			FailUnexpected(c, s.log, err)
-			return
 		}
 	}
-	exchangeOf(c).occupy()
 }

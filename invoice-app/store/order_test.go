@@ -213,7 +213,8 @@ func commonInvoices(t *testing.T, open func(*testing.T) Store) {
 	requireUnsettled(t, s, 40)
 }
 
-// pausing is a list whose sender stands still in the middle until goOn is closed.
+// pausing is a list whose sender stands still before its last invoice until goOn
+// is closed. Of a list of three chunks, the first one is in the database by then.
 func pausing(list []invoice.Invoice, paused chan<- struct{}, goOn <-chan struct{}, err error) func(func(invoice.Invoice, error) bool) {
 	return func(yield func(invoice.Invoice, error) bool) {
 		for n, i := range list {
@@ -325,7 +326,7 @@ func invoiceOfAnImportUnderWay(t *testing.T, server *postgrestest.Server) {
 			imported := make(chan error, 1)
 			if engine == "SQLite" {
 				go func() {
-					_, err := s.Add(context.Background(), pausing(many("long", 2*addChunk), paused, goOn, nil))
+					_, err := s.Add(context.Background(), pausing(many("long", 3*addChunk), paused, goOn, nil))
 					imported <- err
 				}()
 				<-paused

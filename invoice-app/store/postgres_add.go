@@ -238,11 +238,20 @@ func move(ctx context.Context, tx pgx.Tx, batch int64, total int) (added int, co
 		return 0, nil, err
 	}
 	base += importGap
-	tag, err := tx.Exec(ctx, `
+	const moveSQL = `
 		INSERT INTO invoices (seq, id, amount_minor, currency) OVERRIDING SYSTEM VALUE
 		SELECT $2::bigint + place, id, amount_minor, currency FROM staged_invoices WHERE batch = $1
-		ORDER BY place
-		ON CONFLICT (id) DO NOTHING`, batch, base+1)
+		ORDER BY place`
+	// To look for what is there takes a quarter of the time, and most often nothing is.
+	var tag pgconn.CommandTag
+	err = pgx.BeginFunc(ctx, tx, func(all pgx.Tx) (err error) {
+		tag, err = all.Exec(ctx, moveSQL, batch, base+1)
+		return err
+	})
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == "23505" {
+		tag, err = tx.Exec(ctx, moveSQL+` ON CONFLICT (id) DO NOTHING`, batch, base+1)
+	}
 	if err != nil {
 		return 0, nil, err
 	}

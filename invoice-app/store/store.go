@@ -5,6 +5,7 @@ import (
 	"context"
 	"embed"
 	"iter"
+	"sync"
 
 	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/money"
@@ -71,22 +72,33 @@ func paidCondition(paid *bool) string {
 
 // chunks calls each with addChunk invoices at a time, and with what is left at
 // the end, if anything or if there were none at all. index is the first one's
-// place; the slice is used again.
+// place; the slice is used again. While each writes a chunk, the next one is
+// read, so that neither the source nor the database waits for the other.
 func chunks(invoices iter.Seq2[invoice.Invoice, error], each func(index int, chunk []invoice.Invoice, last bool) error) error {
-	index := 0
-	var chunk []invoice.Invoice
+	var (
+		index         int
+		chunk, before []invoice.Invoice
+		writing       sync.WaitGroup // the one before
+		failed        error          // once it is written
+	)
+	defer writing.Wait() // for whatever reason the reading ends
 	for i, err := range invoices {
 		if err != nil {
 			return err
 		}
 		if len(chunk) == addChunk {
-			if err := each(index, chunk, false); err != nil {
-				return err
+			if writing.Wait(); failed != nil {
+				return failed
 			}
+			full, at := chunk, index
+			writing.Go(func() { failed = each(at, full, false) })
 			index += len(chunk)
-			chunk = chunk[:0]
+			chunk, before = before[:0], chunk
 		}
 		chunk = append(chunk, i)
+	}
+	if writing.Wait(); failed != nil {
+		return failed
 	}
 	return each(index, chunk, true)
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -266,6 +267,63 @@ func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {
 			return err
 		})
 		assert.ErrorContains(t, err, "42501", statement) // insufficient privilege
+	}
+}
+
+// While a chunk is written, the next one is read, and no more than that.
+func TestReadingGoesOnWhileAChunkIsWritten(t *testing.T) {
+	list := make([]invoice.Invoice, 5*addChunk+1)
+	for n := range list {
+		list[n] = euros(fmt.Sprint(n), 1)
+	}
+	const never = 1 << 30
+	unreadable, unwritable := errors.New("unreadable"), errors.New("unwritable")
+	for name, test := range map[string]struct {
+		unreadable, unwritable int // from this invoice on
+		want                   error
+	}{
+		"all of it":     {never, never, nil},
+		"reading fails": {2*addChunk + 1, never, unreadable},
+		"writing fails": {never, 2 * addChunk, unwritable},
+		"both fail":     {2*addChunk + 1, addChunk, unreadable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var written []invoice.Invoice
+				var read atomic.Int64
+				writing := false
+				err := chunks(func(yield func(invoice.Invoice, error) bool) {
+					for n, i := range list {
+						read.Store(int64(n))
+						if n >= test.unreadable {
+							yield(invoice.Invoice{}, unreadable)
+							return
+						}
+						if !yield(i, nil) {
+							return
+						}
+					}
+				}, func(index int, chunk []invoice.Invoice, last bool) error {
+					assert.False(t, writing, "one at a time")
+					writing = true
+					defer func() { writing = false }()
+					synctest.Wait() // until no more is read
+					assert.EqualValues(t, min(index+2*addChunk, test.unreadable, len(list)-1), read.Load())
+					if index >= test.unwritable {
+						return unwritable
+					}
+					assert.Len(t, written, index)
+					written = append(written, chunk...)
+					assert.Equal(t, len(written) == len(list), last)
+					return nil
+				})
+				assert.Equal(t, test.want, err)
+				assert.False(t, writing, "it ends before chunks does")
+				if err == nil {
+					assert.Equal(t, list, written)
+				}
+			})
+		})
 	}
 }
 
