@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// part is how many invoices one statement adds up: milliseconds.
-	part = 10_000
+	// countPart is how many invoices one statement adds up: milliseconds.
+	countPart = 10_000
 	// rest is how many times as long as a count took nobody counts again: it may
 	// take a tenth of one connection's time, however many invoices there are.
 	rest = 9
@@ -65,6 +65,7 @@ func (t total) minus(other total) total {
 // is paid meanwhile counts as what it was, or as what it is, but in one place.
 type counter struct {
 	store    invoice.Store
+	part     int           // invoices that one statement adds up
 	patience time.Duration // how long a page waits for figures that are fresh
 
 	mu       sync.Mutex
@@ -196,7 +197,7 @@ func (c *counter) at(ctx context.Context, seq int64) (invoice.Invoice, error) {
 // sum calls each with the sums of all invoices of filter up to through, a part
 // after the other, and returns the last Seq, or 0 if there were none.
 func (c *counter) sum(ctx context.Context, filter invoice.Filter, through int64, each func(invoice.Sum)) (last int64, err error) {
-	filter.Limit = part
+	filter.Limit = c.part
 	for {
 		sums, end, err := c.store.Sum(ctx, filter, through)
 		if err != nil || end == 0 {

@@ -40,10 +40,13 @@ func (s summed) Sum(ctx context.Context, f invoice.Filter, through int64) ([]inv
 	return sums, last, err
 }
 
+// part is how many are added up at a time here.
+const part = 100
+
 func newCounter(t *testing.T, invoices ...invoice.Invoice) (summed, *counter) {
 	t.Helper()
 	s := summed{newStore(t, invoices...), new(atomic.Int64), new(atomic.Bool), 0}
-	return s, &counter{store: s, patience: time.Hour}
+	return s, &counter{store: s, part: part, patience: time.Hour}
 }
 
 func ask(t *testing.T, c *counter) *figures {

@@ -77,7 +77,7 @@ func register(
 ) {
 	w := &web{
 		store: store, payer: payer, log: log, pages: server.NewSlots(maxPages),
-		counter: &counter{store: store, patience: countPatience}, payPatience: payPatience,
+		counter: &counter{store: store, part: countPart, patience: countPatience}, payPatience: payPatience,
 	}
 	for _, path := range []string{"/pay", "/retry"} {
 		s.AcceptBody(http.MethodPost, path, maxForm, "application/x-www-form-urlencoded")

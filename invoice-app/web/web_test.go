@@ -483,7 +483,7 @@ func TestAFormThatIsNoFile(t *testing.T) {
 		assert.Equal(t, 400, answer.Code)
 		assert.Equal(t, want, parse(t, answer).id("problem").text(), "%.80q", body)
 	}
-	answer := s.send(uploadRequest(t, "a.csv", "InvoiceId,Value,Currency\n"+strings.Repeat("\n", api.MaxUpload+2*maxForm)))
+	answer := s.send(uploadRequest(t, "a.csv", "InvoiceId,Value,Currency\n"+strings.Repeat(strings.Repeat(" ", 32<<10)+"\n", 2100)))
 	assert.Equal(t, 413, answer.Code)
 	assert.Contains(t, parse(t, answer).id("problem").text(), "the body is over")
 }
