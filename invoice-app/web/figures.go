@@ -18,8 +18,10 @@ const (
 	// countPart is how many invoices one statement adds up: milliseconds.
 	countPart = 10_000
 	// rest is how many times as long as a count took nobody counts again: it may
-	// take a tenth of one connection's time, however many invoices there are.
-	rest = 9
+	// take a tenth of one connection's time, however many invoices there are. One
+	// that took no longer than cheap costs about as much as the page itself.
+	rest  = 9
+	cheap = 50 * time.Millisecond
 	// countTimeout bounds one count.
 	countTimeout = 5 * time.Minute
 	// recountAfter is when nothing of an earlier count is relied on any more.
@@ -28,7 +30,7 @@ const (
 
 // figures are how many invoices there are, and what they come to.
 type figures struct {
-	At                          time.Time
+	At                          time.Time // when counting them began
 	Currencies                  []currencyFigures
 	All, Paid, Unpaid, Rejected int64 // Unpaid without the rejected
 	progress
@@ -73,6 +75,7 @@ type counter struct {
 	err      error         // why there are none newer
 	counting chan struct{} // closed at the end of the count that is under way; nil: there is none
 	notUntil time.Time     // the next one begins
+	changed  time.Time     // when something was last done that figures must show
 	pace     pace
 
 	// Of the one count that is under way:
@@ -105,6 +108,20 @@ func (c *counter) ask(ctx context.Context) (*figures, error) {
 	return c.latest, c.err
 }
 
+// note says that something has changed that figures have to show.
+func (c *counter) note() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changed = time.Now()
+}
+
+// stale reports whether f lacks what was noted.
+func (c *counter) stale(f *figures) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return f.At.Before(c.changed)
+}
+
 // count counts once, for whoever asks.
 func (c *counter) count() {
 	ctx, cancel := context.WithTimeout(context.Background(), countTimeout)
@@ -116,11 +133,14 @@ func (c *counter) count() {
 	defer c.mu.Unlock()
 	c.err = err
 	if err == nil {
-		c.pace.note(counted.At, counted.Paid+counted.Rejected)
+		counted.At = start
+		c.pace.note(start, counted.Paid+counted.Rejected)
 		counted.progress = c.pace.progress(counted.Unpaid)
 		c.latest = counted
 	}
-	c.notUntil = time.Now().Add(rest * time.Since(start))
+	if took := time.Since(start); took > cheap {
+		c.notUntil = time.Now().Add(rest * took)
+	}
 	close(c.counting)
 	c.counting = nil
 }
@@ -141,7 +161,7 @@ func (c *counter) add(ctx context.Context) (*figures, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &figures{At: time.Now()}
+	f := &figures{}
 	for _, currency := range slices.Sorted(maps.Keys(c.totals)) {
 		of := currencyFigures{Currency: currency, Unpaid: unpaid[currency], Rejected: rejected[currency]}
 		of.Paid = c.totals[currency].minus(of.Unpaid).minus(of.Rejected)

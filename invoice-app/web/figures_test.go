@@ -126,12 +126,14 @@ func TestFigures(t *testing.T) {
 	assert.Equal(t, f.Unpaid+f.Rejected, s.invoices.Load()-before, "only these are added up again")
 	assert.Equal(t, int64(13), f.Unpaid+f.Rejected)
 
+	c.note()
+	assert.True(t, c.stale(f))
 	s.fail.Store(true)
 	stale, err := c.ask(t.Context())
 	assert.ErrorIs(t, err, errBroken)
 	assert.Equal(t, f, stale, "what was known is still known, and has its time")
 	s.fail.Store(false)
-	check()
+	assert.False(t, c.stale(check()))
 }
 
 // Developers empty databases while everything runs.

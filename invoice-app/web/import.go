@@ -6,8 +6,6 @@ import (
 	"io"
 	"mime/multipart"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -42,8 +40,7 @@ func (w *web) add(c *gin.Context) {
 		w.answer(c, p)
 		return
 	}
-	query := url.Values{"said": {"added"}, "n": {strconv.Itoa(result.Added)}, "existing": {strconv.Itoa(result.Existing)}}
-	c.Redirect(http.StatusSeeOther, "/?"+query.Encode())
+	w.redirect(c, view{Show: tabs[0].Name}, "added", map[string]int{"n": result.Added, "existing": result.Existing})
 }
 
 // openForm reads a form up to its file, which is its last part.

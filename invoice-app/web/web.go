@@ -204,7 +204,7 @@ type page struct {
 	Problem  string // what was not
 	Wrong    *wrong // with an import
 	Figures  *figures
-	Counting bool // there are no figures yet
+	Counting bool // newer figures are on their way
 	Paying   bool
 	Invoices []invoice.Invoice
 	Listed   bool  // Invoices could be asked for
@@ -258,9 +258,9 @@ func (w *web) pay(c *gin.Context) {
 	var remaining *invoice.RemainingError
 	switch {
 	case err == nil:
-		redirect(c, v, "paid", 0)
+		w.redirect(c, v, "paid", nil)
 	case errors.As(err, &underway):
-		redirect(c, v, "", 0)
+		w.redirect(c, v, "", nil)
 	case errors.As(err, &remaining):
 		failure := api.Remains(remaining)
 		w.answer(c, page{View: v, Problem: failure.Text, status: failure.Status})
@@ -277,9 +277,9 @@ func (w *web) retry(c *gin.Context) {
 	case err != nil:
 		w.fail(c, v, err)
 	case more:
-		redirect(c, v, "retried-some", freed)
+		w.redirect(c, v, "retried-some", map[string]int{"n": freed})
 	default:
-		redirect(c, v, "retried", freed)
+		w.redirect(c, v, "retried", map[string]int{"n": freed})
 	}
 }
 
@@ -309,13 +309,14 @@ func readForm(c *gin.Context) (url.Values, view) {
 }
 
 // redirect answers a form: the page of v, with a notice.
-func redirect(c *gin.Context, v view, said string, n int) {
+func (w *web) redirect(c *gin.Context, v view, said string, numbers map[string]int) {
+	w.counter.note()
 	query, _ := url.ParseQuery(v.Query())
 	if said != "" {
 		query.Set("said", said)
 	}
-	if n > 0 {
-		query.Set("n", strconv.Itoa(n))
+	for name, value := range numbers {
+		query.Set(name, strconv.Itoa(value))
 	}
 	c.Redirect(http.StatusSeeOther, (&url.URL{Path: "/", RawQuery: query.Encode()}).String())
 }
@@ -408,9 +409,12 @@ func (w *web) count(c *gin.Context, p *page) {
 	if err != nil {
 		w.note(c, p, err)
 	}
-	p.Counting = p.Figures == nil && err == nil
 	paying, last := w.payer.Status()
 	p.Paying = paying || p.Figures != nil && p.Figures.Moving && p.Figures.Unpaid > 0
+	if paying {
+		w.counter.note()
+	}
+	p.Counting = err == nil && !p.Paying && (p.Figures == nil || w.counter.stale(p.Figures))
 	var remaining *invoice.RemainingError
 	if !p.Paying && p.Problem == "" && p.Figures != nil && p.Figures.Unpaid > 0 && errors.As(last, &remaining) {
 		p.Problem = "Paying has ended early. " + api.Remains(remaining).Text
