@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,7 +36,7 @@ func serve(t *testing.T, server *http.Server) (address string) {
 	return listener.Addr().String()
 }
 
-// answer is POST /payments/batch.
+// answer is POST /payments/pay and /payments/batch.
 func (p rejectable) answer(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-p.gate:
@@ -46,11 +47,15 @@ func (p rejectable) answer(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
+	single := r.URL.Path == "/payments/pay"
+	if single {
+		body = slices.Concat([]byte("["), body, []byte("]"))
+	}
 	var payments []struct {
 		ID string `json:"id"`
 	}
 	if json.Unmarshal(body, &payments) != nil {
-		http.Error(w, "not a batch", http.StatusBadRequest)
+		http.Error(w, "no payments", http.StatusBadRequest)
 		return
 	}
 	type verdict struct {
@@ -68,6 +73,11 @@ func (p rejectable) answer(w http.ResponseWriter, r *http.Request) {
 		verdicts = append(verdicts, v)
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if single {
+		w.WriteHeader(verdicts[0].Status)
+		_ = json.NewEncoder(w).Encode(verdicts[0])
+		return
+	}
 	_ = json.NewEncoder(w).Encode(verdicts)
 }
 
