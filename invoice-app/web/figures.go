@@ -18,10 +18,14 @@ const (
 	// countPart is how many invoices one statement adds up: milliseconds.
 	countPart = 10_000
 	// rest is how many times as long as a count took nobody counts again: it may
-	// take a tenth of one connection's time, however many invoices there are. One
-	// that took no longer than cheap costs about as much as the page itself.
-	rest  = 9
-	cheap = 50 * time.Millisecond
+	// take a tenth of one connection's time, however many invoices there are.
+	rest = 9
+	// countCheap is what a count may take for every page to have its own: it costs
+	// no more than the page then.
+	countCheap = 5 * time.Millisecond
+	// maxAge is how old figures are, besides the time that counting takes, before
+	// nobody wants to see them.
+	maxAge = 10 * time.Second
 	// countTimeout bounds one count.
 	countTimeout = 5 * time.Minute
 	// recountAfter is when nothing of an earlier count is relied on any more.
@@ -68,12 +72,14 @@ func (t total) minus(other total) total {
 type counter struct {
 	store    invoice.Store
 	part     int           // invoices that one statement adds up
-	patience time.Duration // how long a page waits for figures that are fresh
+	cheap    time.Duration // a count that took no longer is made for every page
+	patience time.Duration // how long a page waits for figures that it must have
 
 	mu       sync.Mutex
 	latest   *figures
 	err      error         // why there are none newer
 	counting chan struct{} // closed at the end of the count that is under way; nil: there is none
+	took     time.Duration // the last count
 	notUntil time.Time     // the next one begins
 	changed  time.Time     // when something was last done that figures must show
 	pace     pace
@@ -84,17 +90,19 @@ type counter struct {
 	totals map[string]total
 }
 
-// ask returns the newest figures, after a moment if they are being counted. There
-// may be none yet: then they are nil, and the error says why if it is not that.
+// ask returns the newest figures, after a moment if they are being counted and
+// those that there are will not do. There may be none yet: then they are nil, and
+// the error says why if it is not that.
 func (c *counter) ask(ctx context.Context) (*figures, error) {
 	c.mu.Lock()
-	if wait := time.Until(c.notUntil); c.counting == nil && wait < c.patience {
+	if c.counting == nil && !time.Now().Before(c.notUntil) {
 		c.counting = make(chan struct{})
-		time.AfterFunc(wait, c.count)
+		go c.count()
 	}
 	counting := c.counting
+	wait := c.took <= c.cheap || c.stale()
 	c.mu.Unlock()
-	if counting != nil {
+	if counting != nil && wait {
 		patience := time.NewTimer(c.patience)
 		defer patience.Stop()
 		select {
@@ -115,11 +123,17 @@ func (c *counter) note() {
 	c.changed = time.Now()
 }
 
-// stale reports whether f lacks what was noted.
-func (c *counter) stale(f *figures) bool {
+// stale reports whether there are no figures, or they lack what was noted, or
+// are old. It is called with mu held.
+func (c *counter) stale() bool {
+	return c.latest == nil || c.latest.At.Before(c.changed) || time.Since(c.latest.At) > maxAge+(rest+2)*c.took
+}
+
+// due reports whether newer figures are needed, and will be there after a while.
+func (c *counter) due() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return f.At.Before(c.changed)
+	return c.err == nil && c.stale()
 }
 
 // count counts once, for whoever asks.
@@ -138,8 +152,8 @@ func (c *counter) count() {
 		counted.progress = c.pace.progress(counted.Unpaid)
 		c.latest = counted
 	}
-	if took := time.Since(start); took > cheap {
-		c.notUntil = time.Now().Add(rest * took)
+	if c.took = time.Since(start); c.took > c.cheap {
+		c.notUntil = time.Now().Add(rest * c.took)
 	}
 	close(c.counting)
 	c.counting = nil

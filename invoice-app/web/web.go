@@ -40,7 +40,7 @@ const (
 	rows     = 50 // invoices on a page
 	maxPages = 16 // that are made at once
 	maxPays  = 32 // pay buttons that wait at once
-	// countPatience is how long a page waits for figures that are fresh, and
+	// countPatience is how long a page waits for figures that it must have, and
 	// payPatience for the end of paying. Then it shows how far that is.
 	countPatience = 150 * time.Millisecond
 	payPatience   = time.Second
@@ -69,16 +69,13 @@ type web struct {
 // Register adds the page to s, at / for clients that accept HTML, and what it
 // consists of.
 func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer) {
-	register(s, log, store, payer, countPatience, payPatience)
+	(&web{
+		store: store, payer: payer, log: log, pages: server.NewSlots(maxPages), payPatience: payPatience,
+		counter: &counter{store: store, part: countPart, cheap: countCheap, patience: countPatience},
+	}).register(s)
 }
 
-func register(
-	s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, countPatience, payPatience time.Duration,
-) {
-	w := &web{
-		store: store, payer: payer, log: log, pages: server.NewSlots(maxPages),
-		counter: &counter{store: store, part: countPart, patience: countPatience}, payPatience: payPatience,
-	}
+func (w *web) register(s *server.Server) {
 	for _, path := range []string{"/pay", "/retry"} {
 		s.AcceptBody(http.MethodPost, path, maxForm, "application/x-www-form-urlencoded")
 	}
@@ -414,7 +411,7 @@ func (w *web) count(c *gin.Context, p *page) {
 	if paying {
 		w.counter.note()
 	}
-	p.Counting = err == nil && !p.Paying && (p.Figures == nil || w.counter.stale(p.Figures))
+	p.Counting = !p.Paying && w.counter.due()
 	var remaining *invoice.RemainingError
 	if !p.Paying && p.Problem == "" && p.Figures != nil && p.Figures.Unpaid > 0 && errors.As(last, &remaining) {
 		p.Problem = "Paying has ended early. " + api.Remains(remaining).Text

@@ -63,7 +63,10 @@ func newSite(t *testing.T, s invoice.Store, p provider, cfg invoice.PayerConfig)
 	t.Cleanup(payer.Close)
 	all := api.NewServer(log, nil)
 	api.Register(all, log, s, payer, time.Minute)
-	register(all, log, s, payer, time.Minute, cfg.Answer)
+	(&web{
+		store: s, payer: payer, log: log, pages: server.NewSlots(maxPages), payPatience: cfg.Answer,
+		counter: &counter{store: s, part: part, cheap: time.Hour, patience: time.Minute},
+	}).register(all)
 	return site{t, all}
 }
 
