@@ -35,11 +35,13 @@ test-local: check
 	dev/need.sh gcc build-essential # the race detector needs a C compiler and libc's headers
 	dev/need.sh initdb postgresql
 	dev/need.sh pgbouncer pgbouncer
+	dev/need.sh chromium chromium
 	go test -race -shuffle=on $(PACKAGES)
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
 	go test -count=1 -timeout=20m -v ./test/simulation
 	go test -race -shuffle=on -count=1 -v ./test/limits
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
+	go -C test/cluster test -count=1 -v ./page
 
 ## check: formatting, vet, staticcheck, shell scripts, workflows, manifests, known vulnerabilities
 .PHONY: check
@@ -111,10 +113,11 @@ bench-pay:
 	dev/need.sh initdb postgresql
 	go -C bench run ./pay $(BENCH_PAY)
 
-## record: draw docs/first-minute.svg anew, from a real run of the README's commands
+## record: draw the pictures in docs/ anew, from a real run of the README's commands, and of the page
 .PHONY: record
 record:
 	go run ./dev/record docs/first-minute.svg
+	go -C test/cluster test -count=1 -run=TestLightAndDark ./page -screenshots="$(CURDIR)/docs"
 
 ## release: push both services and their SBOMs to REGISTRY, and write their digests into k8s/production
 .PHONY: release

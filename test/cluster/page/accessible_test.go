@@ -179,7 +179,7 @@ func TestLightAndDark(t *testing.T) {
 	b.await("#summary .tabs", contains("Paid 3"))
 	add(t, url, "2026-118,310.5,EUR", "2026-119,98000,JPY")
 	for name, bright := range map[string]bool{"light": true, "dark": false} {
-		b.run(scheme(name), chromedp.Navigate(url))
+		b.run(scheme(name), emulation.SetDeviceMetricsOverride(820, 860, 1, false), chromedp.Navigate(url))
 		var picture []byte
 		b.run(chromedp.CaptureScreenshot(&picture))
 		decoded, err := png.Decode(bytes.NewReader(picture))
