@@ -230,7 +230,9 @@ func (c *counter) at(ctx context.Context, seq int64) (invoice.Invoice, error) {
 
 // sum calls each with the sums of all invoices of filter up to through, a part
 // after the other, and returns the last Seq, or 0 if there were none.
-func (c *counter) sum(ctx context.Context, filter invoice.Filter, through int64, each func(invoice.Sum)) (last int64, err error) {
+func (c *counter) sum(
+	ctx context.Context, filter invoice.Filter, through int64, each func(invoice.Sum),
+) (last int64, err error) {
 	filter.Limit = c.part
 	for {
 		sums, end, err := c.store.Sum(ctx, filter, through)

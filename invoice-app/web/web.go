@@ -115,12 +115,16 @@ type tab struct {
 var (
 	yes, no = true, false
 	tabs    = []tab{
-		{"all", "All", nil, nil}, {"unpaid", "Unpaid", &no, &no}, {"rejected", "Rejected", nil, &yes}, {"paid", "Paid", &yes, nil},
+		{"all", "All", nil, nil},
+		{"unpaid", "Unpaid", &no, &no},
+		{"rejected", "Rejected", nil, &yes},
+		{"paid", "Paid", &yes, nil},
 	}
 )
 
 func (t tab) filter(after int64) invoice.Filter {
-	return invoice.Filter{Paid: t.paid, Rejected: t.rejects, After: after, Limit: rows + 1} // one more tells whether there is a next page
+	// One more tells whether there is a next page.
+	return invoice.Filter{Paid: t.paid, Rejected: t.rejects, After: after, Limit: rows + 1}
 }
 
 // Count is how many invoices of f the tab has.

@@ -57,7 +57,8 @@ async function follow() {
   if (paying) {
     show(await read("/?" + element("summary").dataset.query));
     if (element("problem").textContent.trim() === "") {
-      element("said").append(Object.assign(document.createElement("p"), { className: "notice", textContent: "Paying has ended." }));
+      const ended = Object.assign(document.createElement("p"), { className: "notice", textContent: "Paying has ended." });
+      element("said").append(ended);
     }
   }
 }
