@@ -57,7 +57,9 @@ async function follow() {
   if (paying) {
     show(await read("/?" + element("summary").dataset.query));
     if (element("problem").textContent.trim() === "") {
-      const ended = Object.assign(document.createElement("p"), { className: "notice", textContent: "Paying has ended." });
+      const ended = document.createElement("p");
+      ended.className = "notice";
+      ended.textContent = "Paying has ended.";
       element("said").append(ended);
     }
   }
