@@ -33,12 +33,14 @@ test-local: check
 	workspace/run need gcc build-essential # the race detector needs a C compiler and libc's headers
 	workspace/run need initdb postgresql
 	workspace/run need pgbouncer pgbouncer
+	workspace/run need chromium chromium
 	go test -race -shuffle=on $(PACKAGES)
 	go -C workspace test -race -shuffle=on ./...
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
 	go test -count=1 -timeout=20m -v ./test/simulation
 	go test -race -shuffle=on -count=1 -v ./test/limits
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
+	go -C test/cluster test -count=1 -v ./page
 
 ## check: formatting, vet, staticcheck, shell scripts, workflows, manifests, known vulnerabilities
 .PHONY: check
@@ -115,10 +117,11 @@ bench-pay:
 	workspace/run need initdb postgresql
 	go -C bench run ./pay $(BENCH_PAY)
 
-## record: draw docs/first-minute.svg anew, from a real run of the README's commands
+## record: draw the pictures in docs/ anew, from a real run of the README's commands, and of the page
 .PHONY: record
 record:
 	go run ./docs/record docs/first-minute.svg
+	go -C test/cluster test -count=1 -run=TestLightAndDark ./page -screenshots="$(CURDIR)/docs"
 
 ## release: push both services and their SBOMs to REGISTRY, and write their digests into k8s/production
 .PHONY: release

@@ -19,6 +19,7 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 	"example.com/invoices/invoice-app/provider"
 	"example.com/invoices/invoice-app/store"
+	"example.com/invoices/invoice-app/web"
 )
 
 const usage = `invoice-app keeps invoices, and pays the unpaid ones through payment-provider.
@@ -106,6 +107,7 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
 	defer payer.Close() // before the database's
 	api.Register(server, cfg.Log, invoices, payer, cfg.Pay.Answer)
+	web.Register(server, cfg.Log, invoices, payer)
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)
 }
 

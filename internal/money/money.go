@@ -5,6 +5,7 @@ package money
 import (
 	"errors"
 	"fmt"
+	"math/big"
 	"regexp"
 	"strings"
 
@@ -105,8 +106,22 @@ func ParseHistoric(literal, currency string) (Amount, error) {
 func (a Amount) Number() (string, error) {
 	digits, known := digits(a.Currency)
 	if !known {
-		return "", fmt.Errorf("stored currency %.20q %w, nor a withdrawn one: this program cannot tell its decimals",
-			a.Currency, ErrUnknownCurrency)
+		return "", unknownStored(a.Currency)
 	}
 	return decimal.New(a.Minor, -int32(digits)).String(), nil
+}
+
+func unknownStored(currency string) error {
+	return fmt.Errorf("stored currency %.20q %w, nor a withdrawn one: this program cannot tell its decimals",
+		currency, ErrUnknownCurrency)
+}
+
+// Text is a sum of minor units in major units as people write it, with all
+// decimals of the currency: 12.15, 10.50, 7.00. Its error is that of Number.
+func Text(minor *big.Int, currency string) (string, error) {
+	digits, known := digits(currency)
+	if !known {
+		return "", unknownStored(currency)
+	}
+	return decimal.NewFromBigInt(minor, -int32(digits)).StringFixed(int32(digits)), nil
 }

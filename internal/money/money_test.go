@@ -101,6 +101,25 @@ func TestAnUnknownStoredCurrencyIsNoNumber(t *testing.T) {
 		number, err := Amount{1215, currency}.Number()
 		require.ErrorIs(t, err, ErrUnknownCurrency, currency)
 		assert.Empty(t, number)
+		text, err := Text(big.NewInt(1215), currency)
+		require.ErrorIs(t, err, ErrUnknownCurrency, currency)
+		assert.Empty(t, text)
+	}
+}
+
+func TestTextHasAllDecimals(t *testing.T) {
+	more, _ := new(big.Int).SetString("18446744073709551614", 10) // than an Amount
+	for _, c := range []struct {
+		minor          *big.Int
+		currency, want string
+	}{
+		{big.NewInt(1215), "EUR", "12.15"}, {big.NewInt(1050), "EUR", "10.50"}, {big.NewInt(5), "EUR", "0.05"}, {new(big.Int), "EUR", "0.00"},
+		{big.NewInt(500), "JPY", "500"}, {big.NewInt(1005), "KWD", "1.005"}, {big.NewInt(1215), "BGN", "12.15"},
+		{more, "EUR", "184467440737095516.14"},
+	} {
+		text, err := Text(c.minor, c.currency)
+		require.NoError(t, err)
+		assert.Equal(t, c.want, text)
 	}
 }
 

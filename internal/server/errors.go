@@ -32,14 +32,19 @@ func Fail(c *gin.Context, status int, code, text string) {
 	c.AbortWithStatusJSON(status, body)
 }
 
-// FailUnexpected answers an error that the service has no answer of its own
-// for: a Failure as it says, a database that is gone or too slow with 503, and
-// anything else with 500. What is inside the last two is logged and not shown.
+// FailUnexpected answers an error as Explain says.
 func FailUnexpected(c *gin.Context, log *slog.Logger, err error) {
+	failure := Explain(c, log, err)
+	Fail(c, failure.Status, failure.Code, failure.Text)
+}
+
+// Explain returns the answer to an error that the service has none of its own
+// for: a Failure is its own, a database that is gone or too slow gets 503, and
+// anything else 500. What is inside the last two is logged and not shown.
+func Explain(c *gin.Context, log *slog.Logger, err error) *Failure {
 	var failure *Failure
 	if errors.As(err, &failure) {
-		Fail(c, failure.Status, failure.Code, failure.Text)
-		return
+		return failure
 	}
 	ctx := c.Request.Context()
 	status, text := http.StatusInternalServerError, "internal error"
@@ -53,7 +58,7 @@ func FailUnexpected(c *gin.Context, log *slog.Logger, err error) {
 		level = slog.LevelInfo
 	}
 	log.Log(ctx, level, "request failed", "error", err, "request_id", RequestID(ctx))
-	Fail(c, status, "", text)
+	return &Failure{status, "", text}
 }
 
 // CodeMalformed says that a body could not be read as what it has to be. It is

@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// maxUpload bounds a POST of CSV or JSON lines, in bytes. They are read as
+	// MaxUpload bounds a POST of CSV or JSON lines, in bytes. They are read as
 	// they arrive; JSON is read into memory, and bounded by server.ReadBody.
-	maxUpload = 64 << 20
+	MaxUpload = 64 << 20
 	// commitTimeout is what making an upload's invoices visible may take.
 	commitTimeout = time.Minute
 )
@@ -87,23 +87,24 @@ func (a *api) addUpload(c *gin.Context, format importer.Format) {
 		a.fail(c, err)
 		return
 	}
-	text := readerFunc(func(p []byte) (int, error) {
-		n, err := body.Read(p)
+	result, err := Import(c, a.store, body, importer.Options{Format: format})
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	answerAdded(c, result)
+}
+
+// Import is importer.Import of a text that is, or is in, the request's body.
+func Import(c *gin.Context, store invoice.Store, text io.Reader, options importer.Options) (importer.Result, error) {
+	timed := readerFunc(func(p []byte) (int, error) {
+		n, err := text.Read(p)
 		if errors.Is(err, io.EOF) {
 			server.ExtendDeadlines(c, commitTimeout)
 		}
 		return n, err
 	})
-	result, err := importer.Import(c.Request.Context(), a.store, text, importer.Options{Format: format})
-	var wrong *importer.Error
-	switch {
-	case errors.As(err, &wrong):
-		a.fail(c, refusal(err))
-	case err != nil:
-		a.fail(c, err)
-	default:
-		answerAdded(c, result)
-	}
+	return importer.Import(c.Request.Context(), store, timed, options)
 }
 
 type readerFunc func([]byte) (int, error)

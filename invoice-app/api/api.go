@@ -12,6 +12,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"example.com/invoices/internal/server"
+	"example.com/invoices/invoice-app/importer"
 	"example.com/invoices/invoice-app/invoice"
 )
 
@@ -35,7 +36,7 @@ const (
 // after payAnswer at the latest.
 func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, payAnswer time.Duration) {
 	a := &api{store: store, payer: payer, payAnswer: payAnswer, log: log, lists: server.NewSlots(maxLists), pages: server.NewSlots(maxPages)}
-	s.AcceptBody(http.MethodPost, "/invoices", maxUpload, "application/json", "text/csv", "application/x-ndjson")
+	s.AcceptBody(http.MethodPost, "/invoices", MaxUpload, "application/json", "text/csv", "application/x-ndjson")
 	s.Router.GET("/invoices", a.list)
 	s.Router.POST("/invoices", a.add)
 	s.Router.POST("/invoices/pay", server.AtMost(maxPayAlls), a.payAll)
@@ -49,17 +50,24 @@ func NewServer(log *slog.Logger, ready func(context.Context) error) *server.Serv
 	return server.New(log, openapi, ready)
 }
 
-// fail is the one place where an error becomes an answer.
 func (a *api) fail(c *gin.Context, err error) {
+	failure := Explain(c, a.log, err)
+	server.Fail(c, failure.Status, failure.Code, failure.Text)
+}
+
+// Explain is the one place where an error becomes an answer.
+func Explain(c *gin.Context, log *slog.Logger, err error) *server.Failure {
+	var wrong *importer.Error
 	var conflict *invoice.ConflictError
 	switch {
+	case errors.As(err, &wrong):
+		return refusal(err)
 	case errors.As(err, &conflict):
-		server.Fail(c, http.StatusConflict, "", conflict.Error())
+		return &server.Failure{Status: http.StatusConflict, Text: conflict.Error()}
 	case errors.Is(err, invoice.ErrPaid):
-		server.Fail(c, http.StatusConflict, "", "the invoice "+err.Error())
+		return &server.Failure{Status: http.StatusConflict, Text: "the invoice " + err.Error()}
 	case errors.Is(err, invoice.ErrNotFound):
-		server.Fail(c, http.StatusNotFound, "", err.Error())
-	default:
-		server.FailUnexpected(c, a.log, err)
+		return &server.Failure{Status: http.StatusNotFound, Text: err.Error()}
 	}
+	return server.Explain(c, log, err)
 }

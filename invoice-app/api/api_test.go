@@ -134,6 +134,11 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 200, code)
 	_, body = call(http.MethodGet, "/invoices?paid=false", "")
 	assert.Equal(t, `[{"InvoiceId":"bad","Value":5,"Currency":"EUR","IsPaid":false,"Rejected":"was paid before"}]`, body)
+	for query, ids := range map[string]string{"rejected=true": "bad", "paid=false&rejected=false": "", "paid=true&rejected=true": ""} {
+		_, body = call(http.MethodGet, "/invoices?"+query, "")
+		assert.Equal(t, ids != "", strings.Contains(body, `"bad"`), query)
+		assert.Equal(t, len(ids)/3, strings.Count(body, "InvoiceId"), query)
+	}
 	code, body = call(http.MethodPost, "/invoices/bad/retry", "")
 	assert.Equal(t, 200, code)
 	assert.NotContains(t, body, "Rejected")
@@ -142,7 +147,7 @@ func TestContract(t *testing.T) {
 	code, _ = call(http.MethodPost, "/invoices/none/retry", "")
 	assert.Equal(t, 404, code)
 
-	for _, bad := range []string{"limit=0", "limit=1001", "limit=x", "after=-1", "after=x", "paid=maybe", "paid="} {
+	for _, bad := range []string{"limit=0", "limit=1001", "limit=x", "after=-1", "after=x", "paid=maybe", "paid=", "rejected=1"} {
 		code, _ = call(http.MethodGet, "/invoices?"+bad, "")
 		assert.Equal(t, 400, code, bad)
 	}

@@ -44,7 +44,7 @@ func Decode(body []byte) ([]invoice.Invoice, error) {
 }
 
 // refusal makes an importer's error the answer that it gets.
-func refusal(err error) error {
+func refusal(err error) *server.Failure {
 	var failure *server.Failure // of the body
 	var conflict *invoice.ConflictError
 	var invalid *invoice.InvalidError

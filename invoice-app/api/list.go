@@ -47,12 +47,14 @@ func (a *api) list(c *gin.Context) {
 }
 
 func parseList(query url.Values) (filter invoice.Filter, limit int, err error) {
-	if text := query.Get("paid"); query.Has("paid") {
-		if text != "true" && text != "false" {
-			return filter, 0, refuse("paid must be true or false")
+	for name, into := range map[string]**bool{"paid": &filter.Paid, "rejected": &filter.Rejected} {
+		if text := query.Get(name); query.Has(name) {
+			if text != "true" && text != "false" {
+				return filter, 0, refuse("%s must be true or false", name)
+			}
+			value := text == "true"
+			*into = &value
 		}
-		paid := text == "true"
-		filter.Paid = &paid
 	}
 	if query.Has("after") {
 		filter.After, err = strconv.ParseInt(query.Get("after"), 10, 64)

@@ -31,19 +31,24 @@ func (a *api) payAll(c *gin.Context) {
 		c.Header("Location", "/invoices?paid=false")
 		c.JSON(http.StatusAccepted, body)
 	case errors.As(err, &remaining):
-		status, cause := remains(remaining.Cause)
-		body := gin.H{"error": remaining.Count() + " unpaid: " + cause + "; it is safe to try again"}
+		failure := Remains(remaining)
+		body := gin.H{"error": failure.Text}
 		if remaining.Unpaid >= 0 {
 			body["unpaid"] = remaining.Unpaid
 		}
-		c.AbortWithStatusJSON(status, body)
+		c.AbortWithStatusJSON(failure.Status, body)
 	default:
 		a.fail(c, err)
 	}
 }
 
-// remains says, without what is inside, why a pay-all ended early.
-func remains(cause error) (status int, text string) {
+// Remains says, without what is inside, why a pay-all ended early.
+func Remains(remaining *invoice.RemainingError) *server.Failure {
+	status, cause := ended(remaining.Cause)
+	return &server.Failure{Status: status, Text: remaining.Count() + " unpaid: " + cause + "; it is safe to try again"}
+}
+
+func ended(cause error) (status int, text string) {
 	switch {
 	case errors.Is(cause, invoice.ErrStopping):
 		return http.StatusServiceUnavailable, invoice.ErrStopping.Error()

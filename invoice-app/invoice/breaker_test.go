@@ -312,6 +312,10 @@ func TestALongPayAllSaysSoOnTheWay(t *testing.T) {
 		for _, paid := range []int{45 * 8, 90 * 8} {
 			var underway *invoice.UnderwayError
 			require.ErrorAs(t, payer.PayAll(t.Context()), &underway)
+			require.ErrorAs(t, payer.PayWithin(t.Context(), time.Millisecond), &underway)
+			paying, last := payer.Status()
+			assert.True(t, paying)
+			assert.NoError(t, last)
 			assert.InDelta(t, 800-paid, underway.Unpaid, 16)
 		}
 		require.NoError(t, payer.PayAll(t.Context()), "waits for the end")

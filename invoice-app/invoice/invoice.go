@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/big"
 	"time"
 
 	"example.com/invoices/internal/money"
@@ -55,9 +56,18 @@ func All(list []Invoice) iter.Seq2[Invoice, error] {
 
 // Filter chooses what List returns.
 type Filter struct {
-	Paid  *bool // only the paid, only the unpaid (rejected ones included), or nil for all
-	After int64 // only those with a higher Seq
-	Limit int   // at most so many
+	Paid     *bool // only the paid, only the unpaid (rejected ones included), or nil for all
+	Rejected *bool // only the rejected, only those that are not, or nil for all
+	After    int64 // only those with a higher Seq
+	Limit    int   // at most so many
+}
+
+// Sum is what the invoices of a currency and a state come to.
+type Sum struct {
+	Currency       string
+	Paid, Rejected bool
+	Count          int64
+	Minor          *big.Int // together they may be more than any Amount
 }
 
 // Store keeps invoices. Every method returns a wrapped
@@ -72,9 +82,15 @@ type Store interface {
 	Get(ctx context.Context, id string) (Invoice, error)
 	// List returns invoices in order of arrival.
 	List(ctx context.Context, filter Filter) ([]Invoice, error)
+	// Sum adds up what List would return of the invoices with a Seq of at most
+	// through. last is the Seq of the last one, or 0 if there were none.
+	Sum(ctx context.Context, filter Filter, through int64) (sums []Sum, last int64, err error)
 	// Retry frees a rejected invoice, so that it is tried again, and does
 	// nothing to an unpaid one. ErrNotFound, or ErrPaid.
 	Retry(ctx context.Context, id string) error
+	// RetryAll is Retry for up to limit rejected invoices with a Seq over after. It
+	// returns how many it freed, and the Seq of the last one, or 0 if there were none.
+	RetryAll(ctx context.Context, after int64, limit int) (freed int, last int64, err error)
 
 	Ledger
 }

@@ -125,6 +125,7 @@ type Payer struct {
 	current *run       // at work
 	next    *run       // has not begun
 	busy    bool       // somebody does the runs
+	last    error      // what the last run that ended returned
 	stopped bool
 }
 
@@ -170,12 +171,16 @@ func (p *Payer) Close() {
 // takes longer than cfg.Answer it returns an *UnderwayError, and paying goes on.
 // When ctx is done it returns as well; the invoices in hand are settled, and no
 // more are claimed unless another caller waits or was told that paying goes on.
-func (p *Payer) PayAll(ctx context.Context) error {
+func (p *Payer) PayAll(ctx context.Context) error { return p.PayWithin(ctx, p.cfg.Answer) }
+
+// PayWithin is PayAll for a caller that wants its answer sooner, or later, than
+// cfg.Answer.
+func (p *Payer) PayWithin(ctx context.Context, patience time.Duration) error {
 	r := p.join(ctx)
 	if r == nil {
 		return &RemainingError{Unpaid: -1, Cause: ErrStopping}
 	}
-	answer := time.NewTimer(p.cfg.Answer)
+	answer := time.NewTimer(patience)
 	defer answer.Stop()
 	select {
 	case <-r.done:
@@ -194,6 +199,14 @@ func (p *Payer) PayAll(ctx context.Context) error {
 		p.mu.Unlock()
 		return &UnderwayError{Unpaid: p.unsettled(ctx, math.MaxInt64)}
 	}
+}
+
+// Status says whether a run is at work in this process, and what the last one
+// that ended returned.
+func (p *Payer) Status() (paying bool, last error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.busy, p.last
 }
 
 // join returns a run that has not begun, with one caller more who waits for it,
@@ -235,6 +248,9 @@ func (p *Payer) leave(r *run, cause error) {
 func (p *Payer) work() {
 	for {
 		p.mu.Lock()
+		if p.current != nil {
+			p.last = p.current.err
+		}
 		r := p.next
 		p.current, p.next, p.busy = r, nil, r != nil
 		p.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/invoices/internal/postgrestest"
+	"example.com/invoices/invoice-app/invoice"
 )
 
 // Of many invoices nearly all are paid, and few are rejected: a query that reads
@@ -41,13 +42,17 @@ func plans(t *testing.T, server *postgrestest.Server) {
 		args []any
 	}{
 		"get":                   {getSQL, []any{"I77777"}},
-		"first page":            {listSQL(nil), []any{0, 10}},
-		"page in the middle":    {listSQL(nil), []any{55_555, 100}},
-		"page at the end":       {listSQL(nil), []any{99_990, 100}},
-		"unpaid":                {listSQL(&no), []any{0, 10}},
-		"unpaid from the end":   {listSQL(&no), []any{99_990, 10}},
-		"paid":                  {listSQL(&yes), []any{0, 10}},
-		"paid from the end":     {listSQL(&yes), []any{99_990, 100}},
+		"first page":            {listSQL(invoice.Filter{}), []any{0, 10}},
+		"page in the middle":    {listSQL(invoice.Filter{}), []any{55_555, 100}},
+		"page at the end":       {listSQL(invoice.Filter{}), []any{99_990, 100}},
+		"unpaid":                {listSQL(invoice.Filter{Paid: &no}), []any{0, 10}},
+		"unpaid from the end":   {listSQL(invoice.Filter{Paid: &no}), []any{99_990, 10}},
+		"paid":                  {listSQL(invoice.Filter{Paid: &yes}), []any{0, 10}},
+		"paid from the end":     {listSQL(invoice.Filter{Paid: &yes}), []any{99_990, 100}},
+		"rejected":              {listSQL(invoice.Filter{Rejected: &yes}), []any{0, 10}},
+		"to be paid":            {listSQL(invoice.Filter{Paid: &no, Rejected: &no}), []any{0, 10}},
+		"sum of a part":         {sumSQL(invoice.Filter{}), []any{55_555, 1000, all}},
+		"sum of the unpaid":     {sumSQL(invoice.Filter{Paid: &no}), []any{0, 1000, all}},
 		"last":                  {maxSQL, nil},
 		"claim":                 {claimSQL, []any{0, all, 8, time.Minute}},
 		"claim behind a cursor": {claimSQL, []any{50_000, all, 8, time.Minute}},
@@ -57,6 +62,7 @@ func plans(t *testing.T, server *postgrestest.Server) {
 		"reject":                {rejectSQL, []any{[]int64{10_000, 30_000}, []int{0, 0}, []string{"no", "no"}}},
 		"release":               {releaseSQL, []any{[]int64{10_000, 50_000}, []int{0, 0}, []time.Duration{time.Minute, 0}}},
 		"retry":                 {retrySQL, []any{"I20000"}},
+		"retry all":             {retryAllSQL, []any{0, 2}},
 		"add":                   {addSQL, []any{[]string{"new", "I5"}, []int64{1, 5}, []string{"EUR", "EUR"}}},
 		"conflict":              {conflictSQL(sent), []any{[]string{"new", "I5"}, []int64{1, 5}, []string{"EUR", "EUR"}}},
 	} {
@@ -148,10 +154,23 @@ func TestPlansOfSQLite(t *testing.T) {
 		index string // what the search is to go by
 		args  []any
 	}{
-		"get":       {getSQLite, "SEARCH invoices USING INDEX sqlite_autoindex_invoices_1 (id=?)", []any{"I7"}},
-		"list":      {listSQLite(nil), "SEARCH invoices USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", []any{0, 10}},
-		"unpaid":    {listSQLite(&no), "SEARCH invoices USING INDEX invoices_unpaid (seq>? AND seq<?)", []any{0, 10}},
-		"paid":      {listSQLite(&yes), "SEARCH invoices USING INDEX invoices_paid (seq>? AND seq<?)", []any{0, 10}},
+		"get":    {getSQLite, "SEARCH invoices USING INDEX sqlite_autoindex_invoices_1 (id=?)", []any{"I7"}},
+		"list":   {listSQLite(invoice.Filter{}), "SEARCH invoices USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", []any{0, 10}},
+		"unpaid": {listSQLite(invoice.Filter{Paid: &no}), "SEARCH invoices USING INDEX invoices_unpaid (seq>? AND seq<?)", []any{0, 10}},
+		"paid":   {listSQLite(invoice.Filter{Paid: &yes}), "SEARCH invoices USING INDEX invoices_paid (seq>? AND seq<?)", []any{0, 10}},
+		"rejected": {
+			listSQLite(invoice.Filter{Rejected: &yes}),
+			"SEARCH invoices USING INDEX invoices_rejected (seq>? AND seq<?)", []any{0, 10},
+		},
+		"to be paid": {
+			listSQLite(invoice.Filter{Paid: &no, Rejected: &no}),
+			"SEARCH invoices USING INDEX invoices_unsettled (seq>? AND seq<?)", []any{0, 10},
+		},
+		"sum of the unpaid": {
+			sumSQLite(invoice.Filter{Paid: &no}),
+			"SEARCH invoices USING INDEX invoices_unpaid (seq>? AND seq<?)", []any{0, 10, all},
+		},
+		"retry all": {retryAllSQLite, "SEARCH invoices USING INDEX invoices_rejected (seq>? AND seq<?)", []any{0, 10}},
 		"last":      {maxSQLite, "SEARCH invoices USING INTEGER PRIMARY KEY (rowid<?)", nil},
 		"claim":     {claimSQLite, "SEARCH invoices USING INDEX invoices_unsettled (seq>? AND seq<?)", []any{0, all, 8, 1000}},
 		"unsettled": {unsettledSQLite, "invoices USING INDEX invoices_unsettled (seq<?)", []any{all}},

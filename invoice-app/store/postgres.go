@@ -62,8 +62,8 @@ func (s postgres) Get(ctx context.Context, id string) (i invoice.Invoice, err er
 	return i, wrap("get invoice", err)
 }
 
-func listSQL(paid *bool) string {
-	return `SELECT ` + columns + ` FROM invoices WHERE seq > $1` + paidCondition(paid) + ` ORDER BY seq LIMIT $2`
+func listSQL(f invoice.Filter) string {
+	return `SELECT ` + columns + ` FROM invoices WHERE seq > $1` + condition(f) + ` ORDER BY seq LIMIT $2`
 }
 
 // listPatience is how long List waits for invoices that are being added to
@@ -106,7 +106,7 @@ func (s postgres) listBelow(ctx context.Context, f invoice.Filter) (list []invoi
 		batch := &pgx.Batch{}
 		batch.Queue(lastSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&last) })
 		batch.Queue(horizonSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&horizon) })
-		batch.Queue(listSQL(f.Paid), f.After, f.Limit).Query(func(rows pgx.Rows) error {
+		batch.Queue(listSQL(f), f.After, f.Limit).Query(func(rows pgx.Rows) error {
 			list, err = pgx.CollectRows(rows, scan)
 			return err
 		})
@@ -118,6 +118,29 @@ func (s postgres) listBelow(ctx context.Context, f invoice.Filter) (list []invoi
 		list = list[:over]
 	}
 	return list, last, horizon, err
+}
+
+func sumSQL(f invoice.Filter) string {
+	return sumsOf(`SELECT ` + sumColumns + ` FROM invoices WHERE seq > $1 AND seq <= $3` + condition(f) + ` ORDER BY seq LIMIT $2`)
+}
+
+// Sum leaves no gap, as List does not, and waits for nobody.
+func (s postgres) Sum(ctx context.Context, f invoice.Filter, through int64) ([]invoice.Sum, int64, error) {
+	var rows []summed
+	err := s.Do(ctx, func(conn *pgx.Conn) (err error) {
+		var handedOut, horizon int64
+		batch := &pgx.Batch{} // in this order, see listBelow
+		batch.Queue(lastSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&handedOut) })
+		batch.Queue(horizonSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&horizon) })
+		if err := conn.SendBatch(ctx, batch).Close(); err != nil {
+			return err
+		}
+		found, _ := conn.Query(ctx, sumSQL(f), f.After, f.Limit, min(through, handedOut, horizon))
+		rows, err = pgx.CollectRows(found, func(row pgx.CollectableRow) (summed, error) { return scanSum(row) })
+		return err
+	})
+	list, last := sums(rows)
+	return list, last, wrap("add up invoices", err)
 }
 
 const retrySQL = `
@@ -135,6 +158,22 @@ func (s postgres) Retry(ctx context.Context, id string) error {
 		return nil
 	}
 	return s.exec(ctx, "retry invoice", retrySQL, id)
+}
+
+const retryAllSQL = `
+	UPDATE invoices SET rejected_reason = NULL, claimed_until = '-infinity'
+	WHERE seq = ANY (ARRAY(
+		SELECT seq FROM invoices WHERE rejected_reason IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2 FOR UPDATE))
+	RETURNING seq`
+
+func (s postgres) RetryAll(ctx context.Context, after int64, limit int) (freed int, last int64, err error) {
+	var seqs []int64
+	err = s.Do(ctx, func(conn *pgx.Conn) error {
+		rows, _ := conn.Query(ctx, retryAllSQL, after, limit)
+		seqs, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		return err
+	})
+	return len(seqs), slices.Max(append(seqs, 0)), wrap("retry invoices", err)
 }
 
 const maxSQL = `SELECT coalesce(max(seq), 0) FROM invoices`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"example.com/invoices/internal/database"
@@ -95,12 +96,27 @@ func (s sqlite) Get(ctx context.Context, id string) (invoice.Invoice, error) {
 	return list[0], nil
 }
 
-func listSQLite(paid *bool) string {
-	return `SELECT ` + columns + ` FROM invoices WHERE seq > ?1 AND ` + visible + paidCondition(paid) + ` ORDER BY seq LIMIT ?2`
+func listSQLite(f invoice.Filter) string {
+	from := `invoices`
+	if f.Paid != nil && f.Rejected != nil && !*f.Paid && !*f.Rejected { // as in claimSQLite
+		from += ` INDEXED BY invoices_unsettled`
+	}
+	return `SELECT ` + columns + ` FROM ` + from + ` WHERE seq > ?1 AND ` + visible + condition(f) + ` ORDER BY seq LIMIT ?2`
 }
 
 func (s sqlite) List(ctx context.Context, f invoice.Filter) ([]invoice.Invoice, error) {
-	return query(ctx, s, "list invoices", scanSQLite, listSQLite(f.Paid), f.After, f.Limit)
+	return query(ctx, s, "list invoices", scanSQLite, listSQLite(f), f.After, f.Limit)
+}
+
+func sumSQLite(f invoice.Filter) string {
+	return sumsOf(`SELECT ` + sumColumns + ` FROM invoices WHERE seq > ?1 AND seq <= ?3 AND ` + visible + condition(f) + ` ORDER BY seq LIMIT ?2`)
+}
+
+func (s sqlite) Sum(ctx context.Context, f invoice.Filter, through int64) ([]invoice.Sum, int64, error) {
+	scan := func(rows *sql.Rows) (summed, error) { return scanSum(rows) }
+	rows, err := query(ctx, s, "add up invoices", scan, sumSQLite(f), f.After, f.Limit, through)
+	list, last := sums(rows)
+	return list, last, err
 }
 
 func (s sqlite) Retry(ctx context.Context, id string) error {
@@ -116,6 +132,25 @@ func (s sqlite) Retry(ctx context.Context, id string) error {
 	return s.exec(ctx, "retry invoice", `
 		UPDATE invoices SET rejected_reason = NULL, claimed_until = 0
 		WHERE id = ? AND rejected_reason IS NOT NULL`, []any{id})
+}
+
+const retryAllSQLite = `
+	UPDATE invoices SET rejected_reason = NULL, claimed_until = 0
+	WHERE seq IN (
+		SELECT seq FROM invoices WHERE rejected_reason IS NOT NULL AND seq > ?1 AND ` + visible + ` ORDER BY seq LIMIT ?2)
+	RETURNING seq`
+
+func (s sqlite) RetryAll(ctx context.Context, after int64, limit int) (freed int, last int64, err error) {
+	scan := func(rows *sql.Rows) (seq int64, err error) {
+		err = rows.Scan(&seq)
+		return seq, err
+	}
+	var seqs []int64
+	err = s.Write(ctx, func(tx *sql.Tx) (err error) {
+		seqs, err = query(ctx, tx, "retry invoices", scan, retryAllSQLite, after, limit)
+		return err
+	})
+	return len(seqs), slices.Max(append(seqs, 0)), err
 }
 
 const maxSQLite = `SELECT coalesce(max(seq), 0) FROM invoices WHERE ` + visible

@@ -5,6 +5,7 @@ import (
 	"context"
 	"embed"
 	"iter"
+	"math/big"
 	"sync"
 
 	"example.com/invoices/internal/database"
@@ -59,15 +60,54 @@ const (
 // columns are what a query for invoices selects, and scan reads.
 const columns = `seq, id, amount_minor, currency, paid_at IS NOT NULL, coalesce(rejected_reason, '')`
 
-// paidCondition is the part of a query's WHERE that a partial index answers.
-func paidCondition(paid *bool) string {
-	switch {
-	case paid == nil:
-		return ""
-	case *paid:
-		return " AND paid_at IS NOT NULL"
+// condition is the part of a query's WHERE that a partial index answers.
+func condition(f invoice.Filter) (where string) {
+	if f.Paid != nil {
+		where += " AND paid_at IS " + map[bool]string{true: "NOT NULL", false: "NULL"}[*f.Paid]
 	}
-	return " AND paid_at IS NULL"
+	if f.Rejected != nil {
+		where += " AND rejected_reason IS " + map[bool]string{true: "NOT NULL", false: "NULL"}[*f.Rejected]
+	}
+	return where
+}
+
+// sumsOf adds up the rows of query, which selects from invoices. Amounts are
+// added in two parts, each of which fits into 64 bits for as many rows as anybody
+// asks for at once; scanSum puts them together.
+func sumsOf(query string) string {
+	return `
+		SELECT currency, paid_at IS NOT NULL, rejected_reason IS NOT NULL, count(*),
+			CAST(sum(amount_minor / 1000000000) AS bigint), CAST(sum(amount_minor % 1000000000) AS bigint), max(seq)
+		FROM (` + query + `) AS part
+		GROUP BY currency, paid_at IS NOT NULL, rejected_reason IS NOT NULL`
+}
+
+// sumColumns are what the query of sumsOf needs to select.
+const sumColumns = `seq, currency, amount_minor, paid_at, rejected_reason`
+
+// summed is a row of sumsOf.
+type summed struct {
+	invoice.Sum
+	last int64
+}
+
+func scanSum(row interface{ Scan(into ...any) error }) (s summed, err error) {
+	var high, low int64
+	if err := row.Scan(&s.Currency, &s.Paid, &s.Rejected, &s.Count, &high, &low, &s.last); err != nil {
+		return s, err
+	}
+	s.Minor = big.NewInt(high)
+	s.Minor.Mul(s.Minor, big.NewInt(1_000_000_000)).Add(s.Minor, big.NewInt(low))
+	return s, nil
+}
+
+// sums returns the sums of rows, and the last Seq of all.
+func sums(rows []summed) (list []invoice.Sum, last int64) {
+	for _, r := range rows {
+		list = append(list, r.Sum)
+		last = max(last, r.last)
+	}
+	return list, last
 }
 
 // chunks calls each with addChunk invoices at a time, and with what is left at

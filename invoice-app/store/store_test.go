@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -216,6 +217,57 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 				assert.Equal(t, paid, i.Paid)
 			}
 			assert.Equal(t, want, ids)
+		}
+	})
+
+	t.Run("filter by rejected, and add up", func(t *testing.T) {
+		s := open(t)
+		const most = 1<<63 - 1
+		add(t, s, euros("a", most), euros("b", 2), invoice.Invoice{ID: "c", Amount: money.Amount{Minor: 3, Currency: "JPY"}},
+			euros("d", most), euros("e", 5))
+		markPaid(t, s, "a")
+		markPaid(t, s, "d")
+		claims, err := s.Claim(t.Context(), 0, all, 1, time.Hour)
+		require.NoError(t, err)
+		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claims[0], Reason: "no"}}))
+
+		yes, no := true, false
+		for _, want := range []struct {
+			filter invoice.Filter
+			ids    []string
+		}{
+			{invoice.Filter{Limit: 10, Rejected: &yes}, []string{"b"}},
+			{invoice.Filter{Limit: 10, Rejected: &no}, []string{"a", "c", "d", "e"}},
+			{invoice.Filter{Limit: 10, Rejected: &no, Paid: &no}, []string{"c", "e"}},
+			{invoice.Filter{Limit: 10, Rejected: &yes, Paid: &yes}, nil},
+		} {
+			assert.Equal(t, want.ids, ids(t, s, want.filter))
+		}
+
+		both, _ := new(big.Int).SetString("18446744073709551614", 10) // more than an Amount
+		paid := invoice.Sum{Currency: "EUR", Paid: true, Count: 2, Minor: both}
+		rejected := invoice.Sum{Currency: "EUR", Rejected: true, Count: 1, Minor: big.NewInt(2)}
+		yen := invoice.Sum{Currency: "JPY", Count: 1, Minor: big.NewInt(3)}
+		left := invoice.Sum{Currency: "EUR", Count: 1, Minor: big.NewInt(5)}
+		seq := func(id string) int64 { return get(t, s, id).Seq }
+		for name, want := range map[string]struct {
+			filter  invoice.Filter
+			through int64
+			sums    []invoice.Sum
+			last    int64
+		}{
+			"all":         {invoice.Filter{Limit: 10}, all, []invoice.Sum{paid, rejected, yen, left}, seq("e")},
+			"unpaid":      {invoice.Filter{Limit: 10, Paid: &no}, all, []invoice.Sum{rejected, yen, left}, seq("e")},
+			"a limit":     {invoice.Filter{Limit: 1, Paid: &no}, all, []invoice.Sum{rejected}, seq("b")},
+			"after":       {invoice.Filter{Limit: 10, After: seq("d")}, all, []invoice.Sum{left}, seq("e")},
+			"through":     {invoice.Filter{Limit: 10, After: seq("a")}, seq("c"), []invoice.Sum{rejected, yen}, seq("c")},
+			"of nothing":  {invoice.Filter{Limit: 10, After: seq("e")}, all, nil, 0},
+			"of one kind": {invoice.Filter{Limit: 10, Paid: &yes}, all, []invoice.Sum{paid}, seq("d")},
+		} {
+			sums, last, err := s.Sum(t.Context(), want.filter, want.through)
+			require.NoError(t, err, name)
+			assert.ElementsMatch(t, want.sums, sums, name)
+			assert.Equal(t, want.last, last, name)
 		}
 	})
 

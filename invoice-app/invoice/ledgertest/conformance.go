@@ -19,6 +19,7 @@ type Store interface {
 	invoice.Ledger
 	Get(ctx context.Context, id string) (invoice.Invoice, error)
 	Retry(ctx context.Context, id string) error
+	RetryAll(ctx context.Context, after int64, limit int) (freed int, last int64, err error)
 }
 
 const (
@@ -45,6 +46,7 @@ func Test(t *testing.T, open func(t *testing.T, invoices []invoice.Invoice) Stor
 		"paid":                                           paid,
 		"release":                                        release,
 		"reject and retry":                               rejectAndRetry,
+		"retry all":                                      retryAll,
 		"a payment overrules a rejection, and never the other way": paymentOverrulesRejection,
 		"of many at once, each has its own outcome":                eachHasItsOwnOutcome,
 	} {
@@ -225,6 +227,35 @@ func paymentOverrulesRejection(t *testing.T, open func(*testing.T, ...string) st
 	a := s.get(t, "a")
 	assert.True(t, a.Paid)
 	assert.Empty(t, a.Rejected)
+}
+
+func retryAll(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a", "b", "c", "d", "e")
+	claims := s.claim(t, 0, all, 5, time.Hour)
+	require.Len(t, claims, 5)
+	require.NoError(t, s.MarkPaid(t.Context(), claims[:1]))
+	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{
+		{Claim: claims[1], Reason: "no"}, {Claim: claims[2], Reason: "no"}, {Claim: claims[4], Reason: "no"},
+	}))
+	freed, last, err := s.RetryAll(t.Context(), 0, 2)
+	require.NoError(t, err)
+	assert.Equal(t, 2, freed)
+	assert.Equal(t, claims[2].Seq, last)
+	assert.NotEmpty(t, s.get(t, "e").Rejected, "beyond the limit")
+	freed, last, err = s.RetryAll(t.Context(), last, 2)
+	require.NoError(t, err)
+	assert.Equal(t, 1, freed)
+	assert.Equal(t, claims[4].Seq, last)
+	freed, last, err = s.RetryAll(t.Context(), 0, 2)
+	require.NoError(t, err)
+	assert.Zero(t, freed)
+	assert.Zero(t, last)
+	assert.True(t, s.get(t, "a").Paid)
+	var again []string
+	for _, c := range s.claim(t, 0, all, 5, time.Hour) {
+		again = append(again, c.ID)
+	}
+	assert.Equal(t, []string{"b", "c", "e"}, again, "d's claim holds")
 }
 
 func eachHasItsOwnOutcome(t *testing.T, open func(*testing.T, ...string) store) {

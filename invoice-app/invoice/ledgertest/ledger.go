@@ -83,6 +83,20 @@ func (l *Ledger) Retry(_ context.Context, id string) error {
 	return nil
 }
 
+// RetryAll is invoice.Store's.
+func (l *Ledger) RetryAll(_ context.Context, after int64, limit int) (freed int, last int64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rows := l.upTo(after, int64(len(l.rows)))
+	for n := range rows {
+		if r := &rows[n]; r.Rejected != "" && freed < limit {
+			r.Rejected, r.claimedUntil = "", time.Time{}
+			freed, last = freed+1, r.Seq
+		}
+	}
+	return freed, last, nil
+}
+
 func (l *Ledger) find(id string) *row {
 	n := slices.IndexFunc(l.rows, func(r row) bool { return r.ID == id })
 	if n < 0 {
