@@ -3,6 +3,7 @@
 # The product's own packages; test/simulation, test/limits and test/faults are run apart, since they take minutes.
 PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./supervisor/... ./test/payall/... ./test/postgres/...
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+SHFMT := mvdan.cc/sh/v3/cmd/shfmt@v3.13.1
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
@@ -49,9 +50,10 @@ check:
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
 	for module in . workspace test/cluster bench; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
-	for module in . workspace; do GOOS=darwin GOARCH=arm64 go -C $$module vet ./... || exit 1; done
+	for module in . workspace test/cluster bench; do GOOS=darwin GOARCH=arm64 go -C $$module vet ./... || exit 1; done
 	go -C test/cluster test -count=1 ./manifests ./access # uncached: Go does not see that other files have changed
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
+	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 go run $(SHFMT) --diff
 	go run $(ACTIONLINT)
 	@if workspace/run reaches https://vuln.go.dev/index/db.json 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck was not run: its database (vuln.go.dev) is out of reach"; fi
