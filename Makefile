@@ -125,7 +125,7 @@ record:
 	go run ./docs/record docs/first-minute.svg
 	go -C test/cluster test -count=1 -run=TestLightAndDark ./page -screenshots="$(CURDIR)/docs"
 
-## release: push both services and their SBOMs to REGISTRY, and write their digests into k8s/production
+## release: push both services and their SBOMs to REGISTRY, and write their digests into k8s/overlays/production
 .PHONY: release
 release:
 	workspace/run release "$(REGISTRY)"

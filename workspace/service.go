@@ -111,7 +111,7 @@ func (w *workspace) releaseCommand() *cobra.Command {
 		Short: "Publish both services for production (make release REGISTRY=registry.example.com/invoices)",
 		Long: `Builds the images of both services and pushes them to REGISTRY, each with its list of parts (an SBOM:
 CycloneDX, as an OCI referrer of the image). Then writes the images' digests into
-k8s/production/kustomization.yaml, and REGISTRY as where images may come from. That file is to be committed: it is
+k8s/overlays/production/kustomization.yaml, and REGISTRY as where images may come from. That file is to be committed: it is
 what runs in production.
 
 The same source, Go and GOARCH (amd64, unless it says otherwise) give the same digests. Logging in is Docker's (docker

@@ -236,7 +236,7 @@ func (b *bench) prepareNamespace(w *way) error {
 	}
 	if err := os.WriteFile(filepath.Join(database, "kustomization.yaml"), fmt.Appendf(nil, `
 namespace: %s
-resources: [../../k8s/postgres]
+resources: [../../k8s/base/postgres]
 images: [{name: postgres, newName: %q, newTag: %q}]
 patches:
   - target: {kind: StatefulSet}

@@ -1,4 +1,4 @@
-// Package postgres tests what k8s/postgres describes, on a real server without a cluster.
+// Package postgres tests what k8s/base/postgres describes, on a real server without a cluster.
 package postgres
 
 import (
@@ -19,7 +19,7 @@ import (
 	"example.com/invoices/internal/postgrestest"
 )
 
-const manifests = "../../k8s/postgres"
+const manifests = "../../k8s/base/postgres"
 
 // loudest makes PostgreSQL log all that it can be made to log about a statement.
 const loudest = `

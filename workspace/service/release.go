@@ -26,7 +26,7 @@ const (
 	cycloneDX = "github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0"
 	sbomType  = "application/vnd.cyclonedx+json"
 	emptyType = "application/vnd.oci.empty.v1+json"
-	overlay   = "k8s/production/kustomization.yaml"
+	overlay   = "k8s/overlays/production/kustomization.yaml"
 )
 
 // released are the services of a release.

@@ -70,11 +70,11 @@ func TestEveryFileHasItsOwner(t *testing.T) {
 	for file, want := range map[string][]string{
 		"/.ci/run": {platform}, "/.github/CODEOWNERS": {platform}, "/Tiltfile": {platform}, "/deploy.sh": {platform},
 		"/ctlptl.yaml": {platform}, "/workspace/run": {platform}, "/tools/cluster/go.mod": {platform},
-		"/k8s/platform/access.yaml": {platform}, "/k8s/postgres/stateful-set.yaml": {platform},
-		"/k8s/production/kustomization.yaml": {platform}, "/k8s/development/kustomization.yaml": {platform},
+		"/k8s/platform/access.yaml": {platform}, "/k8s/base/postgres/stateful-set.yaml": {platform},
+		"/k8s/overlays/production/kustomization.yaml": {platform}, "/k8s/overlays/development/kustomization.yaml": {platform},
 		"/test/cluster/access/access.csv": {platform},
-		"/invoice-app/main.go":            {invoicing}, "/k8s/invoice-app/deployment.yaml": {invoicing},
-		"/payment-provider/main.go": {payments}, "/k8s/payment-provider/deployment.yaml": {payments},
+		"/invoice-app/main.go":            {invoicing}, "/k8s/base/invoice-app/deployment.yaml": {invoicing},
+		"/payment-provider/main.go": {payments}, "/k8s/base/payment-provider/deployment.yaml": {payments},
 		"/internal/money/money.go": {invoicing, payments},
 	} {
 		require.FileExists(t, repository+file)

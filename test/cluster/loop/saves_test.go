@@ -131,7 +131,7 @@ func TestSaves(t *testing.T) {
 	})
 
 	step("a manifest is applied", func(s *session) {
-		const manifest = "k8s/invoice-app/kustomization.yaml"
+		const manifest = "k8s/base/invoice-app/kustomization.yaml"
 		before := s.processes(invoiceApp)
 		s.save(manifest, strings.Replace(s.read(manifest), "LOG_LEVEL=info", "LOG_LEVEL=warn", 1))
 		s.awaitOthers(before, "newest")

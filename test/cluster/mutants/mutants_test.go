@@ -30,7 +30,7 @@ import (
 type mutant struct {
 	object  string // as kubectl names it: [namespace/]kind/name
 	patch   string // a JSON patch; none: the object is deleted
-	catcher string // a test of the package live, as -run takes it
+	catcher string // a test of the package e2e, as -run takes it
 }
 
 var mutants = map[string]mutant{
@@ -245,13 +245,13 @@ func strip(t *testing.T, encoded []byte) []byte {
 	return encoded
 }
 
-// binary is the compiled package live.
+// binary is the compiled package e2e.
 type binary string
 
 func compile(t *testing.T) binary {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "live.test")
-	command := exec.Command("go", "test", "-c", "-o", file, "../live")
+	command := exec.Command("go", "test", "-c", "-o", file, "../e2e")
 	output, err := command.CombinedOutput()
 	require.NoError(t, err, "%s", output)
 	return binary(file)
@@ -264,7 +264,7 @@ func (b binary) await(t *testing.T, test string, pass bool) (output []byte, ok b
 	streak := 0
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
 		command := exec.Command(string(b), "-test.v", "-test.timeout=5m", "-test.run="+test)
-		command.Dir = "../live" // from where it finds the checkout
+		command.Dir = "../e2e" // from where it finds the checkout
 		output, err := command.CombinedOutput()
 		require.Contains(t, string(output), "--- ", "there is no test %s", test)
 		if (err == nil) == pass {

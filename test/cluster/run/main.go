@@ -26,12 +26,12 @@ import (
 const usage = `usage: go -C test/cluster run ./run [--short] PRODUCT [OTHER]     (make test-cluster, make test-minikube)
 
 Sets up a cluster of its own name and ports with ./deploy.sh, made with PRODUCT (kind or minikube), runs
-test/cluster/live, a few of test/cluster/mutants and test/cluster/loop on it, removes it and checks that nothing is
+test/cluster/e2e, a few of test/cluster/mutants and test/cluster/loop on it, removes it and checks that nothing is
 left: containers, volumes, networks, image tags, contexts. All the while there is a cluster that is not its own, made
 by hand with the same product and stopped, which must stay as it is. One made with OTHER, if that is named, comes and
 goes beside it, --short. Then come test/cluster/machines.
 
-  --short   of live: six pods Ready, paying from outside, the network's edges, stopping and starting, deploying again;
+  --short   of e2e: six pods Ready, paying from outside, the network's edges, stopping and starting, deploying again;
             of loop: a save that becomes live; no mutants
 
   CLUSTER_NAME (invoices-test), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
@@ -117,13 +117,13 @@ func (r *run) run() (err error) {
 }
 
 func (r *run) test() error {
-	live, loop := []string{"./live", "-parallel=8"}, []string{"./loop"} // live's parallel tests only wait
+	e2e, loop := []string{"./e2e", "-parallel=8"}, []string{"./loop"} // e2e's parallel tests only wait
 	if r.short {
-		live = append(live, "-run=^(TestSixPodsAreReady|TestListAndPayFromOutside|TestOnlyInvoiceAppAnswersOutside|"+
+		e2e = append(e2e, "-run=^(TestSixPodsAreReady|TestListAndPayFromOutside|TestOnlyInvoiceAppAnswersOutside|"+
 			"TestNetworkEdges|TestStoppingLosesNothing|TestDeployingAgainChangesNothing)$")
 		loop = append(loop, "-run=^TestSaves$/^a_save_is_live")
 	}
-	if err := r.goTest(live...); err != nil {
+	if err := r.goTest(e2e...); err != nil {
 		return err
 	}
 	if !r.short {

@@ -1,4 +1,4 @@
-package live
+package e2e
 
 import (
 	"context"
@@ -432,7 +432,7 @@ func TestProductionTakesDigestsOnly(t *testing.T) {
 // productionImages are those of the production overlay, and the pattern that it lets in.
 func productionImages(t *testing.T) (images []string, allowed string) {
 	t.Helper()
-	overlay := mustRun(t, command(t, "kubectl", "kustomize", "k8s/production"))
+	overlay := mustRun(t, command(t, "kubectl", "kustomize", "k8s/overlays/production"))
 	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(overlay), 4096)
 	for {
 		var object struct {

@@ -1,4 +1,4 @@
-package live
+package e2e
 
 import (
 	"archive/tar"
@@ -29,7 +29,7 @@ func TestRelease(t *testing.T) {
 	release.Dir = copied
 	release.Env = append(os.Environ(), "GOARCH="+runtime.GOARCH) // as what runs here
 	mustRun(t, release)
-	overlay := mustRun(t, command(t, "kubectl", "kustomize", copied+"/k8s/production"))
+	overlay := mustRun(t, command(t, "kubectl", "kustomize", copied+"/k8s/overlays/production"))
 	parameter := regexp.MustCompile(`(?m)^  images: (.*)$`).FindStringSubmatch(overlay)
 	require.NotNil(t, parameter)
 	mayRun := regexp.MustCompile(parameter[1])

@@ -1,6 +1,6 @@
-// Package live tests what ./deploy.sh has put on a real cluster, with that cluster. It pays
+// Package e2e tests what ./deploy.sh has put on a real cluster, with that cluster. It pays
 // invoices and deletes pods, so it wants the cluster named, as package target says.
-package live
+package e2e
 
 import (
 	"bytes"
