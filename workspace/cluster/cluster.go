@@ -37,8 +37,9 @@ type Cluster struct {
 	Environment    []string `json:"environment"`      // what ctlptl is to have set on this machine
 	Named          string   `json:"-"`                // what is to be put before a command, to name this cluster
 
-	product product
-	paths   paths.Paths
+	product    product
+	ownNetwork string // goes away with the cluster, and is shared with no other
+	paths      paths.Paths
 }
 
 const (
@@ -100,6 +101,7 @@ func New(where paths.Paths, productName, name string) (*Cluster, error) {
 	default:
 		return nil, fmt.Errorf("%s: a cluster is made with kind or minikube", productName)
 	}
+	c.ownNetwork = c.Network
 	c.Registry = c.Name + "-registry"
 	c.Live = where.Build("live", c.Name)
 	c.Images = where.Build("images", c.Name)

@@ -188,6 +188,7 @@ func TestAClusterKeepsItsPorts(t *testing.T) {
 	require.NoError(t, err)
 	assert.Nil(t, state.Registry)
 	assert.Equal(t, "kind", c.Network, "made by hand it is in kind's own network")
+	assert.Contains(t, c.Environment, "KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-a", "the next one is in its own")
 
 	require.NoError(t, c.UsePorts(t.Context(), state, Ports{}))
 	assert.DirExists(t, c.Live, "Docker, which copies, would make it root's")

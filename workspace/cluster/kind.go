@@ -23,8 +23,7 @@ func (k kind) choose(_ context.Context, d *definition) error {
 }
 
 func (k kind) environment(ctx context.Context) []string {
-	// A network of its own goes away with the cluster, and is shared with no other.
-	set := []string{"KIND_EXPERIMENTAL_DOCKER_NETWORK=" + k.Network}
+	set := []string{"KIND_EXPERIMENTAL_DOCKER_NETWORK=" + k.ownNetwork}
 	// On this storage driver kind would switch the node to one that needs another program; the node's own disk is a
 	// volume, where the default works.
 	if driver, _ := process.Output(process.Command(ctx, "docker", "info", "--format", "{{.Driver}}")); driver == "fuse-overlayfs" {

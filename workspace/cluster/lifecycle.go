@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,21 +30,16 @@ func (c *Cluster) State(ctx context.Context) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	if node != nil && !slices.Contains(keys(node.NetworkSettings.Networks), c.Network) {
-		for network := range node.NetworkSettings.Networks { // made by ctlptl alone, it is in kind's own
-			c.Network = network
+	c.Network = c.ownNetwork
+	if node != nil {
+		if _, own := node.NetworkSettings.Networks[c.ownNetwork]; !own {
+			for network := range node.NetworkSettings.Networks { // made by ctlptl alone, it is in kind's, with others
+				c.Network = network
+			}
 		}
 	}
 	c.Environment = append(c.product.environment(ctx), c.proxies()...)
 	return State{node, registry}, c.others(node, registry)
-}
-
-func keys(m map[string]struct{}) []string {
-	var all []string
-	for key := range m {
-		all = append(all, key)
-	}
-	return all
 }
 
 // registryPort is the port on localhost of a registry that is gone, as the node was told when it was made.
@@ -85,18 +79,13 @@ func (c *Cluster) Remove(ctx context.Context, console *process.Console) error {
 	}
 	err = errors.Join(err,
 		docker.Remove(ctx, "container", []string{"--all", "--filter", "label=" + c.product.label()}, "rm", "--force", "--volumes"),
-		docker.Remove(ctx, "volume", []string{"--filter", "label=" + c.product.label()}, "rm"))
-	if c.ownNetwork() {
-		err = errors.Join(err, docker.Remove(ctx, "network", []string{"--filter", "name=^" + c.Network + "$"}, "rm"))
-	}
+		docker.Remove(ctx, "volume", []string{"--filter", "label=" + c.product.label()}, "rm"),
+		docker.Remove(ctx, "network", []string{"--filter", "name=^" + c.ownNetwork + "$"}, "rm"))
 	for _, path := range []string{c.Unfinished(), c.Live, c.Kubeconfigs} {
 		err = errors.Join(err, os.RemoveAll(path))
 	}
 	return err
 }
-
-// ownNetwork tells whether the network goes away with the cluster: kind's own may have others in it.
-func (c *Cluster) ownNetwork() bool { return c.Network != "kind" }
 
 // Stop stops the cluster, which keeps its data.
 func (c *Cluster) Stop(ctx context.Context, console *process.Console, state State) error {

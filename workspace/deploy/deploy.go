@@ -104,7 +104,9 @@ func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 		if err := c.Remove(ctx, d.Console); err != nil {
 			return err
 		}
-		state = cluster.State{}
+		if state, err = c.State(ctx); err != nil {
+			return err
+		}
 	}
 	if err := c.UsePorts(ctx, state, d.Ports); err != nil {
 		return err
