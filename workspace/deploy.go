@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +13,6 @@ import (
 
 	"example.com/invoices/workspace/cluster"
 	"example.com/invoices/workspace/deploy"
-	"example.com/invoices/workspace/doctor"
 	"example.com/invoices/workspace/images"
 	"example.com/invoices/workspace/privileged"
 	"example.com/invoices/workspace/tools"
@@ -131,76 +129,4 @@ func (w *workspace) prepare(ctx context.Context, c *cluster.Cluster, how string)
 		return err
 	}
 	return privileged.Install(ctx, w.console, w.Paths)
-}
-
-func (w *workspace) describeCommand() *cobra.Command {
-	command := &cobra.Command{
-		Use:   "describe",
-		Short: "Say what a cluster is called, and where what belongs to it is",
-		Long: `Prints the definition of the cluster of CLUSTER_NAME (invoices, unless it says otherwise): what it and its parts
-are called, its ports, its folders. Whatever needs one of these asks here.`,
-		Args: arguments(0, 0),
-	}
-	flags := command.Flags()
-	asJSON := flags.Bool("json", false, "as JSON")
-	definition := flags.Bool("ctlptl", false, "as the file with which ctlptl makes it")
-	kubeContext := flags.String("context", "", "the cluster that kubectl knows by this name, if it is kind's or minikube's of CLUSTER_NAME")
-	live := flags.Bool("live", false, "make sure that its node sees the folder that tilt up shares with it")
-	product := productFlag(flags)
-	command.RunE = func(command *cobra.Command, _ []string) error {
-		ctx := command.Context()
-		c, err := cluster.New(w.Paths, *product, clusterName())
-		if *kubeContext != "" {
-			c, err = cluster.OfContext(w.Paths, *kubeContext, clusterName())
-		}
-		if err != nil {
-			return err
-		}
-		ports, err := askedPorts(command)
-		if err != nil {
-			return err
-		}
-		if err := c.Look(ctx, ports, *live); err != nil {
-			return err
-		}
-		if *definition {
-			data, err := c.Definition(ctx, true)
-			if err != nil {
-				return err
-			}
-			_, err = os.Stdout.Write(data)
-			return err
-		}
-		if *asJSON {
-			encoder := json.NewEncoder(os.Stdout)
-			encoder.SetIndent("", "  ")
-			return encoder.Encode(c)
-		}
-		fields, err := json.Marshal(c)
-		if err != nil {
-			return err
-		}
-		return printFields(os.Stdout, fields)
-	}
-	return command
-}
-
-func (w *workspace) doctorCommand() *cobra.Command {
-	command := &cobra.Command{
-		Use:   "doctor",
-		Short: "Look at whether this machine can do all of this, and say what to do where it cannot",
-		Args:  arguments(0, 0),
-	}
-	product := productFlag(command.Flags())
-	command.RunE = func(command *cobra.Command, _ []string) error {
-		c, err := cluster.New(w.Paths, *product, clusterName())
-		if err != nil {
-			return usageError{command, err}
-		}
-		if err := w.setTools(); err != nil {
-			return err
-		}
-		return doctor.Examine(command.Context(), os.Stdout, w.Paths, c)
-	}
-	return command
 }

@@ -20,7 +20,7 @@ func (w *workspace) imagesCommand() *cobra.Command {
 	}
 	command := &cobra.Command{
 		Use:   "images [pull|source]",
-		Short: "fill the local image tags that a cluster is made from: pull the images, or build them",
+		Short: "Fill the local image tags that a cluster is made from: pull the images, or build them",
 		Long: `Fills the local image tags of workspace/images/images.txt.
 
   workspace/run images              pull what is missing, and build what cannot be pulled
@@ -57,10 +57,10 @@ of a company's own registry say.`,
 		}
 	}
 	command.AddCommand(
-		file("export", "write the images to a file", func(i *images.Images, command *cobra.Command, name string) error {
+		file("export", "Write the images to a file", func(i *images.Images, command *cobra.Command, name string) error {
 			return i.Export(command.Context(), name)
 		}),
-		file("load", "read what export has written", func(i *images.Images, command *cobra.Command, name string) error {
+		file("load", "Read what export has written", func(i *images.Images, command *cobra.Command, name string) error {
 			return i.Load(command.Context(), name)
 		}),
 	)

@@ -89,23 +89,29 @@ func run(ctx context.Context) error {
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(command *cobra.Command, err error) error { return usageError{command, err} })
+	root.AddGroup(&cobra.Group{ID: "people", Title: "What people type:"},
+		&cobra.Group{ID: "files", Title: "What the Tiltfile and the Makefile call:"})
 	root.AddCommand(w.commands()...)
 	return root.ExecuteContext(ctx)
 }
 
-func (w *workspace) commands() []*cobra.Command {
-	return []*cobra.Command{
-		w.deployCommand(),
-		w.describeCommand(),
-		w.doctorCommand(),
-		w.buildImageCommand(), w.pushImageCommand(), w.buildLiveCommand(), w.releaseCommand(),
-		w.makeKubeconfigCommand(), w.makePasswordsCommand(), w.publishKeysCommand(),
-		w.buttonCommand(), w.runCommand(), w.testCommand(), w.mindCommand(), w.reachesCommand(),
-		w.toolsCommand(),
-		w.imagesCommand(),
-		w.privilegedCommand(),
-		w.needCommand(),
+// commands are all of them, those first that people type.
+func (w *workspace) commands() (all []*cobra.Command) {
+	group := func(id string, commands ...*cobra.Command) {
+		for _, command := range commands {
+			command.GroupID = id
+		}
+		all = append(all, commands...)
 	}
+	group("people",
+		w.deployCommand(), w.testCommand(), w.runCommand(), w.doctorCommand(), w.describeCommand(),
+		w.toolsCommand(), w.imagesCommand(), w.privilegedCommand(), w.releaseCommand(), w.makeKubeconfigCommand(),
+	)
+	group("files",
+		w.buildImageCommand(), w.pushImageCommand(), w.buildLiveCommand(), w.makePasswordsCommand(),
+		w.publishKeysCommand(), w.buttonCommand(), w.needCommand(), w.mindCommand(), w.reachesCommand(),
+	)
+	return all
 }
 
 // usageError is a call that the command does not understand.

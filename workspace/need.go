@@ -9,7 +9,7 @@ import (
 func (w *workspace) needCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "need PROGRAM PACKAGE",
-		Short: "make sure that a program is there",
+		Short: "Make sure that a program is there",
 		Long: `Does nothing where PROGRAM is installed. Otherwise installs Debian's PACKAGE, where this is Debian (or its kin)
 and root; elsewhere says what to install and fails. A service that the package brings is not started.`,
 		Args: arguments(2, 2),

@@ -16,7 +16,7 @@ func (w *workspace) privilegedCommand() *cobra.Command {
 	}
 	return &cobra.Command{
 		Use:   "privileged status|install|remove",
-		Short: "a workaround for machines whose Docker refuses privileged containers",
+		Short: "Let a Docker that refuses privileged containers start them",
 		Long: `Some machines (nested sandboxes) run Docker without CAP_SYS_RESOURCE. There every "docker run --privileged"
 fails with "unable to apply caps: operation not permitted", and a kind node is a privileged container.
 

@@ -11,7 +11,7 @@ import (
 func (w *workspace) toolsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "tools [minikube]",
-		Short: "make sure that tilt, ctlptl, kind, kubectl and crane are there, and print their folder",
+		Short: "Make sure that tilt, ctlptl, kind, kubectl and crane are there, and print their folder",
 		Long: `Makes sure that tilt, ctlptl, kind, kubectl and crane are there, and minikube where it is named, and prints the
 folder to put in front of PATH:
 

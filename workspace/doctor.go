@@ -1,0 +1,30 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"example.com/invoices/workspace/cluster"
+	"example.com/invoices/workspace/doctor"
+)
+
+func (w *workspace) doctorCommand() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "doctor",
+		Short: "Look at whether this machine can do all of this, and say what to do where it cannot",
+		Args:  arguments(0, 0),
+	}
+	product := productFlag(command.Flags())
+	command.RunE = func(command *cobra.Command, _ []string) error {
+		c, err := cluster.New(w.Paths, *product, clusterName())
+		if err != nil {
+			return usageError{command, err}
+		}
+		if err := w.setTools(); err != nil {
+			return err
+		}
+		return doctor.Examine(command.Context(), os.Stdout, w.Paths, c)
+	}
+	return command
+}
