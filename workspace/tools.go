@@ -11,8 +11,8 @@ import (
 func (w *workspace) toolsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "tools [minikube]",
-		Short: "Make sure that tilt, ctlptl, kind, kubectl and crane are there, and print their folder",
-		Long: `Makes sure that tilt, ctlptl, kind, kubectl and crane are there, and minikube where it is named, and prints the
+		Short: "Make sure that tilt, ctlptl, kind and kubectl are there, and print their folder",
+		Long: `Makes sure that tilt, ctlptl, kind and kubectl are there, and minikube where it is named, and prints the
 folder to put in front of PATH:
 
   export PATH="$(workspace/run tools):$PATH"

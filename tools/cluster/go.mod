@@ -50,7 +50,6 @@ tool (
 	github.com/containernetworking/plugins/plugins/main/bridge
 	github.com/containernetworking/plugins/plugins/main/loopback
 	github.com/containernetworking/plugins/plugins/meta/portmap
-	github.com/google/go-containerregistry/cmd/crane
 	github.com/opencontainers/runc
 	github.com/tilt-dev/ctlptl/cmd/ctlptl
 	github.com/tilt-dev/tilt/cmd/tilt

@@ -24,7 +24,6 @@ var Cluster = Module{
 		{name: "ctlptl", path: "github.com/tilt-dev/ctlptl/cmd/ctlptl"},
 		{name: "kind", path: "sigs.k8s.io/kind"},
 		{name: "kubectl", path: "k8s.io/kubernetes/cmd/kubectl"},
-		{name: "crane", path: "github.com/google/go-containerregistry/cmd/crane"},
 		{name: "kubeadm", path: "k8s.io/kubernetes/cmd/kubeadm"},
 		{name: "kubelet", path: "k8s.io/kubernetes/cmd/kubelet"},
 		{name: "kube-apiserver", path: "k8s.io/kubernetes/cmd/kube-apiserver"},

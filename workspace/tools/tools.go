@@ -1,4 +1,4 @@
-// Package tools makes sure that the programs are there which drive a cluster: tilt, ctlptl, kind, kubectl and crane,
+// Package tools makes sure that the programs are there which drive a cluster: tilt, ctlptl, kind and kubectl,
 // and minikube where it is asked for.
 package tools
 
@@ -30,7 +30,7 @@ type set struct {
 
 var (
 	everybodys = set{compile.Cluster, ".inputs", []tool{
-		{"tilt", "0.37.3"}, {"ctlptl", "0.9.0"}, {"kind", "0.30.0"}, {"kubectl", "1.35.0"}, {"crane", "0.20.0"},
+		{"tilt", "0.37.3"}, {"ctlptl", "0.9.0"}, {"kind", "0.30.0"}, {"kubectl", "1.35.0"},
 	}}
 	minikubes = set{compile.Minikube, ".minikube-inputs", []tool{{"minikube", "1.38.0"}}}
 )

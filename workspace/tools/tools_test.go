@@ -106,22 +106,22 @@ func (m *machine) content(t *testing.T, tool string) string {
 func TestWhatIsMissingIsCompiledOnce(t *testing.T) {
 	m := newMachine(t, nil)
 	require.NoError(t, m.ensure(t))
-	assert.Equal(t, "ctlptl kind kubectl crane tilt", m.compiled())
+	assert.Equal(t, "ctlptl kind kubectl tilt", m.compiled())
 	require.NoError(t, m.ensure(t))
-	assert.Equal(t, "ctlptl kind kubectl crane tilt", m.compiled())
+	assert.Equal(t, "ctlptl kind kubectl tilt", m.compiled())
 
 	require.NoError(t, m.ensure(t, "kind"))
 	assert.NoFileExists(t, m.paths.Bin()+"/minikube")
 	require.NoError(t, m.ensure(t, "minikube"))
-	assert.Equal(t, "ctlptl kind kubectl crane tilt minikube", m.compiled())
+	assert.Equal(t, "ctlptl kind kubectl tilt minikube", m.compiled())
 
-	require.NoError(t, os.Remove(m.paths.Bin()+"/crane"))
+	require.NoError(t, os.Remove(m.paths.Bin()+"/kind"))
 	require.NoError(t, m.ensure(t, "minikube"))
-	assert.Equal(t, "ctlptl kind kubectl crane tilt minikube crane", m.compiled())
+	assert.Equal(t, "ctlptl kind kubectl tilt minikube kind", m.compiled())
 }
 
 func TestNewPinsAreCompiled(t *testing.T) {
-	m := newMachine(t, map[string]string{"kubectl": "1.40.0", "ctlptl": "0.9.0", "kind": "1.0.0", "crane": "0.20.0"})
+	m := newMachine(t, map[string]string{"kubectl": "1.40.0", "ctlptl": "0.9.0", "kind": "1.0.0"})
 	require.NoError(t, m.ensure(t))
 	write(t, m.paths.Root+"/tools/cluster/go.sum", "new pins")
 	require.NoError(t, m.ensure(t))
@@ -130,16 +130,16 @@ func TestNewPinsAreCompiled(t *testing.T) {
 
 func TestAGoodOneOnPathIsUsed(t *testing.T) {
 	m := newMachine(t, map[string]string{
-		"tilt": "0.37.3", "ctlptl": "0.10.1", "kind": "0.29.9", "kubectl": "2.0.0", "crane": "0.9.22"})
+		"tilt": "0.37.3", "ctlptl": "0.10.1", "kind": "0.29.9", "kubectl": "2.0.0"})
 	require.NoError(t, m.ensure(t))
-	assert.Equal(t, "kind crane", m.compiled(), "these are too old")
+	assert.Equal(t, "kind", m.compiled(), "this is too old")
 	for _, tool := range []string{"tilt", "ctlptl", "kubectl"} {
 		target, err := os.Readlink(filepath.Join(m.paths.Bin(), tool))
 		require.NoError(t, err)
 		assert.Equal(t, tool, filepath.Base(target))
 	}
 	require.NoError(t, m.ensure(t))
-	assert.Equal(t, "kind crane", m.compiled())
+	assert.Equal(t, "kind", m.compiled())
 }
 
 // One that has become too old, or is gone: nothing is compiled through the link, into what it leads to.
@@ -149,9 +149,9 @@ func TestALinkIsNotWrittenThrough(t *testing.T) {
 	write(t, elsewhere+"/kind", "#!/bin/sh\necho kind v0.1.0\n")
 	require.NoError(t, os.MkdirAll(others.paths.Bin(), 0o755))
 	require.NoError(t, os.Symlink(elsewhere+"/kind", others.paths.Bin()+"/kind"))
-	require.NoError(t, os.Symlink(elsewhere+"/gone", others.paths.Bin()+"/crane"))
+	require.NoError(t, os.Symlink(elsewhere+"/gone", others.paths.Bin()+"/kubectl"))
 	require.NoError(t, others.ensure(t))
-	assert.Equal(t, "ctlptl kind kubectl crane", others.compiled())
+	assert.Equal(t, "ctlptl kind kubectl", others.compiled())
 	assert.Equal(t, "compiled", others.content(t, "kind"))
 	content, err := os.ReadFile(elsewhere + "/kind")
 	require.NoError(t, err)
@@ -172,16 +172,16 @@ func TestOursIsNotLinkedToItself(t *testing.T) {
 	info, err := os.Lstat(ours)
 	require.NoError(t, err)
 	assert.True(t, info.Mode().IsRegular())
-	assert.Equal(t, "ctlptl kind kubectl crane tilt", m.compiled())
+	assert.Equal(t, "ctlptl kind kubectl tilt", m.compiled())
 }
 
 func TestWhatFailedIsCompiledAgain(t *testing.T) {
 	m := newMachine(t, nil)
 	m.fail = true
-	assert.ErrorContains(t, m.ensure(t), "compiling ctlptl kind kubectl crane: failed")
+	assert.ErrorContains(t, m.ensure(t), "compiling ctlptl kind kubectl: failed")
 	m.fail = false
 	require.NoError(t, m.ensure(t))
-	assert.Equal(t, "ctlptl kind kubectl crane ctlptl kind kubectl crane tilt", m.compiled())
+	assert.Equal(t, "ctlptl kind kubectl ctlptl kind kubectl tilt", m.compiled())
 }
 
 func TestInterrupted(t *testing.T) {
@@ -201,7 +201,7 @@ func TestTwoAtOnce(t *testing.T) {
 		both.Go(func() { assert.NoError(t, m.ensure(t)) })
 	}
 	both.Wait()
-	assert.Equal(t, "ctlptl kind kubectl crane tilt", m.compiled())
+	assert.Equal(t, "ctlptl kind kubectl tilt", m.compiled())
 }
 
 func TestOlder(t *testing.T) {
