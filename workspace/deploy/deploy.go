@@ -3,6 +3,7 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -54,7 +55,14 @@ func (d *Deployment) begin(ctx context.Context) (cluster.State, error) {
 	if err := os.Setenv("DOCKER_API_VERSION", version); err != nil {
 		return cluster.State{}, err
 	}
-	return c.State(ctx)
+	state, err := c.State(ctx)
+	// minikube's node has an address that a proxy cannot know.
+	for _, variable := range c.Environment {
+		if name, value, _ := strings.Cut(variable, "="); strings.EqualFold(name, "NO_PROXY") {
+			err = errors.Join(err, os.Setenv(name, value))
+		}
+	}
+	return state, err
 }
 
 // Stop stops the cluster, which keeps its data.

@@ -38,12 +38,13 @@ type world struct {
 	folder   string // what is shared with the node
 	bind     string // and what Docker says of it
 	calls    []string
+	noProxy  map[string]string // of each program's latest call
 	before   func(call string) // each call
 	fails    string            // the program that fails
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{folder: t.TempDir()}
+	w := &world{folder: t.TempDir(), noProxy: map[string]string{}}
 	w.bind = w.folder
 	for _, program := range []string{"docker", "ctlptl", "kind", "kubectl", "tilt"} {
 		processtest.Put(t, program, func(call processtest.Call) processtest.Answer {
@@ -51,6 +52,11 @@ func newWorld(t *testing.T) *world {
 			defer w.lock.Unlock()
 			line := program + " " + strings.Join(call.Args, " ")
 			w.calls = append(w.calls, line)
+			for _, variable := range call.Env {
+				if strings.HasPrefix(variable, "NO_PROXY=") {
+					w.noProxy[program] = variable
+				}
+			}
 			if w.before != nil {
 				w.before(line)
 			}
@@ -305,6 +311,21 @@ func TestWhatFailsIsSaid(t *testing.T) {
 		d, _, _ := deployment(t, t.TempDir())
 		d.Prepare = func(context.Context) error { return errors.New("no image") }
 		require.EqualError(t, d.Deploy(t.Context(), false), "no image")
+	})
+}
+
+// Whatever is run on the way asks no proxy for what is inside.
+func TestNothingInsideIsAskedOfAProxy(t *testing.T) {
+	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+	t.Setenv("NO_PROXY", "intra.example")
+	t.Setenv("no_proxy", "")
+	w := newWorld(t)
+	d, _, _ := deployment(t, t.TempDir())
+	require.NoError(t, d.Deploy(t.Context(), false))
+	w.set(func() {
+		for _, program := range []string{"ctlptl", "kubectl", "tilt"} {
+			assert.Regexp(t, `^NO_PROXY=.*192\.168\.0\.0/16,.*intra\.example`, w.noProxy[program], program)
+		}
 	})
 }
 
