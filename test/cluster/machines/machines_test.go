@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -55,7 +56,11 @@ func newMachine(t *testing.T, folder, name string, groups ...string) *machine {
 		m.own(base)
 	}
 	// What Go is told about where modules are is this machine's matter.
-	for _, variable := range []string{"GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GONOPROXY"} {
+	variables := []string{"GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GONOPROXY"}
+	if name == "" {
+		variables = append(variables, "GOCACHE", "GOMODCACHE")
+	}
+	for _, variable := range variables {
 		value, err := exec.Command("go", "env", variable).Output()
 		require.NoError(t, err)
 		m.set(variable, strings.TrimSpace(string(value)))
@@ -392,11 +397,6 @@ func TestACloneOfAnotherUser(t *testing.T) {
 		return os.Lchown(path, 65534, 65534)
 	}))
 	m.set("GOFLAGS", "-buildvcs=auto")
-	for _, cache := range []string{"GOCACHE", "GOMODCACHE"} { // as who runs this test has them
-		value, err := exec.Command("go", "env", cache).Output()
-		require.NoError(t, err)
-		m.set(cache, strings.TrimSpace(string(value)))
-	}
 	require.Contains(t, m.refuses("git status"), "dubious ownership")
 	makeRun(m)
 }
@@ -417,4 +417,32 @@ func TestADockerThatIsNotThereIsSaidSo(t *testing.T) {
 	m := newMachine(t, "clone", "")
 	m.set("DOCKER_HOST", "tcp://127.0.0.1:9")
 	assert.Contains(t, m.refuses("./deploy.sh"), "Docker does not answer: ")
+}
+
+// A Docker that is reached by TCP, and sees the clone, will do.
+func TestADockerBehindTCPWillDo(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer client.Close()
+				engine, err := net.Dial("unix", "/var/run/docker.sock")
+				if err != nil {
+					return
+				}
+				defer engine.Close()
+				go func() { _, _ = io.Copy(engine, client) }()
+				_, _ = io.Copy(client, engine)
+			}()
+		}
+	}()
+	m := newMachine(t, "clone", "")
+	m.set("DOCKER_HOST", "tcp://"+listener.Addr().String())
+	assert.Regexp(t, `ok +containers +they see the clone`, m.says("workspace/run doctor"))
 }
