@@ -42,7 +42,7 @@ type Pod struct {
 // group of that size until the test ends. Processes in it must have ended by then.
 func New(t testing.TB, root, service string) *Pod {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(root, "k8s", service, "deployment.yaml"))
+	content, err := os.ReadFile(filepath.Join(root, "k8s/base", service, "deployment.yaml"))
 	require.NoError(t, err)
 	var deployment struct {
 		Spec struct {

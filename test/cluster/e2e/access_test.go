@@ -325,7 +325,7 @@ func TestTeamsKubeconfig(t *testing.T) {
 				"logs": func(service string) []string { return []string{"logs", "deployment/" + service, "--tail=1"} },
 				"exec": func(string) []string { return []string{"exec", "postgres-0", "--container=postgres", "--", "true"} },
 				"manifests": func(service string) []string { // of the team's own folder
-					return []string{"apply", "--kustomize=k8s/" + service, "--server-side", "--force-conflicts", "--dry-run=server"}
+					return []string{"apply", "--kustomize=k8s/base/" + service, "--server-side", "--force-conflicts", "--dry-run=server"}
 				},
 				"scale": func(service string) []string { return []string{"scale", "deployment/" + service, "--replicas=3"} },
 			} {

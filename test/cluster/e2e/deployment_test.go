@@ -121,7 +121,7 @@ func TestTiltfileRefusesAnotherCluster(t *testing.T) {
 func TestOverlaysPassTheAPIServer(t *testing.T) {
 	for _, overlay := range []string{"development", "live", "production"} {
 		t.Run(overlay, func(t *testing.T) {
-			mustRun(t, command(t, "kubectl", "--context="+kubeContext, "apply", "--kustomize=k8s/"+overlay,
+			mustRun(t, command(t, "kubectl", "--context="+kubeContext, "apply", "--kustomize=k8s/overlays/"+overlay,
 				"--server-side", "--force-conflicts", "--dry-run=server"))
 		})
 	}
