@@ -199,6 +199,9 @@ func runToEnd(t *testing.T, pod *corev1.Pod) (corev1.PodPhase, string) {
 	}
 	output, err := client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(t.Context())
 	require.NoError(t, err)
+	if pod.Status.Phase == corev1.PodFailed {
+		t.Logf("%s/%s failed: %s %s %+v", pod.Namespace, pod.Name, pod.Status.Reason, pod.Status.Message, pod.Status.ContainerStatuses)
+	}
 	return pod.Status.Phase, string(output)
 }
 
