@@ -1,17 +1,18 @@
 package cluster
 
 import (
-	"encoding/json"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+
+	"example.com/invoices/workspace/docker"
 )
 
 // proxies are the variables that tell the cluster's node which proxy the way out is, if there is one, and that what
 // is inside needs none. The node would get those of Docker's client configuration in any case.
 func (c *Cluster) proxies() []string {
-	configured := dockerProxies()
+	config, _ := docker.ReadConfig() // what is wrong with it, doctor says
+	configured := config.Proxies["default"]
 	value := func(name, inDocker string) string {
 		for _, name := range []string{name, strings.ToLower(name)} {
 			if value := os.Getenv(name); value != "" {
@@ -40,22 +41,4 @@ func (c *Cluster) proxies() []string {
 	}
 	none := strings.Join(inside, ",")
 	return append(set, "NO_PROXY="+none, "no_proxy="+none)
-}
-
-// dockerProxies are those that Docker's client gives to every container.
-func dockerProxies() map[string]string {
-	folder := os.Getenv("DOCKER_CONFIG")
-	if folder == "" {
-		home, _ := os.UserHomeDir()
-		folder = filepath.Join(home, ".docker")
-	}
-	data, err := os.ReadFile(filepath.Join(folder, "config.json"))
-	if err != nil {
-		return nil
-	}
-	var config struct {
-		Proxies map[string]map[string]string `json:"proxies"`
-	}
-	_ = json.Unmarshal(data, &config) // the command docker says what is wrong with it
-	return config.Proxies["default"]
 }

@@ -32,24 +32,12 @@ func lookAtDocker(ctx context.Context, _ machine) Finding {
 // lookAtCredentials looks for a helper that is not there: Docker asks it before every pull, also where no login is
 // needed. It is left behind by Docker Desktop, say.
 func lookAtCredentials(context.Context, machine) Finding {
-	folder := os.Getenv("DOCKER_CONFIG")
-	if folder == "" {
-		home, _ := os.UserHomeDir()
-		folder = filepath.Join(home, ".docker")
-	}
-	path := filepath.Join(folder, "config.json")
-	data, err := os.ReadFile(path)
+	config, err := docker.ReadConfig()
 	if err != nil {
-		return Finding{Fine, "logins", "none is needed", ""}
+		return Finding{Note, "logins", err.Error(), "mend that file, or move it away"}
 	}
-	var config struct {
-		CredsStore string `json:"credsStore"`
-	}
-	if err := json.Unmarshal(data, &config); err != nil {
-		return Finding{Note, "logins", fmt.Sprintf("%s: %v", path, err), "mend that file, or move it away"}
-	}
-	if config.CredsStore != "" && !process.Exists("docker-credential-"+config.CredsStore) {
-		return Finding{Note, "logins", fmt.Sprintf(`%s names "credsStore": %q, and there is no docker-credential-%[2]s on PATH: no image can be pulled`, path, config.CredsStore),
+	if helper := config.MissingHelper(); helper != "" {
+		return Finding{Note, "logins", fmt.Sprintf("%s names %s, which is not on PATH: no image can be pulled", config.Path, helper),
 			"take that line out of the file: nothing here needs a login"}
 	}
 	return Finding{Fine, "logins", "none is needed", ""}

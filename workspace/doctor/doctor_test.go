@@ -105,7 +105,7 @@ func TestNotes(t *testing.T) {
 	var out bytes.Buffer
 	console := &process.Console{Out: &out, Logs: t.TempDir(), Every: time.Hour}
 	require.NoError(t, Quick(t.Context(), console, where, c), "it may work")
-	assert.Contains(t, out.String(), config+` names "credsStore": "desktop", and there is no docker-credential-desktop on PATH`)
+	assert.Contains(t, out.String(), config+" names docker-credential-desktop, which is not on PATH")
 	assert.Contains(t, out.String(), "https://kind.sigs.k8s.io/docs/user/rootless")
 	assert.Contains(t, out.String(), "give Docker's virtual machine more")
 }

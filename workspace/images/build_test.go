@@ -17,7 +17,7 @@ import (
 )
 
 // recipes are two images' to be built, of which the second one's ends with a line of shell.
-func recipes(t *testing.T, d *docker, last string) (builder, *processtest.Program) {
+func recipes(t *testing.T, d *engine, last string) (builder, *processtest.Program) {
 	images, program, _ := open(t, "kind", d)
 	for name, end := range map[string]string{"one": "", "two": last} {
 		files(t, images.paths.Root+"/offline", map[string]string{
@@ -34,7 +34,7 @@ func recipes(t *testing.T, d *docker, last string) (builder, *processtest.Progra
 }
 
 func TestBuild(t *testing.T) {
-	d := &docker{}
+	d := &engine{}
 	b, docker := recipes(t, d, "")
 	var imported []string
 	require.NoError(t, b.fromPackages(t.Context(), b.list))
@@ -60,7 +60,7 @@ func TestBuild(t *testing.T) {
 }
 
 func TestARecipeThatFails(t *testing.T) {
-	d := &docker{}
+	d := &engine{}
 	b, _ := recipes(t, d, "echo no space left >&2; exit 3")
 	err := b.fromPackages(t.Context(), b.list)
 	assert.ErrorContains(t, err, "invoices/two:local: its Debian packages: failed: exit status 3")
@@ -73,7 +73,7 @@ func TestARecipeThatFails(t *testing.T) {
 
 func TestBuildingIsInterrupted(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
-	d := &docker{}
+	d := &engine{}
 	b, _ := recipes(t, d, `echo $$ >"$1/pid"; sleep 600`)
 	go func() {
 		defer stop()
@@ -92,7 +92,7 @@ func TestBuildingIsInterrupted(t *testing.T) {
 
 // An image that is replaced goes, unless it is the same again.
 func TestWhatIsReplacedGoes(t *testing.T) {
-	d := &docker{labels: map[string]string{"invoices/one:local": "old"}}
+	d := &engine{labels: map[string]string{"invoices/one:local": "old"}}
 	b, docker := recipes(t, d, "")
 	require.NoError(t, b.fromPackages(t.Context(), b.list[:1]))
 	var removed []string
@@ -112,7 +112,7 @@ func TestBuildingNeedsRoot(t *testing.T) {
 		t.Setenv("SUDO_UID", "4711")
 	}
 	processtest.Put(t, "apt-get", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
-	b, docker := recipes(t, &docker{arch: runtime.GOARCH}, "")
+	b, docker := recipes(t, &engine{arch: runtime.GOARCH}, "")
 	err := b.Fill(t.Context(), "source")
 	assert.ErrorContains(t, err, "images source --product kind\nor pull them")
 	for _, call := range docker.Calls() {

@@ -5,17 +5,11 @@ package images
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"maps"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
+	"example.com/invoices/workspace/docker"
 	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 )
@@ -211,29 +205,11 @@ func missingHelper(complaint string) string {
 	if !strings.Contains(complaint, "docker-credential-") {
 		return ""
 	}
-	folder := os.Getenv("DOCKER_CONFIG")
-	if folder == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return ""
-		}
-		folder = filepath.Join(home, ".docker")
-	}
-	file := filepath.Join(folder, "config.json")
-	var config struct {
-		CredsStore  string            `json:"credsStore"`
-		CredHelpers map[string]string `json:"credHelpers"`
-	}
-	content, err := os.ReadFile(file)
-	if err != nil || json.Unmarshal(content, &config) != nil {
+	config, err := docker.ReadConfig()
+	helper := config.MissingHelper()
+	if err != nil || helper == "" {
 		return ""
 	}
-	for _, name := range append(slices.Sorted(maps.Values(config.CredHelpers)), config.CredsStore) {
-		helper := "docker-credential-" + name
-		if _, err := exec.LookPath(helper); name != "" && errors.Is(err, exec.ErrNotFound) {
-			return fmt.Sprintf("\n%s names a program that is not there, %s: install it, or take its line out of the file",
-				file, helper)
-		}
-	}
-	return ""
+	return fmt.Sprintf("\n%s names a program that is not there, %s: install it, or take its line out of the file",
+		config.Path, helper)
 }

@@ -29,9 +29,9 @@ invoices/node:local      registry.example.com/node@sha256:2  kind
 invoices/minikube:local  registry.example.com/kicbase@sha256:3  minikube
 `
 
-// docker is one that has images, from a registry that may fail. What was made from what it keeps as Docker does, in a
+// engine is a Docker that has images, from a registry that may fail. What was made from what it keeps as Docker does, in a
 // label.
-type docker struct {
+type engine struct {
 	lock    sync.Mutex
 	labels  map[string]string // of the images that are there
 	failing map[string]string // what pulling an image says, if it fails
@@ -39,7 +39,7 @@ type docker struct {
 	pulled  func()
 }
 
-func (d *docker) answer(call processtest.Call) processtest.Answer {
+func (d *engine) answer(call processtest.Call) processtest.Answer {
 	d.lock.Lock()
 	defer d.lock.Unlock()
 	last := call.Args[len(call.Args)-1]
@@ -70,7 +70,7 @@ func (d *docker) answer(call processtest.Call) processtest.Answer {
 	return processtest.Answer{}
 }
 
-func open(t *testing.T, product string, d *docker) (*Images, *processtest.Program, *bytes.Buffer) {
+func open(t *testing.T, product string, d *engine) (*Images, *processtest.Program, *bytes.Buffer) {
 	file := filepath.Join(t.TempDir(), "a list & more.txt")
 	require.NoError(t, os.WriteFile(file, []byte(list), 0o600))
 	t.Setenv("IMAGE_LIST", file)
@@ -95,7 +95,7 @@ func pulls(docker *processtest.Program) (all []string) {
 }
 
 func TestPull(t *testing.T) {
-	d := &docker{}
+	d := &engine{}
 	images, docker, _ := open(t, "kind", d)
 	require.NoError(t, images.Fill(t.Context(), "pull"))
 	want := []string{"registry.example.com/small@sha256:1", "registry.example.com/node@sha256:2"}
@@ -112,7 +112,7 @@ func TestPull(t *testing.T) {
 
 // What was built is good enough, unless pulling is asked for.
 func TestPullWhatWasBuilt(t *testing.T) {
-	d := &docker{labels: map[string]string{"small:local": "a hash", "registry.example.com/small@sha256:1": ""}}
+	d := &engine{labels: map[string]string{"small:local": "a hash", "registry.example.com/small@sha256:1": ""}}
 	images, docker, _ := open(t, "kind", d)
 	require.NoError(t, images.Fill(t.Context(), "pull"))
 	assert.Equal(t, []string{"registry.example.com/node@sha256:2"}, pulls(docker), "the other is there already")
@@ -120,7 +120,7 @@ func TestPullWhatWasBuilt(t *testing.T) {
 }
 
 func TestAnotherListIsPulledAnew(t *testing.T) {
-	d := &docker{labels: map[string]string{"small:local": "registry.example.com/small@sha256:0"}}
+	d := &engine{labels: map[string]string{"small:local": "registry.example.com/small@sha256:0"}}
 	images, docker, _ := open(t, "minikube", d)
 	require.NoError(t, images.Fill(t.Context(), "pull"))
 	assert.Equal(t, []string{"registry.example.com/small@sha256:1", "registry.example.com/kicbase@sha256:3"},
@@ -131,7 +131,7 @@ func TestAnotherListIsPulledAnew(t *testing.T) {
 func TestAPullThatFails(t *testing.T) {
 	for _, failing := range []string{"registry.example.com/small@sha256:1", "registry.example.com/node@sha256:2"} {
 		t.Run(failing, func(t *testing.T) {
-			d := &docker{failing: map[string]string{failing: "toomanyrequests: You have reached your pull rate limit"}}
+			d := &engine{failing: map[string]string{failing: "toomanyrequests: You have reached your pull rate limit"}}
 			images, docker, out := open(t, "kind", d)
 
 			err := images.Fill(t.Context(), "pull")
@@ -160,7 +160,7 @@ func TestAPullThatFails(t *testing.T) {
 
 func TestAPullThatIsInterrupted(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
-	d := &docker{failing: map[string]string{"registry.example.com/small@sha256:1": "context canceled"}, pulled: stop}
+	d := &engine{failing: map[string]string{"registry.example.com/small@sha256:1": "context canceled"}, pulled: stop}
 	images, docker, out := open(t, "kind", d)
 	assert.ErrorIs(t, images.Fill(ctx, ""), context.Canceled)
 	assert.Len(t, pulls(docker), 1)
@@ -169,7 +169,7 @@ func TestAPullThatIsInterrupted(t *testing.T) {
 
 func TestAPullThatHangs(t *testing.T) {
 	release := make(chan struct{})
-	d := &docker{pulled: func() { <-release }}
+	d := &engine{pulled: func() { <-release }}
 	images, _, _ := open(t, "kind", d)
 	defer close(release)
 	err := images.pull(t.Context(), of(images.list, "kind"), time.Millisecond)
@@ -181,7 +181,7 @@ func TestAHelperForPasswordsIsMissing(t *testing.T) {
 	require.NoError(t, os.Mkdir(folder, 0o700))
 	t.Setenv("DOCKER_CONFIG", folder)
 	file := filepath.Join(folder, "config.json")
-	d := &docker{}
+	d := &engine{}
 	images, _, _ := open(t, "kind", d)
 	for _, config := range []string{
 		`{"credsStore": "of-nobody"}`, `{"credHelpers": {"registry.example.com": "of-nobody"}}`,
@@ -200,7 +200,7 @@ func TestAHelperForPasswordsIsMissing(t *testing.T) {
 }
 
 func TestDockerDoesNotAnswer(t *testing.T) {
-	images, _, _ := open(t, "kind", &docker{})
+	images, _, _ := open(t, "kind", &engine{})
 	t.Setenv("PATH", t.TempDir())
 	for _, how := range []string{"", "pull", "source"} {
 		assert.EqualError(t, images.Fill(t.Context(), how), "docker is not on PATH")
@@ -209,20 +209,20 @@ func TestDockerDoesNotAnswer(t *testing.T) {
 
 func TestWhereNothingCanBeBuilt(t *testing.T) {
 	t.Run("Docker's machine is another one", func(t *testing.T) {
-		images, _, _ := open(t, "kind", &docker{arch: "s390x"})
+		images, _, _ := open(t, "kind", &engine{arch: "s390x"})
 		processtest.Put(t, "apt-get", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
 		assert.ErrorContains(t, images.Fill(t.Context(), "source"),
 			"needs a machine as Docker's, which is s390x and this one "+runtime.GOARCH+": pull them (workspace/run images pull)")
 	})
 	t.Run("no Debian", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
-		images, _, _ := open(t, "kind", &docker{arch: runtime.GOARCH})
+		images, _, _ := open(t, "kind", &engine{arch: runtime.GOARCH})
 		assert.ErrorContains(t, images.Fill(t.Context(), "source"), "building images needs Debian: pull them")
 	})
 }
 
 func TestExport(t *testing.T) {
-	d := &docker{}
+	d := &engine{}
 	images, docker, _ := open(t, "kind", d)
 	assert.EqualError(t, images.Export(t.Context(), "file"), "small:local is not filled: run workspace/run images first")
 	require.NoError(t, images.Fill(t.Context(), "pull"))
@@ -262,7 +262,7 @@ func TestTheListIsRead(t *testing.T) {
 
 // minikube's node is built on top of kind's, whichever way that was made.
 func TestWhatIsToBeBuilt(t *testing.T) {
-	d := &docker{labels: map[string]string{
+	d := &engine{labels: map[string]string{
 		"small:local":         "registry.example.com/small@sha256:1",
 		"invoices/node:local": "registry.example.com/node@sha256:2",
 	}}
@@ -282,6 +282,6 @@ func TestWhatIsToBeBuilt(t *testing.T) {
 }
 
 func TestAnImageWithoutARecipe(t *testing.T) {
-	images, _, _ := open(t, "kind", &docker{labels: map[string]string{"small:local": "a hash"}})
+	images, _, _ := open(t, "kind", &engine{labels: map[string]string{"small:local": "a hash"}})
 	assert.ErrorContains(t, images.Fill(t.Context(), "source"), "small:local is not one that can be built")
 }

@@ -248,7 +248,7 @@ func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
 	t.Cleanup(destroy)
 
 	said := m.says("umask 077; ./deploy.sh")
-	assert.Contains(t, said, `names "credsStore": "not-there"`, "it is told at the start")
+	assert.Contains(t, said, "names docker-credential-not-there, which is not on PATH", "it is told at the start")
 	status, list := get(t, "http://localhost:"+invoiceApp+"/invoices")
 	require.Equal(t, http.StatusOK, status)
 	var invoices []struct{ IsPaid bool }
