@@ -209,11 +209,17 @@ func (r *run) makeNeighbour() error {
 	if err != nil {
 		return err
 	}
+	current, _ := r.output("kubectl", "config", "current-context") // there may be none
 	apply := r.command("ctlptl", "apply", "-f", "-")
 	apply.Stdin = bytes.NewReader(data)
 	apply.Env = append(append(os.Environ(), neighbour.Environment...), "DOCKER_API_VERSION="+version)
 	if err := apply.Run(); err != nil {
 		return err
+	}
+	if current != "" { // ctlptl has made its own the current one, as by hand
+		if err := r.do("kubectl", "config", "use-context", current); err != nil {
+			return err
+		}
 	}
 	stop := r.command("./deploy.sh", "--stop")
 	stop.Env = append(os.Environ(), "CLUSTER_NAME="+name)
