@@ -38,7 +38,9 @@ func (c *Cluster) State(ctx context.Context) (State, error) {
 			}
 		}
 	}
-	c.Environment = append(c.product.environment(ctx), c.proxies()...)
+	if c.Environment == nil {
+		c.Environment = append(c.product.environment(ctx), c.proxies()...)
+	}
 	return State{node, registry}, c.others(node, registry)
 }
 

@@ -60,8 +60,8 @@ func info(ctx context.Context) (engine, error) {
 	return e, json.Unmarshal([]byte(said), &e)
 }
 
-func lookAtEngine(ctx context.Context, m machine) Finding {
-	e, err := info(ctx)
+func lookAtEngine(_ context.Context, m machine) Finding {
+	e, err := m.engine()
 	if err != nil {
 		return Finding{Bad, "engine", err.Error(), ""}
 	}
@@ -77,9 +77,9 @@ func lookAtEngine(ctx context.Context, m machine) Finding {
 	return Finding{Fine, "engine", "storage driver " + e.Driver, ""}
 }
 
-func lookAtMemory(ctx context.Context, _ machine) Finding {
+func lookAtMemory(_ context.Context, m machine) Finding {
 	const gibibyte = 1 << 30
-	e, err := info(ctx)
+	e, err := m.engine()
 	if err != nil {
 		return Finding{}
 	}

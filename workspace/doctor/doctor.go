@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"example.com/invoices/workspace/cluster"
 	"example.com/invoices/workspace/paths"
@@ -39,6 +40,11 @@ type look func(context.Context, machine) Finding
 type machine struct {
 	paths.Paths
 	cluster *cluster.Cluster
+	engine  func() (engine, error) // Docker is asked once
+}
+
+func newMachine(ctx context.Context, where paths.Paths, c *cluster.Cluster) machine {
+	return machine{where, c, sync.OnceValues(func() (engine, error) { return info(ctx) })}
 }
 
 // quick are the looks that cost next to nothing; deploying begins with them, once Docker answers.
@@ -49,7 +55,7 @@ var thorough = []look{lookAtKubernetesTools, lookAtContainers, lookAtNftables, l
 
 // Examine looks at everything and writes what it found. It fails if deploying cannot work.
 func Examine(ctx context.Context, out io.Writer, where paths.Paths, c *cluster.Cluster) error {
-	m := machine{where, c}
+	m := newMachine(ctx, where, c)
 	bad := 0
 	for _, look := range slices.Concat([]look{lookAtDocker}, quick, thorough) {
 		f := look(ctx, m)
@@ -83,12 +89,12 @@ func Docker(ctx context.Context) error {
 
 // Quick does the quick part. It says what is to be noted, and fails if deploying cannot work.
 func Quick(ctx context.Context, console *process.Console, where paths.Paths, c *cluster.Cluster) error {
-	return check(ctx, console, machine{where, c}, quick)
+	return check(ctx, console, newMachine(ctx, where, c), quick)
 }
 
 // Try tries, with an image, whether a cluster could run here.
 func Try(ctx context.Context, console *process.Console, where paths.Paths, c *cluster.Cluster) error {
-	return check(ctx, console, machine{where, c}, []look{lookAtContainers, lookAtNftables})
+	return check(ctx, console, newMachine(ctx, where, c), []look{lookAtContainers, lookAtNftables})
 }
 
 func check(ctx context.Context, console *process.Console, m machine, looks []look) error {
