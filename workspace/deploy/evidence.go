@@ -88,11 +88,6 @@ func (d *Deployment) collectEvidence(ctx context.Context) {
 		of.Write(kubectl(logs...))
 	}
 	keep("pods.txt", of.Bytes())
-	_, _ = d.Console.Out.Write(lastLines(events, 20))
-	_, _ = d.Console.Out.Write(lastLines(of.Bytes(), 100))
-}
-
-func lastLines(data []byte, count int) []byte {
-	lines := bytes.SplitAfter(data, []byte("\n"))
-	return bytes.Join(lines[max(0, len(lines)-count-1):], nil)
+	_, _ = d.Console.Out.Write(process.LastLines(events, 20))
+	_, _ = d.Console.Out.Write(process.LastLines(of.Bytes(), 100))
 }

@@ -63,9 +63,18 @@ func (c *Container) Unpause(ctx context.Context, name string) error {
 	return process.Run(process.Command(ctx, "docker", "unpause", name))
 }
 
-// ImageID is the ID of the image that a tag is now, or "".
+// InspectImage is what Docker says of an image, or "" where there is none of that name.
+func InspectImage(ctx context.Context, name, template string) (string, error) {
+	said, err := process.Output(process.Command(ctx, "docker", "image", "inspect", "--format", template, name))
+	if err != nil && strings.Contains(strings.ToLower(err.Error()), "no such image") {
+		return "", nil
+	}
+	return said, err
+}
+
+// ImageID is the ID of the image that a tag is now, or "" where Docker knows none.
 func ImageID(ctx context.Context, tag string) string {
-	id, err := process.Output(process.Command(ctx, "docker", "image", "inspect", "--format", "{{.Id}}", tag))
+	id, err := InspectImage(ctx, tag, "{{.Id}}")
 	if err != nil {
 		return ""
 	}

@@ -18,6 +18,7 @@ import (
 
 	"example.com/invoices/workspace/compile"
 	"example.com/invoices/workspace/debian"
+	"example.com/invoices/workspace/docker"
 	"example.com/invoices/workspace/process"
 	"example.com/invoices/workspace/root"
 )
@@ -120,7 +121,7 @@ func (i *Images) compiler(ctx context.Context) (compile.Compiler, error) {
 		return compiler, errors.New("building images needs Debian: " + otherwise)
 	}
 	var err error
-	compiler.Arch, err = process.Output(process.Command(ctx, "docker", "version", "--format", "{{.Server.Arch}}"))
+	compiler.Arch, err = docker.Version(ctx, "{{.Server.Arch}}")
 	if err != nil {
 		return compiler, err
 	}
@@ -219,7 +220,7 @@ func (b builder) load(ctx context.Context, step *process.Step, image image) erro
 	if err != nil {
 		return err
 	}
-	replaced, err := inspect(ctx, image.tag, "{{.Id}}")
+	replaced, err := docker.InspectImage(ctx, image.tag, "{{.Id}}")
 	if err != nil {
 		return err
 	}
@@ -244,7 +245,7 @@ func (b builder) load(ctx context.Context, step *process.Step, image image) erro
 	if err := step.Run(process.Command(ctx, "docker", "rmi", base)); err != nil {
 		return err
 	}
-	if made, err := inspect(ctx, image.tag, "{{.Id}}"); err != nil || replaced == "" || made == replaced {
+	if made, err := docker.InspectImage(ctx, image.tag, "{{.Id}}"); err != nil || replaced == "" || made == replaced {
 		return err
 	}
 	// A cluster that still runs on it keeps the image that was replaced.

@@ -137,16 +137,7 @@ func (i *Images) missing(ctx context.Context, images []image, ways way) ([]image
 
 // madeFrom is an image's label, or "" where there is no such image.
 func madeFrom(ctx context.Context, tag string) (string, error) {
-	return inspect(ctx, tag, `{{index .Config.Labels "`+label+`"}}`)
-}
-
-// inspect is what Docker says of an image, or "" where there is none of that name.
-func inspect(ctx context.Context, name, template string) (string, error) {
-	said, err := process.Output(process.Command(ctx, "docker", "image", "inspect", "--format", template, name))
-	if err != nil && strings.Contains(strings.ToLower(err.Error()), "no such image") {
-		return "", nil
-	}
-	return said, err
+	return docker.InspectImage(ctx, tag, `{{index .Config.Labels "`+label+`"}}`)
 }
 
 // pull pulls images. The first may take as long as limit says, unless that is 0.
@@ -181,7 +172,7 @@ func (i *Images) pull(ctx context.Context, missing []image, limit time.Duration)
 
 // fill fills a tag from where it is pulled from, and returns what Docker complained of.
 func fill(ctx context.Context, step *process.Step, image image) (complaint string, err error) {
-	id, err := inspect(ctx, image.upstream, "{{.Id}}")
+	id, err := docker.InspectImage(ctx, image.upstream, "{{.Id}}")
 	if err != nil {
 		return "", err
 	}

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"example.com/invoices/workspace/compile"
+	"example.com/invoices/workspace/docker"
 	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 	"example.com/invoices/workspace/root"
@@ -33,8 +34,8 @@ const (
 	image = "invoices/postgres:local"
 )
 
-// docker is the one of this machine.
-type docker struct {
+// engine is the Docker of this machine.
+type engine struct {
 	console *process.Console
 	paths   paths.Paths
 	// Not in the clone, nor in the cache: a default runtime whose file is gone breaks every container of the machine.
@@ -43,8 +44,8 @@ type docker struct {
 	pid     string
 }
 
-func here(console *process.Console, p paths.Paths) docker {
-	return docker{console, p, "/usr/local/libexec/" + runtimeName, "/etc/docker/daemon.json", "/var/run/docker.pid"}
+func here(console *process.Console, p paths.Paths) engine {
+	return engine{console, p, "/usr/local/libexec/" + runtimeName, "/etc/docker/daemon.json", "/var/run/docker.pid"}
 }
 
 // Status says whether this machine needs the workaround, and whether it has it.
@@ -62,7 +63,7 @@ func Remove(ctx context.Context, console *process.Console, p paths.Paths) error 
 	return here(console, p).remove(ctx)
 }
 
-func (d docker) status(ctx context.Context) error {
+func (d engine) status(ctx context.Context) error {
 	runtime, err := defaultRuntime(ctx)
 	if err != nil {
 		return err
@@ -85,7 +86,7 @@ func (d docker) status(ctx context.Context) error {
 	return nil
 }
 
-func (d docker) install(ctx context.Context) error {
+func (d engine) install(ctx context.Context) error {
 	runtime, err := defaultRuntime(ctx)
 	if err != nil || d.installed(runtime) {
 		return err
@@ -127,8 +128,8 @@ Undo both with: workspace/run privileged remove`, d.program, d.config)
 }
 
 // compile compiles the program for the machine that Docker runs on, and puts it in its place.
-func (d docker) compile(ctx context.Context) error {
-	arch, err := process.Output(process.Command(ctx, "docker", "version", "--format", "{{.Server.Arch}}"))
+func (d engine) compile(ctx context.Context) error {
+	arch, err := docker.Version(ctx, "{{.Server.Arch}}")
 	if err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ func (d docker) compile(ctx context.Context) error {
 	return replace(d.program, content, 0o755)
 }
 
-func (d docker) remove(ctx context.Context) error {
+func (d engine) remove(ctx context.Context) error {
 	runtime, err := defaultRuntime(ctx)
 	if err != nil {
 		return err
@@ -188,7 +189,7 @@ func (d docker) remove(ctx context.Context) error {
 }
 
 // installed tells whether the workaround is at work, where Docker's default runtime is this one.
-func (d docker) installed(runtime string) bool {
+func (d engine) installed(runtime string) bool {
 	info, err := os.Stat(d.program)
 	return runtime == runtimeName && err == nil && info.Mode().Perm()&0o111 != 0
 }
@@ -236,7 +237,7 @@ func unused(ctx context.Context) error {
 }
 
 // reload writes Docker's configuration, and waits until Docker has taken it up, with this runtime as its default.
-func (d docker) reload(ctx context.Context, settings object, runtime string) error {
+func (d engine) reload(ctx context.Context, settings object, runtime string) error {
 	content, err := os.ReadFile(d.pid)
 	if err != nil {
 		return fmt.Errorf("where is Docker's pid file? It is to be reloaded, and runs perhaps on another machine: %w", err)
@@ -283,7 +284,7 @@ func (o object) set(name string, value any) {
 }
 
 // read reads Docker's configuration, which need not be there.
-func (d docker) read() (object, error) {
+func (d engine) read() (object, error) {
 	content, err := os.ReadFile(d.config)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -298,7 +299,7 @@ func (d docker) read() (object, error) {
 	return settings, nil
 }
 
-func (d docker) write(settings object) error {
+func (d engine) write(settings object) error {
 	content, err := json.MarshalIndent(settings, "", "  ")
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { processtest.Main(m) }
 
 // machine is one whose Docker reads its configuration when it is told to reload, as Docker does.
 type machine struct {
-	docker
+	engine
 	lock       sync.Mutex // of what a test changes while Docker may be asked
 	out        *bytes.Buffer
 	program    *processtest.Program
@@ -39,7 +39,7 @@ func newMachine(t *testing.T) *machine {
 	folder := filepath.Join(t.TempDir(), "späte & |Rechnungen|")
 	m := &machine{out: &bytes.Buffer{}, runtime: "runc", image: true}
 	p := paths.Paths{Root: folder + "/clone", Cache: folder + "/cache"}
-	m.docker = docker{
+	m.engine = engine{
 		console: &process.Console{Out: m.out, Logs: p.Logs(), Every: time.Hour},
 		paths:   p, program: folder + "/libexec/" + runtimeName, config: folder + "/etc/daemon.json",
 		pid: folder + "/docker.pid",
@@ -145,13 +145,13 @@ func TestInstallAndRemove(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			program, err := os.ReadFile(m.docker.program)
+			program, err := os.ReadFile(m.engine.program)
 			require.NoError(t, err)
 			assert.Equal(t, "compiled for s390x", string(program))
 			assert.Contains(t, m.out.String(), "Undo both with: workspace/run privileged remove")
 			var settings struct{ Runtimes map[string]map[string]string }
 			require.NoError(t, json.Unmarshal([]byte(m.configured(t)), &settings))
-			assert.Equal(t, map[string]string{"path": m.docker.program}, settings.Runtimes[runtimeName])
+			assert.Equal(t, map[string]string{"path": m.engine.program}, settings.Runtimes[runtimeName])
 
 			calls := len(m.program.Calls())
 			require.NoError(t, m.install(t.Context()))
@@ -159,10 +159,10 @@ func TestInstallAndRemove(t *testing.T) {
 
 			m.set(func(m *machine) { m.containers = "runc\n" + runtimeName + "\n" })
 			assert.ErrorContains(t, m.remove(t.Context()), "there are containers that were made with it")
-			assert.FileExists(t, m.docker.program)
+			assert.FileExists(t, m.engine.program)
 			m.set(func(m *machine) { m.containers = "runc\n" })
 			require.NoError(t, m.remove(t.Context()))
-			assert.NoFileExists(t, m.docker.program)
+			assert.NoFileExists(t, m.engine.program)
 			want := before
 			if strings.TrimSpace(before) == "" {
 				want = "{}"
@@ -198,7 +198,7 @@ func TestNothingIsChanged(t *testing.T) {
 				assert.ErrorContains(t, err, test.want)
 			}
 			assert.NoFileExists(t, m.config)
-			assert.NoFileExists(t, m.docker.program)
+			assert.NoFileExists(t, m.engine.program)
 		})
 	}
 }
@@ -236,7 +236,7 @@ func TestAProgramThatIsGoneIsPutBack(t *testing.T) {
 		return
 	}
 	require.NoError(t, err)
-	assert.FileExists(t, m.docker.program)
+	assert.FileExists(t, m.engine.program)
 }
 
 func TestStatus(t *testing.T) {
@@ -250,8 +250,8 @@ func TestStatus(t *testing.T) {
 	m.set(func(m *machine) { m.refuses = refused })
 	assert.Contains(t, said(), "needed: this machine refuses")
 	m.set(func(m *machine) { m.runtime = runtimeName })
-	require.NoError(t, replace(m.docker.program, nil, 0o755))
-	assert.Contains(t, said(), "installed: "+m.docker.program)
+	require.NoError(t, replace(m.engine.program, nil, 0o755))
+	assert.Contains(t, said(), "installed: "+m.engine.program)
 	m.set(func(m *machine) { m.refuses = "" })
 	assert.Contains(t, said(), "installed, and not needed")
 

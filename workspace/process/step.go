@@ -115,6 +115,16 @@ func (s *Step) soFar(elapsed time.Duration) string {
 	return string(last[:min(len(last), 100)])
 }
 
+// LastLines are the last lines of a text.
+func LastLines(text []byte, count int) []byte {
+	text = bytes.TrimRight(text, "\n")
+	if len(text) == 0 {
+		return nil
+	}
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	return append(bytes.Join(lines[max(0, len(lines)-count):], nil), '\n')
+}
+
 // lastLines are the last lines of a file.
 func lastLines(path string, count int) []byte {
 	const enough = 64 << 10
@@ -127,9 +137,7 @@ func lastLines(path string, count int) []byte {
 		_, _ = file.Seek(-enough, io.SeekEnd)
 	}
 	data, _ := io.ReadAll(file)
-	lines := bytes.SplitAfter(bytes.TrimRight(data, "\n"), []byte("\n"))
-	lines = lines[max(0, len(lines)-count):]
-	return append(bytes.Join(lines, nil), '\n')
+	return LastLines(data, count)
 }
 
 // Minutes is a duration as people read it: 1m05s.
