@@ -50,7 +50,8 @@ func (b *bench) kubectl(input string, arguments ...string) error {
 // startWatcher puts the watcher on the node, from where every pod can be reached.
 func (b *bench) startWatcher() error {
 	const program = "/usr/local/bin/bench-watcher"
-	if _, err := output("docker", "cp", filepath.Join(b.root, ".build/bench/watcher"), b.cluster.Node+":"+program); err != nil {
+	watcherFile := filepath.Join(b.root, ".build/bench/watcher")
+	if _, err := output("docker", "cp", watcherFile, b.cluster.Node+":"+program); err != nil {
 		return err
 	}
 	watcher := exec.CommandContext(b.ctx, "docker", "exec", "--interactive", b.cluster.Node, program)

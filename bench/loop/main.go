@@ -114,7 +114,8 @@ func (b *bench) run(ctx context.Context, edits int) (err error) {
 		{name: "docker-build", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		{name: "live-update", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		// Of a minikube that it knows it would use the Docker, which one with containerd has not.
-		{name: "skaffold", command: []string{"env", "MINIKUBE_HOME=" + b.work, "skaffold", "dev", "--kube-context=" + b.cluster.Context, fmt.Sprintf("--default-repo=localhost:%d", c.RegistryPort),
+		{name: "skaffold", command: []string{"env", "MINIKUBE_HOME=" + b.work, "skaffold", "dev",
+			"--kube-context=" + b.cluster.Context, fmt.Sprintf("--default-repo=localhost:%d", c.RegistryPort),
 			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false"}},
 	}
 

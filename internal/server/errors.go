@@ -38,8 +38,8 @@ func FailUnexpected(c *gin.Context, log *slog.Logger, err error) {
 	Fail(c, failure.Status, failure.Code, failure.Text)
 }
 
-// Explain returns the answer to an error that the service has none of its own
-// for: a Failure is its own, a database that is gone or too slow gets 503, and
+// Explain returns the answer to an error for which the service has none of its
+// own: a Failure answers for itself, a database that is gone or too slow gets 503, and
 // anything else 500. What is inside the last two is logged and not shown.
 func Explain(c *gin.Context, log *slog.Logger, err error) *Failure {
 	var failure *Failure

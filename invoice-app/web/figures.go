@@ -136,7 +136,7 @@ func (c *counter) due() bool {
 	return c.err == nil && c.stale()
 }
 
-// count counts once, for whoever asks.
+// count makes one count, which all who ask share.
 func (c *counter) count() {
 	ctx, cancel := context.WithTimeout(context.Background(), countTimeout)
 	defer cancel()

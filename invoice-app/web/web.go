@@ -176,7 +176,7 @@ func (v view) Link() string { return (&url.URL{Path: "/", RawQuery: v.Query()}).
 // At is the view of another tab, or from another place on.
 func (v view) At(show string, after int64) view { return view{Show: show, After: after} }
 
-// Download is where the API has all that is shown, and File what it is to be called.
+// Download is the API's address of all that is shown; File is the name to save it under.
 func (v view) Download() string {
 	if v.ID != "" {
 		return "/invoices/" + url.PathEscape(v.ID)
@@ -249,8 +249,7 @@ func (w *web) summary(c *gin.Context) {
 }
 
 // pay pays every unpaid invoice, as the API does, and shows the page: how far it
-// is, where that takes longer than a moment. Whoever presses the button means it,
-// also if he leaves then.
+// is, where that takes longer than a moment. It goes on if the browser leaves.
 func (w *web) pay(c *gin.Context) {
 	_, v := readForm(c)
 	_, _ = w.counter.ask(c.Request.Context()) // what is settled now: the beginning of the progress

@@ -1,5 +1,5 @@
 // The page does everything without this script. With it, paying is followed
-// without loading the page anew, so that whoever reads it keeps his place.
+// without loading the page anew, so that readers keep their place.
 "use strict";
 
 const pause = 1000; // between two looks, in milliseconds

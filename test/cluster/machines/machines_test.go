@@ -219,7 +219,7 @@ func get(t *testing.T, url string) (status int, body string) {
 
 // TestAnOrdinaryUserOnAnOddMachine does what the README says as a user who is not root: in group docker, with umask 077,
 // a clone whose path needs quoting and has CRLF turned on, a cache elsewhere, no GNU tools, a go.work above the clone, an old
-// kustomize first on PATH, a proxy that nothing is to be asked of, and a credential helper that is not there.
+// kustomize first on PATH, a proxy that must not be asked for anything, and a credential helper that is not there.
 func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
 	m := newMachine(t, "Zoë's R&D | a b", "invoices-user", "docker")
 	m.onlyWith("tilt", "ctlptl", "kind", "kubectl")
