@@ -4,18 +4,24 @@ import (
 	"container/list"
 	"context"
 	"net"
+	"net/http"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 )
 
-// connections is a listener that keeps at most max connections open. One more
-// waits at the door until another ends, and those behind it in the kernel's
-// queue, where they cost the pod nothing. Meanwhile the connection that has been
-// waiting longest for its client, idle or slow with its request, is closed once
-// its patience is over. So clients that only hold connections keep nobody out,
-// and probes get through to a server that is busy.
+// connections is a listener that keeps at most max connections open. The next
+// one waits in Accept until another ends, and those behind it wait in the
+// kernel's queue, where they cost the pod nothing. Meanwhile the connection that
+// has waited longest for its client, because it is idle or its client is slow to
+// send a request, is closed once the listener's patience is over. So clients that
+// only hold connections keep nobody out, and probes reach a busy server. A
+// connection that waits for the server is never closed: on a starved machine
+// that can take longer than any patience.
 type connections struct {
 	net.Listener
 	max    int
@@ -24,13 +30,13 @@ type connections struct {
 
 	mu       sync.Mutex
 	open     int
-	waiting  list.List     // of *connection: those whose request no handler works on
+	waiting  list.List     // of *connection: those between a response and the next request
 	patience time.Duration // with them, while another is at the door
 	stopped  bool
 }
 
 func newConnections(l net.Listener, most int, closed prometheus.Counter) *connections {
-	return &connections{Listener: l, max: most, closed: closed, ended: make(chan struct{}, 1), patience: slotPatience}
+	return &connections{Listener: l, max: most, closed: closed, ended: make(chan struct{}, 1), patience: clientPatience}
 }
 
 func (l *connections) Accept() (net.Conn, error) {
@@ -69,19 +75,26 @@ func (l *connections) admit(c *connection) (wait time.Duration, slow *connection
 	defer l.mu.Unlock()
 	if l.open < l.max || l.stopped {
 		if l.open < l.max/2 { // no crowd any more
-			l.patience = slotPatience
+			l.patience = clientPatience
 		}
 		l.open++
 		c.wait()
 		return 0, nil
 	}
-	oldest := l.waiting.Front()
-	if oldest == nil {
-		return l.patience, nil
-	}
-	slow = oldest.Value.(*connection)
-	if left := l.patience - time.Since(slow.since); left > 0 {
-		return left, nil
+	for {
+		oldest := l.waiting.Front()
+		if oldest == nil {
+			return l.patience, nil
+		}
+		slow = oldest.Value.(*connection)
+		if left := l.patience - time.Since(slow.since); left > 0 {
+			return left, nil
+		}
+		if slow.waitsForClient() {
+			break
+		}
+		slow.leave()
+		slow.wait()
 	}
 	if !slow.served {
 		// Whoever does this on purpose comes with many: each leaves the next ones less time.
@@ -109,8 +122,10 @@ func (l *connections) notify() {
 // connection is one of connections'.
 type connection struct {
 	net.Conn
-	of     *connections
-	place  *list.Element // in of.waiting, or nil
+	of      *connections
+	reading atomic.Bool // the server is in Read
+
+	place  *list.Element // in of.waiting, or nil; guarded by of.mu, as the rest
 	since  time.Time     // when it got that
 	served bool          // a request of it was
 	closed bool
@@ -140,11 +155,48 @@ func (c *connection) leave() {
 	}
 }
 
+// Read reads what the client sends.
+func (c *connection) Read(buffer []byte) (int, error) {
+	c.reading.Store(true)
+	defer c.reading.Store(false)
+	return c.Conn.Read(buffer)
+}
+
+// waitsForClient reports whether the server has read all that the client has
+// sent, and waits for more.
+func (c *connection) waitsForClient() bool {
+	if !c.reading.Load() {
+		return false
+	}
+	socket, ok := c.Conn.(syscall.Conn)
+	if !ok { // as in a test
+		return true
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return true
+	}
+	arrived := 0 // stays 0 when the client has closed the connection
+	_ = raw.Control(func(fd uintptr) {
+		arrived, _, _ = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	return arrived <= 0
+}
+
 type connectionKey struct{}
 
-// withConnection lets a request's context know its connection.
-func withConnection(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connectionKey{}, c)
+// serve sets up server to tell the connections which requests they carry, and
+// when a response has been sent in full.
+func (l *connections) serve(server *http.Server) error {
+	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, connectionKey{}, c)
+	}
+	server.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateIdle {
+			c.(*connection).release()
+		}
+	}
+	return server.Serve(l)
 }
 
 // crowded reports whether the server of the request that ctx belongs to has as
@@ -160,21 +212,25 @@ func crowded(ctx context.Context) bool {
 }
 
 // occupy keeps the connection of the request that ctx belongs to from being
-// closed for another, until release.
-func occupy(ctx context.Context) (release func()) {
+// closed for another until the response has been sent.
+func occupy(ctx context.Context) {
 	c, ok := ctx.Value(connectionKey{}).(*connection)
 	if !ok { // as in a test
-		return func() {}
+		return
 	}
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
 	c.leave()
-	return func() {
-		c.of.mu.Lock()
-		defer c.of.mu.Unlock()
-		if !c.closed {
-			c.served = true
-			c.wait()
-		}
+}
+
+// release is called when the response has been sent: the connection waits for
+// its client again.
+func (c *connection) release() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if !c.closed {
+		c.served = true
+		c.leave()
+		c.wait()
 	}
 }

@@ -36,11 +36,10 @@ type exchange struct {
 	route   string
 	status  int // 0: nothing was sent
 	bytes   int
-	over    bool   // nothing that the handler writes is sent any more
-	cut     bool   // the answer ends early
-	release func() // see occupy
-	unheard bool   // the client had gone before the answer began
-	failed  error  // of a write
+	over    bool  // nothing that the handler writes is sent any more
+	cut     bool  // the answer ends early
+	unheard bool  // the client had gone before the answer began
+	failed  error // of a write
 }
 
 type exchangeKey struct{}
@@ -111,12 +110,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// occupy marks the connection as one that a handler works for, until finish.
+// occupy marks the connection as one that a handler works for.
 func (x *exchange) occupy() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.over {
-		x.release = occupy(x.client.Context())
+	if !x.over { // else the connection may be on its next request
+		occupy(x.client.Context())
 	}
 }
 
@@ -125,9 +124,6 @@ func (x *exchange) finish() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.over = true
-	if x.release != nil {
-		x.release()
-	}
 }
 
 // giveUp answers in the place of a handler whose time is over, unless that has
@@ -192,6 +188,7 @@ func (x *exchange) WriteHeader(status int) {
 
 func (x *exchange) sendHeader(status int, header http.Header) {
 	x.status = status
+	occupy(x.client.Context())
 	x.unheard = x.client.Context().Err() != nil
 	if x.server.draining.Load() || crowded(x.client.Context()) { // the client is not to send another request on this connection
 		header.Set("Connection", "close")

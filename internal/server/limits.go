@@ -23,8 +23,12 @@ const (
 	smallBody    = 8 << 10
 	maxBody      = 1 << 20 // bytes that ReadBody reads into memory
 	slotPatience = time.Second
-	// crowdedPatience takes its place when there are as many connections as there
-	// may be: the kernel's queue of 4,096 is through in a few seconds, probes in it.
+	// clientPatience is how long a client may take over its request while others
+	// wait for its connection: less than a readiness probe waits.
+	clientPatience = 2 * time.Second
+	// crowdedPatience takes the place of either when there are as many connections
+	// as there may be: the kernel's queue of 4,096 is through in a few seconds,
+	// probes in it.
 	crowdedPatience = 100 * time.Millisecond
 )
 

@@ -492,8 +492,8 @@ func TestConnectionsMakeRoom(t *testing.T) {
 	s := newServer(io.Discard)
 	entered, wake := make(chan struct{}), make(chan struct{})
 	s.Router.GET("/slow", func(*gin.Context) { entered <- struct{}{}; <-wake })
-	site := &http.Server{Handler: s, ConnContext: withConnection}
-	go func() { _ = site.Serve(limited) }()
+	site := &http.Server{Handler: s}
+	go func() { _ = limited.serve(site) }()
 	defer site.Close()
 	dial := func(send string) net.Conn {
 		conn, err := net.Dial("tcp", listener.Addr().String())
@@ -544,6 +544,40 @@ func TestConnectionsMakeRoom(t *testing.T) {
 	}
 }
 
+// A request that has arrived waits for the server, so it is not the client that is slow.
+func TestAStarvedServerClosesNoRequest(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	closed := prometheus.NewCounter(prometheus.CounterOpts{Name: "closed"})
+	limited := newConnections(listener, 1, closed)
+	limited.patience = time.Millisecond
+	client, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	defer client.Close()
+	accepted, err := limited.Accept()
+	require.NoError(t, err)
+	_, err = io.WriteString(client, "GET")
+	require.NoError(t, err)
+
+	other, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	defer other.Close()
+	admitted := make(chan error, 1)
+	go func() {
+		_, err := limited.Accept()
+		admitted <- err
+	}()
+	select {
+	case <-admitted:
+		assert.Fail(t, "the next connection took the place of one that waits for the server")
+	case <-time.After(50 * limited.patience):
+	}
+	_, err = io.ReadAll(accepted)
+	assert.ErrorIs(t, err, net.ErrClosed, "the server waits for its client now")
+	require.NoError(t, <-admitted)
+}
+
 // Who waits for room when a server stops is answered, too.
 func TestAtTheDoorOfAServerThatStops(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -553,9 +587,9 @@ func TestAtTheDoorOfAServerThatStops(t *testing.T) {
 	s := newServer(io.Discard)
 	entered, wake := make(chan struct{}), make(chan struct{})
 	s.Router.GET("/slow", func(*gin.Context) { entered <- struct{}{}; <-wake })
-	site := &http.Server{Handler: s, ConnContext: withConnection}
+	site := &http.Server{Handler: s}
 	served := make(chan error, 1)
-	go func() { served <- site.Serve(limited) }()
+	go func() { served <- limited.serve(site) }()
 	defer site.Close()
 	ask := func(path string) <-chan int {
 		status := make(chan int, 1)

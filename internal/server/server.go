@@ -98,14 +98,13 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	if err != nil {
 		return err
 	}
-	listener = newConnections(listener, maxConnections, promauto.With(s.Registry).NewCounter(prometheus.CounterOpts{
+	limited := newConnections(listener, maxConnections, promauto.With(s.Registry).NewCounter(prometheus.CounterOpts{
 		Name: "http_connections_closed_early_total",
 		Help: "Connections without a request that were closed because others wanted in.",
 	}))
-	defer listener.Close()
+	defer limited.Close()
 	server := &http.Server{
 		Handler:           s,
-		ConnContext:       withConnection,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout + AnswerTimeout, // until the exchange sets its own
 		WriteTimeout:      AnswerTimeout + sendTimeout,
@@ -117,8 +116,8 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 		return err
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	s.log.Info("serving", "address", listener.Addr().String())
+	go func() { served <- limited.serve(server) }()
+	s.log.Info("serving", "address", limited.Addr().String())
 
 	select {
 	case err := <-served:
@@ -128,7 +127,7 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	s.log.Info("stopping", "grace", grace.String())
 	s.draining.Store(true)
 	onDrain()
-	listener.Close()
+	limited.Close()
 	<-served
 	time.Sleep(drainNotice)
 	grace -= drainNotice
