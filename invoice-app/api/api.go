@@ -4,15 +4,11 @@ package api
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"log/slog"
 	"net/http"
 	"time"
 
-	"github.com/gin-gonic/gin"
-
 	"example.com/invoices/internal/server"
-	"example.com/invoices/invoice-app/importer"
 	"example.com/invoices/invoice-app/invoice"
 )
 
@@ -48,26 +44,4 @@ func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *in
 // are added by Register.
 func NewServer(log *slog.Logger, ready func(context.Context) error) *server.Server {
 	return server.New(log, openapi, ready)
-}
-
-func (a *api) fail(c *gin.Context, err error) {
-	failure := Explain(c, a.log, err)
-	server.Fail(c, failure.Status, failure.Code, failure.Text)
-}
-
-// Explain is the one place where an error becomes an answer.
-func Explain(c *gin.Context, log *slog.Logger, err error) *server.Failure {
-	var wrong *importer.Error
-	var conflict *invoice.ConflictError
-	switch {
-	case errors.As(err, &wrong):
-		return refusal(err)
-	case errors.As(err, &conflict):
-		return &server.Failure{Status: http.StatusConflict, Text: conflict.Error()}
-	case errors.Is(err, invoice.ErrPaid):
-		return &server.Failure{Status: http.StatusConflict, Text: "the invoice " + err.Error()}
-	case errors.Is(err, invoice.ErrNotFound):
-		return &server.Failure{Status: http.StatusNotFound, Text: err.Error()}
-	}
-	return server.Explain(c, log, err)
 }

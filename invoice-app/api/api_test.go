@@ -26,6 +26,7 @@ import (
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
 	"example.com/invoices/invoice-app/store"
+	"example.com/invoices/invoice-app/wire"
 )
 
 // provider answers a payment as a test scripts it; nil takes every payment.
@@ -275,10 +276,10 @@ func TestPages(t *testing.T) {
 	require.NoError(t, err)
 	c := newContract(t, s, nil)
 	ids := func(body []byte) (ids []string) {
-		var answers []answer
+		var answers []wire.Invoice
 		require.NoError(t, json.Unmarshal(body, &answers))
 		for _, a := range answers {
-			ids = append(ids, a.InvoiceId)
+			ids = append(ids, a.InvoiceID)
 		}
 		return ids
 	}
@@ -507,7 +508,7 @@ func FuzzDecode(f *testing.F) {
 		for _, i := range invoices {
 			require.NotEmpty(t, i.ID)
 			require.Positive(t, i.Amount.Minor)
-			answer, err := newAnswer(i)
+			answer, err := wire.New(i)
 			require.NoError(t, err)
 			shown, err := json.Marshal(answer)
 			require.NoError(t, err)

@@ -7,6 +7,7 @@ import (
 
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/wire"
 )
 
 // get answers one invoice: GET /invoices/{id}.
@@ -21,7 +22,7 @@ func (a *api) get(c *gin.Context) {
 		a.fail(c, err)
 		return
 	}
-	shown, err := newAnswer(i)
+	shown, err := wire.New(i)
 	if err != nil {
 		a.fail(c, err)
 		return

@@ -15,6 +15,7 @@ import (
 
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/wire"
 )
 
 const (
@@ -175,7 +176,7 @@ func startList(c *gin.Context) *listWriter {
 
 func (w *listWriter) write(invoices []invoice.Invoice) error {
 	for _, i := range invoices {
-		shown, err := newAnswer(i)
+		shown, err := wire.New(i)
 		if err != nil {
 			return err
 		}

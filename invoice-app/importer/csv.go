@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/wire"
 )
 
 // separators are what may be between columns, in the order of preference.
@@ -152,7 +153,7 @@ func (t *table) check(header string) error {
 	if t.err != nil {
 		return describeCSV(t.err)
 	}
-	for _, field := range []string{fieldID, fieldValue, fieldCurrency} {
+	for _, field := range []string{wire.InvoiceID, wire.Value, wire.Currency} {
 		if _, there := t.column[field]; !there {
 			return fmt.Errorf("the header has no column %s: it must name InvoiceId, Value and Currency, and is %.80q",
 				field, strings.TrimSpace(header))
@@ -167,25 +168,25 @@ func (t *table) invoice(row []string, decimalComma bool) (i invoice.Invoice, err
 		return i, fmt.Errorf("the row has %d columns, and the header has %d: "+
 			"a field with a %q in it must be in quotes (\")", len(row), len(t.names), t.separator)
 	}
-	for _, field := range []string{fieldID, fieldValue, fieldCurrency, fieldPaid} {
+	for _, field := range []string{wire.InvoiceID, wire.Value, wire.Currency, wire.IsPaid} {
 		if n, there := t.column[field]; there && strings.ContainsRune(row[n], utf8.RuneError) {
 			return i, fmt.Errorf("%s is not in UTF-8: save the file as UTF-8 and look at %.40q", field, row[n])
 		}
 	}
-	if paid, there := t.column[fieldPaid]; there {
+	if paid, there := t.column[wire.IsPaid]; there {
 		switch isPaid := strings.TrimSpace(row[paid]); strings.ToLower(isPaid) {
 		case "", "false":
 		default:
 			return i, errPaid(fmt.Sprintf("%.20q", isPaid))
 		}
 	}
-	value, err := number(strings.TrimSpace(row[t.column[fieldValue]]), decimalComma)
+	value, err := number(strings.TrimSpace(row[t.column[wire.Value]]), decimalComma)
 	if err != nil {
 		return i, err
 	}
 	// Copies, so that the row's other fields can be freed.
-	id := strings.Clone(row[t.column[fieldID]])
-	return invoice.New(id, value, strings.Clone(strings.TrimSpace(row[t.column[fieldCurrency]])))
+	id := strings.Clone(row[t.column[wire.InvoiceID]])
+	return invoice.New(id, value, strings.Clone(strings.TrimSpace(row[t.column[wire.Currency]])))
 }
 
 // errPaid refuses every IsPaid that is not clearly false: an invoice that is

@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/wire"
 )
 
 // Format is how invoices are written.
@@ -154,14 +155,6 @@ func (r *Reader) open() (next, int, error) {
 	return r.openCSV()
 }
 
-// The fields of an invoice, as the API spells them.
-const (
-	fieldID       = "InvoiceId"
-	fieldValue    = "Value"
-	fieldCurrency = "Currency"
-	fieldPaid     = "IsPaid"
-)
-
 // fold reduces a name to its letters and digits, in lower case: Invoice ID,
 // invoice_id and InvoiceId are one name.
 func fold(name string) string {
@@ -177,13 +170,13 @@ func fold(name string) string {
 func fieldOf(name string) string {
 	switch fold(name) {
 	case "invoiceid":
-		return fieldID
+		return wire.InvoiceID
 	case "value":
-		return fieldValue
+		return wire.Value
 	case "currency":
-		return fieldCurrency
+		return wire.Currency
 	case "ispaid", "paid":
-		return fieldPaid
+		return wire.IsPaid
 	}
 	return ""
 }

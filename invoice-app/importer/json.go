@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"example.com/invoices/invoice-app/invoice"
+	"example.com/invoices/invoice-app/wire"
 )
 
 // openJSON reads element by element: nothing is kept of those before, and
@@ -86,9 +87,9 @@ func (r *Reader) object(decoder *jsontext.Decoder) (i invoice.Invoice, err error
 		}
 		want := jsontext.KindString
 		switch field {
-		case fieldValue:
+		case wire.Value:
 			want = jsontext.KindNumber
-		case fieldPaid:
+		case wire.IsPaid:
 			want = jsontext.KindFalse
 		}
 		switch kind {
@@ -97,7 +98,7 @@ func (r *Reader) object(decoder *jsontext.Decoder) (i invoice.Invoice, err error
 		case jsontext.KindNull:
 			text[field] = ""
 		case jsontext.KindTrue:
-			if field == fieldPaid {
+			if field == wire.IsPaid {
 				return i, errPaid("true")
 			}
 			fallthrough
@@ -108,7 +109,7 @@ func (r *Reader) object(decoder *jsontext.Decoder) (i invoice.Invoice, err error
 	if _, err := decoder.ReadToken(); err != nil {
 		return refuse(err)
 	}
-	return invoice.New(text[fieldID], text[fieldValue], text[fieldCurrency])
+	return invoice.New(text[wire.InvoiceID], text[wire.Value], text[wire.Currency])
 }
 
 func describeKind(kind jsontext.Kind) string {

@@ -1,0 +1,56 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"example.com/invoices/internal/server"
+	"example.com/invoices/invoice-app/importer"
+	"example.com/invoices/invoice-app/invoice"
+)
+
+func (a *api) fail(c *gin.Context, err error) {
+	failure := Explain(c, a.log, err)
+	server.Fail(c, failure.Status, failure.Code, failure.Text)
+}
+
+// Explain is the one place where an error becomes an answer.
+func Explain(c *gin.Context, log *slog.Logger, err error) *server.Failure {
+	var wrong *importer.Error
+	var conflict *invoice.ConflictError
+	switch {
+	case errors.As(err, &wrong):
+		return refusal(err)
+	case errors.As(err, &conflict):
+		return &server.Failure{Status: http.StatusConflict, Text: conflict.Error()}
+	case errors.Is(err, invoice.ErrPaid):
+		return &server.Failure{Status: http.StatusConflict, Text: "the invoice " + err.Error()}
+	case errors.Is(err, invoice.ErrNotFound):
+		return &server.Failure{Status: http.StatusNotFound, Text: err.Error()}
+	}
+	return server.Explain(c, log, err)
+}
+
+// refusal makes an importer's error the answer that it gets.
+func refusal(err error) *server.Failure {
+	var failure *server.Failure // of the body
+	var conflict *invoice.ConflictError
+	var invalid *invoice.InvalidError
+	switch {
+	case errors.As(err, &failure):
+		return failure
+	case errors.As(err, &conflict):
+		return &server.Failure{Status: http.StatusConflict, Text: err.Error()}
+	case errors.As(err, &invalid):
+		return &server.Failure{Status: http.StatusBadRequest, Text: err.Error()}
+	}
+	return &server.Failure{Status: http.StatusBadRequest, Code: server.CodeMalformed, Text: err.Error()}
+}
+
+func refuse(format string, args ...any) error {
+	return &server.Failure{Status: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
+}
