@@ -107,7 +107,7 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
 	defer payer.Close() // before the database's
 	api.Register(server, cfg.Log, invoices, payer, cfg.Pay.Answer)
-	web.Register(server, cfg.Log, invoices, payer)
+	web.Register(server, invoices, payer)
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)
 }
 

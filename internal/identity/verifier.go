@@ -150,12 +150,12 @@ func (v *Verifier) Require(c *gin.Context) {
 		"from", c.Request.RemoteAddr, "request_id", server.RequestID(c.Request.Context()))
 	switch refused.reason {
 	case keysUnavailable:
-		server.Fail(c, http.StatusServiceUnavailable, "", "callers cannot be verified, try again")
+		server.Fail(c, &server.Failure{Status: http.StatusServiceUnavailable, Text: "callers cannot be verified, try again"})
 	case account:
-		server.Fail(c, http.StatusForbidden, "", "this account may not call")
+		server.Fail(c, &server.Failure{Status: http.StatusForbidden, Text: "this account may not call"})
 	default:
 		c.Header("WWW-Authenticate", "Bearer")
-		server.Fail(c, http.StatusUnauthorized, "", "a valid token is required")
+		server.Fail(c, &server.Failure{Status: http.StatusUnauthorized, Text: "a valid token is required"})
 	}
 }
 

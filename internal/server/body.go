@@ -51,7 +51,7 @@ func (s *Server) receive(c *gin.Context) {
 		}
 	}
 	if err != nil {
-		FailUnexpected(c, s.log, err)
+		Fail(c, err)
 		return
 	}
 	x.body = bytes.NewReader(start)
@@ -83,9 +83,9 @@ func (b *body) Read(p []byte) (int, error) {
 	case err == nil || errors.Is(err, io.EOF):
 		return n, err
 	case errors.As(err, &tooLarge):
-		err = &Failure{http.StatusRequestEntityTooLarge, "", fmt.Sprintf("the body is over %d bytes", tooLarge.Limit)}
+		err = &Failure{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("the body is over %d bytes", tooLarge.Limit)}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = &Failure{http.StatusRequestTimeout, "", fmt.Sprintf("the body does not arrive: %d bytes in %s", b.read, b.waited.Round(time.Second))}
+		err = &Failure{Status: http.StatusRequestTimeout, Text: fmt.Sprintf("the body does not arrive: %d bytes in %s", b.read, b.waited.Round(time.Second))}
 	default:
 		err = malformed("the body ended early")
 	}
@@ -118,7 +118,7 @@ func ReadBody(c *gin.Context) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case len(content) > maxBody:
-		return nil, &Failure{http.StatusRequestEntityTooLarge, "", fmt.Sprintf("the body is over %d bytes", maxBody)}
+		return nil, &Failure{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("the body is over %d bytes", maxBody)}
 	case len(content) == 0:
 		return nil, malformed("the body is empty")
 	}

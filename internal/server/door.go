@@ -18,13 +18,13 @@ import (
 func (s *Server) door(c *gin.Context) {
 	r := c.Request
 	if err := s.crossOrigin.Check(r); err != nil {
-		Fail(c, http.StatusForbidden, "", "a page of another origin may not change anything here")
+		Fail(c, &Failure{Status: http.StatusForbidden, Text: "a page of another origin may not change anything here"})
 		return
 	}
 	if fromBrowser(r) && !s.known(r.Host) {
 		// A name that somebody points at this address makes his page one of the same origin.
-		Fail(c, http.StatusMisdirectedRequest, "",
-			fmt.Sprintf("browsers may not reach this as %.100q; use localhost or an IP address, or add the name to ALLOWED_HOSTS", r.Host))
+		Fail(c, &Failure{Status: http.StatusMisdirectedRequest, Text: fmt.Sprintf(
+			"browsers may not reach this as %.100q; use localhost or an IP address, or add the name to ALLOWED_HOSTS", r.Host)})
 	}
 }
 
@@ -63,5 +63,5 @@ func rightType(r *http.Request, types []string) *Failure {
 	if sent == "" {
 		found = "missing"
 	}
-	return &Failure{http.StatusUnsupportedMediaType, "", fmt.Sprintf("the Content-Type is %s; send %s", found, strings.Join(types, ", "))}
+	return &Failure{Status: http.StatusUnsupportedMediaType, Text: fmt.Sprintf("the Content-Type is %s; send %s", found, strings.Join(types, ", "))}
 }

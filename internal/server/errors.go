@@ -8,57 +8,55 @@ import (
 	"net/http"
 
 	"github.com/gin-gonic/gin"
-
-	"example.com/invoices/internal/database"
 )
 
-// Failure is an error with the answer that it gets: an HTTP status, a text fit
-// to be shown, and for errors that a program has to tell apart, a code.
+// Failure is an error with its HTTP response.
 type Failure struct {
 	Status int
-	Code   string
-	Text   string
+	Code   string // for programs that must tell failures apart; may be empty
+	Text   string // what the client is shown
+	Cause  error  // logged and never shown; nil where Text says it all
 }
 
 func (f *Failure) Error() string { return f.Text }
 
-// Fail answers with {"error": text}, and the code if there is one, and ends
-// the request.
-func Fail(c *gin.Context, status int, code, text string) {
-	body := gin.H{"error": text}
-	if code != "" {
-		body["code"] = code
+// Unwrap returns the cause.
+func (f *Failure) Unwrap() error { return f.Cause }
+
+// NoSuchPath is the response to a path that is not served.
+var NoSuchPath = &Failure{Status: http.StatusNotFound, Text: "no such path"}
+
+// Fail ends the request with the response to err, see Explain: {"error": text}, and the code if there is one.
+func Fail(c *gin.Context, err error) {
+	failure := Explain(c, err)
+	body := gin.H{"error": failure.Text}
+	if failure.Code != "" {
+		body["code"] = failure.Code
 	}
-	c.AbortWithStatusJSON(status, body)
+	c.AbortWithStatusJSON(failure.Status, body)
 }
 
-// FailUnexpected answers an error as Explain says.
-func FailUnexpected(c *gin.Context, log *slog.Logger, err error) {
-	failure := Explain(c, log, err)
-	Fail(c, failure.Status, failure.Code, failure.Text)
-}
-
-// Explain returns the answer to an error for which the service has none of its
-// own: a Failure answers for itself, a database that is gone or too slow gets 503, and
-// anything else 500. What is inside the last two is logged and not shown.
-func Explain(c *gin.Context, log *slog.Logger, err error) *Failure {
-	var failure *Failure
-	if errors.As(err, &failure) {
-		return failure
-	}
+// Explain returns the response to err, and logs what the client is not shown. An error that is no Failure is one that
+// the service did not expect: a 500.
+func Explain(c *gin.Context, err error) *Failure {
 	ctx := c.Request.Context()
-	status, text := http.StatusInternalServerError, "internal error"
-	// A request whose time is over, or whose client has gone, says nothing about
-	// the service: whatever the error is, it is most likely the consequence.
-	if errors.Is(err, database.ErrUnavailable) || ctx.Err() != nil {
-		status, text = http.StatusServiceUnavailable, "the database is unavailable, try again"
+	var failure *Failure
+	if !errors.As(err, &failure) {
+		failure = &Failure{Status: http.StatusInternalServerError, Text: "internal error", Cause: err}
+		// When the time is over, or the client has gone, err is most likely the consequence of that and says nothing
+		// about the service.
+		if ctx.Err() != nil {
+			failure = &Failure{Status: http.StatusServiceUnavailable, Text: "the request was canceled, try again", Cause: err}
+		}
 	}
-	level := slog.LevelError
-	if context.Cause(ctx) == context.Canceled { // the client has gone
-		level = slog.LevelInfo
+	if failure.Cause != nil {
+		level := slog.LevelError
+		if context.Cause(ctx) == context.Canceled { // the client has gone
+			level = slog.LevelInfo
+		}
+		exchangeOf(c).server.log.Log(ctx, level, "request failed", "error", err, "request_id", RequestID(ctx))
 	}
-	log.Log(ctx, level, "request failed", "error", err, "request_id", RequestID(ctx))
-	return &Failure{status, "", text}
+	return failure
 }
 
 // CodeMalformed says that a body could not be read as what it has to be. It is
@@ -66,5 +64,5 @@ func Explain(c *gin.Context, log *slog.Logger, err error) *Failure {
 const CodeMalformed = "malformed"
 
 func malformed(format string, args ...any) *Failure {
-	return &Failure{http.StatusBadRequest, CodeMalformed, fmt.Sprintf(format, args...)}
+	return &Failure{Status: http.StatusBadRequest, Code: CodeMalformed, Text: fmt.Sprintf(format, args...)}
 }

@@ -70,7 +70,7 @@ func (s Slots) Take(c *gin.Context) error {
 	case <-patience.C:
 	case <-c.Request.Context().Done():
 	}
-	return &Failure{http.StatusServiceUnavailable, "", "too many requests at once, try again"}
+	return &Failure{Status: http.StatusServiceUnavailable, Text: "too many requests at once, try again"}
 }
 
 // AtMost is a middleware that lets n requests at a time through.
@@ -78,7 +78,7 @@ func AtMost(n int) gin.HandlerFunc {
 	slots := NewSlots(n)
 	return func(c *gin.Context) {
 		if err := slots.Take(c); err != nil {
-			Fail(c, http.StatusServiceUnavailable, "", err.Error())
+			Fail(c, err)
 		}
 	}
 }

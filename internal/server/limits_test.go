@@ -299,7 +299,7 @@ func TestBodies(t *testing.T) {
 	read := func(c *gin.Context) {
 		body, err := ReadBody(c)
 		if err != nil {
-			FailUnexpected(c, s.log, err)
+			Fail(c, err)
 			return
 		}
 		got = body
@@ -373,7 +373,7 @@ func TestTheRateOfABody(t *testing.T) {
 				s.AcceptBody(http.MethodPost, "/", maxBody, "application/json")
 				s.Router.POST("/", func(c *gin.Context) {
 					if _, err := ReadBody(c); err != nil {
-						FailUnexpected(c, s.log, err)
+						Fail(c, err)
 					}
 				})
 				client := pipe(t, s)
@@ -431,7 +431,7 @@ func TestLargeBodiesWaitForEachOther(t *testing.T) {
 		s.Router.POST("/", func(c *gin.Context) {
 			body, err := ReadBody(c)
 			if err != nil {
-				FailUnexpected(c, s.log, err)
+				Fail(c, err)
 			} else if len(body) > smallBody {
 				<-wake
 			}

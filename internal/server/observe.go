@@ -76,7 +76,7 @@ func recoverPanic(log *slog.Logger) gin.HandlerFunc {
 			if c.Writer.Written() { // half an answer must not look like a whole one
 				panic(http.ErrAbortHandler)
 			}
-			Fail(c, http.StatusInternalServerError, "", "internal error")
+			Fail(c, &Failure{Status: http.StatusInternalServerError, Text: "internal error"})
 		}()
 		c.Next()
 	}

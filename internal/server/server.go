@@ -62,11 +62,11 @@ func New(log *slog.Logger, openapi []byte, ready func(context.Context) error) *S
 	r.UseRawPath = true          // an id may hold an escaped slash
 	r.UnescapePathValues = false // gin's way makes "+" a space; see ID
 	r.Use(noteRoute, recoverPanic(log), s.door, s.receive, s.admit)
-	r.NoRoute(func(c *gin.Context) { Fail(c, http.StatusNotFound, "", "no such path") })
+	r.NoRoute(func(c *gin.Context) { Fail(c, NoSuchPath) })
 	r.NoMethod(func(c *gin.Context) {
 		allowed := strings.Replace(c.Writer.Header().Get("Allow"), http.MethodGet, "GET, HEAD", 1)
 		c.Header("Allow", allowed)
-		Fail(c, http.StatusMethodNotAllowed, "", "allowed here: "+allowed)
+		Fail(c, &Failure{Status: http.StatusMethodNotAllowed, Text: "allowed here: " + allowed})
 	})
 
 	probe := newReadiness(ready)
@@ -78,7 +78,7 @@ func New(log *slog.Logger, openapi []byte, ready func(context.Context) error) *S
 		}
 		if err != nil {
 			log.Warn("not ready", "error", err)
-			Fail(c, http.StatusServiceUnavailable, "", "not ready")
+			Fail(c, &Failure{Status: http.StatusServiceUnavailable, Text: "not ready"})
 			return
 		}
 		c.String(http.StatusOK, "ok")
@@ -152,7 +152,7 @@ func (s *Server) admit(c *gin.Context) {
 	exchangeOf(c).occupy()
 	if path := c.FullPath(); path != "/livez" && path != "/readyz" {
 		if err := s.requests.Take(c); err != nil {
-			FailUnexpected(c, s.log, err)
+			Fail(c, err)
 		}
 	}
 }

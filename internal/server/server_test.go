@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -173,6 +174,32 @@ func TestAPanicIsA500AndLogged(t *testing.T) {
 	assert.Equal(t, http.StatusInternalServerError, answer.Code)
 	assert.JSONEq(t, `{"error":"internal error"}`, answer.Body.String())
 	assert.Contains(t, logs.String(), "secret detail")
+}
+
+func TestFailuresHideTheirCause(t *testing.T) {
+	var logs bytes.Buffer
+	s := newServer(&logs)
+	var err error
+	s.Router.GET("/", func(c *gin.Context) { Fail(c, err) })
+	for name, test := range map[string]struct {
+		err    error
+		status int
+		body   string
+		logged bool
+	}{
+		"expected":     {&Failure{Status: http.StatusConflict, Code: "taken", Text: "it is taken"}, 409, `{"error":"it is taken","code":"taken"}`, false},
+		"with a cause": {&Failure{Status: http.StatusServiceUnavailable, Text: "try again", Cause: errors.New("10.0.0.7")}, 503, `{"error":"try again"}`, true},
+		"unexpected":   {errors.New("10.0.0.7"), 500, `{"error":"internal error"}`, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			logs.Reset()
+			err = fmt.Errorf("wrapped: %w", test.err)
+			response := get(s, "/")
+			assert.Equal(t, test.status, response.Code)
+			assert.JSONEq(t, test.body, response.Body.String())
+			assert.Equal(t, test.logged, strings.Contains(logs.String(), "request failed"))
+		})
+	}
 }
 
 func TestMetricsCountByRoute(t *testing.T) {

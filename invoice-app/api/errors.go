@@ -3,23 +3,24 @@ package api
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
 
+	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/importer"
 	"example.com/invoices/invoice-app/invoice"
 )
 
-func (a *api) fail(c *gin.Context, err error) {
-	failure := Explain(c, a.log, err)
-	server.Fail(c, failure.Status, failure.Code, failure.Text)
-}
+// fail ends the request with the response to err.
+func (a *api) fail(c *gin.Context, err error) { server.Fail(c, explain(err)) }
 
-// Explain is the one place where an error becomes an answer.
-func Explain(c *gin.Context, log *slog.Logger, err error) *server.Failure {
+// Explain returns the response to err, as server.Explain does.
+func Explain(c *gin.Context, err error) *server.Failure { return server.Explain(c, explain(err)) }
+
+// explain makes an error that this service expects a *server.Failure.
+func explain(err error) error {
 	var wrong *importer.Error
 	var conflict *invoice.ConflictError
 	switch {
@@ -31,8 +32,10 @@ func Explain(c *gin.Context, log *slog.Logger, err error) *server.Failure {
 		return &server.Failure{Status: http.StatusConflict, Text: "the invoice " + err.Error()}
 	case errors.Is(err, invoice.ErrNotFound):
 		return &server.Failure{Status: http.StatusNotFound, Text: err.Error()}
+	case errors.Is(err, database.ErrUnavailable):
+		return &server.Failure{Status: http.StatusServiceUnavailable, Text: "the database is unavailable, try again", Cause: err}
 	}
-	return server.Explain(c, log, err)
+	return err
 }
 
 // refusal makes an importer's error the answer that it gets.

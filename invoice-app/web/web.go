@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"log/slog"
 	"math/big"
 	"mime"
 	"net/http"
@@ -59,7 +58,6 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 type web struct {
 	store   invoice.Store
 	payer   *invoice.Payer
-	log     *slog.Logger
 	counter *counter
 	pages   server.Slots
 
@@ -68,9 +66,9 @@ type web struct {
 
 // Register adds the page to s, at / for clients that accept HTML, and what it
 // consists of.
-func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer) {
+func Register(s *server.Server, store invoice.Store, payer *invoice.Payer) {
 	(&web{
-		store: store, payer: payer, log: log, pages: server.NewSlots(maxPages), payPatience: payPatience,
+		store: store, payer: payer, pages: server.NewSlots(maxPages), payPatience: payPatience,
 		counter: &counter{store: store, part: countPart, cheap: countCheap, patience: countPatience},
 	}).register(s)
 }
@@ -218,7 +216,7 @@ type page struct {
 func (w *web) show(c *gin.Context) {
 	c.Header("Vary", "Accept")
 	if !acceptsHTML(c.Request) {
-		server.Fail(c, http.StatusNotFound, "", "no such path")
+		server.Fail(c, server.NoSuchPath)
 		return
 	}
 	query := c.Request.URL.Query()
@@ -356,7 +354,7 @@ func (w *web) fail(c *gin.Context, v view, err error) {
 
 // note says on p what is wrong, unless it says something already.
 func (w *web) note(c *gin.Context, p *page, err error) {
-	failure := api.Explain(c, w.log, err)
+	failure := api.Explain(c, err)
 	if p.Problem == "" {
 		p.Problem, p.status = failure.Text, failure.Status
 	}
@@ -424,7 +422,7 @@ func (w *web) count(c *gin.Context, p *page) {
 func (w *web) render(c *gin.Context, name string, p page) {
 	var html bytes.Buffer
 	if err := templates.ExecuteTemplate(&html, name, p); err != nil {
-		server.FailUnexpected(c, w.log, err)
+		server.Fail(c, err)
 		return
 	}
 	c.Data(p.status, "text/html; charset=utf-8", html.Bytes())
@@ -436,7 +434,7 @@ func static(c *gin.Context) {
 	name := c.Param("name")
 	content, err := files.ReadFile("static/" + name)
 	if err != nil {
-		server.Fail(c, http.StatusNotFound, "", "no such path")
+		server.Fail(c, server.NoSuchPath)
 		return
 	}
 	c.Header("Cache-Control", "public, max-age=31536000, immutable")

@@ -64,7 +64,7 @@ func newSite(t *testing.T, s invoice.Store, p provider, cfg invoice.PayerConfig)
 	all := api.NewServer(log, nil)
 	api.Register(all, log, s, payer, time.Minute)
 	(&web{
-		store: s, payer: payer, log: log, pages: server.NewSlots(maxPages), payPatience: cfg.Answer,
+		store: s, payer: payer, pages: server.NewSlots(maxPages), payPatience: cfg.Answer,
 		counter: &counter{store: s, part: part, cheap: time.Hour, patience: time.Minute},
 	}).register(all)
 	return site{t, all}

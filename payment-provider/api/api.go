@@ -20,7 +20,6 @@ var openapi []byte
 
 type api struct {
 	store payment.Store
-	log   *slog.Logger
 	taken *prometheus.CounterVec
 }
 
@@ -36,7 +35,7 @@ func New(log *slog.Logger, store payment.Store, ready func(context.Context) erro
 		}
 		return ready(ctx)
 	})
-	a := &api{store: store, log: log, taken: promauto.With(s.Registry).NewCounterVec(prometheus.CounterOpts{
+	a := &api{store: store, taken: promauto.With(s.Registry).NewCounterVec(prometheus.CounterOpts{
 		Name: "payments_total",
 		Help: "Payments asked for, by outcome: taken, repeated (taken before), mismatch.",
 	}, []string{"outcome"})}
@@ -51,10 +50,3 @@ func New(log *slog.Logger, store payment.Store, ready func(context.Context) erro
 	payments.GET("/:id", a.get)
 	return s
 }
-
-// Codes of the answers that are a verdict on the payment itself. A client may
-// act on these, and on these alone: anything else may be a hiccup of the way.
-const (
-	codeInvalid  = "invalid_payment"
-	codeMismatch = "payment_mismatch"
-)

@@ -39,7 +39,7 @@ func (a *api) payBatch(c *gin.Context) {
 		refusals, err = a.take(c.Request.Context(), requests)
 	}
 	if err != nil {
-		server.FailUnexpected(c, a.log, err)
+		a.fail(c, err)
 		return
 	}
 	verdicts := make([]verdict, len(sent))

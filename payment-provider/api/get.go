@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -20,17 +19,13 @@ func (a *api) get(c *gin.Context) {
 	if ok {
 		p, err = a.store.Get(c.Request.Context(), id)
 	}
-	if errors.Is(err, payment.ErrNotFound) {
-		server.Fail(c, http.StatusNotFound, "", err.Error())
-		return
-	}
 	if err != nil {
-		server.FailUnexpected(c, a.log, err)
+		a.fail(c, err)
 		return
 	}
 	number, err := p.Amount.Number()
 	if err != nil {
-		server.FailUnexpected(c, a.log, fmt.Errorf("show payment %q: %w", p.ID, err))
+		a.fail(c, fmt.Errorf("show payment %q: %w", p.ID, err))
 		return
 	}
 	c.JSON(http.StatusOK, struct {

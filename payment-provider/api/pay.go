@@ -29,7 +29,7 @@ func (a *api) pay(c *gin.Context) {
 		err = refusals[0]
 	}
 	if err != nil {
-		server.FailUnexpected(c, a.log, err)
+		a.fail(c, err)
 		return
 	}
 	c.JSON(http.StatusOK, gin.H{"id": sent.ID})
