@@ -12,6 +12,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/program"
 	"example.com/invoices/invoice-app/api"
@@ -94,8 +96,6 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 	if err := database.CheckRole(ctx, invoices, cfg.RequireNarrowRole, cfg.Log); err != nil {
 		return err
 	}
-	server := api.NewServer(cfg.Log, invoices.Ping)
-	server.AllowedHosts = cfg.AllowedHosts
 	if cfg.ProviderTokenFile == "" {
 		cfg.Log.Warn("payment-provider is not told who calls; PAYMENT_PROVIDER_TOKEN_FILE is not set")
 	}
@@ -103,10 +103,12 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 		cfg.Log.Warn("payments will wait for the database: lower PAY_CONCURRENCY, or raise DATABASE_CONNS",
 			"PAY_CONCURRENCY", cfg.Pay.Concurrency, "sensible", most)
 	}
-	payments := provider.New(cfg.ProviderURL, cfg.ProviderTokenFile, cfg.Pay.Concurrency, server.Registry)
+	registry := prometheus.NewRegistry()
+	payments := provider.New(cfg.ProviderURL, cfg.ProviderTokenFile, cfg.Pay.Concurrency, registry)
 	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
 	defer payer.Close() // before the database's
-	api.Register(server, cfg.Log, invoices, payer, cfg.Pay.Answer)
+	server := api.New(cfg.Log, registry, invoices.Ping, invoices, payer, cfg.Pay.Answer)
+	server.AllowedHosts = cfg.AllowedHosts
 	web.Register(server, invoices, payer)
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/program"
@@ -60,7 +62,7 @@ func serve(ctx context.Context, cfg Config, _ []string) error {
 	} else {
 		callers = identity.NewVerifier(cfg.Callers, cfg.Log)
 	}
-	server := api.New(cfg.Log, payments, payments.Ping, callers)
+	server := api.New(cfg.Log, prometheus.NewRegistry(), payments.Ping, payments, callers)
 	server.AllowedHosts = cfg.AllowedHosts
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, func() {})
 }

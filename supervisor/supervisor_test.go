@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -60,7 +61,7 @@ func service() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	s := server.New(slog.New(slog.DiscardHandler), nil, func(context.Context) error { return nil })
+	s := server.New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, func(context.Context) error { return nil })
 	s.Router.GET("/", func(c *gin.Context) { c.String(http.StatusOK, "%s %d", version, os.Getpid()) })
 	if err := s.Run(ctx, os.Getenv("LISTEN_ADDR"), 10*time.Second, func() {}); err != nil {
 		panic(err)

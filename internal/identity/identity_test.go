@@ -2,7 +2,6 @@ package identity_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,11 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/gin-gonic/gin"
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/stretchr/testify/assert"
@@ -26,92 +23,74 @@ import (
 	"example.com/invoices/internal/config"
 	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/identitytest"
-	"example.com/invoices/internal/server"
 )
 
-// newService returns a service that answers GET /door to one account, and its log.
-func newService(cfg identity.Config) (*server.Server, *bytes.Buffer) {
+// newVerifier returns a Verifier, and its log.
+func newVerifier(cfg identity.Config) (*identity.Verifier, *bytes.Buffer) {
 	var logs bytes.Buffer
-	log := slog.New(slog.NewJSONHandler(&logs, nil))
-	verifier := identity.NewVerifier(cfg, log)
-	s := server.New(log, nil, func(context.Context) error { return verifier.Ready() })
-	s.Registry.MustRegister(verifier.Metrics())
-	s.Router.GET("/door", verifier.Require, func(c *gin.Context) { c.String(http.StatusOK, "in") })
-	return s, &logs
+	return identity.NewVerifier(cfg, slog.New(slog.NewJSONHandler(&logs, nil))), &logs
 }
 
-func get(s *server.Server, path, authorization string) *httptest.ResponseRecorder {
-	request := httptest.NewRequest(http.MethodGet, path, nil)
+func verify(v *identity.Verifier, authorization string) *identity.Refusal {
+	request := httptest.NewRequest(http.MethodGet, "/", nil)
 	request.Header.Set("Authorization", authorization)
-	answer := httptest.NewRecorder()
-	s.ServeHTTP(answer, request)
-	return answer
+	return v.Verify(request)
 }
 
 func from(now time.Duration) *jwt.NumericDate { return jwt.NewNumericDate(time.Now().Add(now)) }
 
-// Each refusal is logged and counted with its reason, and the caller sees the
-// same answer whatever the reason is.
 func TestWhoIsRefused(t *testing.T) {
 	cluster := identitytest.New(t)
 	type claims = identitytest.Claims
 	type refused struct {
 		authorization string
-		status        int
-		reason        string
+		reason        identity.Reason
 	}
-	with := func(status int, reason string, change func(*claims)) refused {
-		return refused{"Bearer " + cluster.Token(change), status, reason}
+	with := func(reason identity.Reason, change func(*claims)) refused {
+		return refused{"Bearer " + cluster.Token(change), reason}
 	}
 	tests := map[string]refused{
-		"nothing":               {"", 401, "no_token"},
-		"another scheme":        {"Basic aW46aW4=", 401, "no_token"},
-		"no token":              {"Bearer ", 401, "malformed"},
-		"not a token":           {"Bearer hello", 401, "malformed"},
-		"a token and more":      {"Bearer " + cluster.Token() + ".x", 401, "malformed"},
-		"another issuer":        with(401, "issuer", func(c *claims) { c.Issuer = "https://elsewhere.example.com" }),
-		"no issuer":             with(401, "issuer", func(c *claims) { c.Issuer = "" }),
-		"another audience":      with(401, "audience", func(c *claims) { c.Audience = jwt.Audience{"https://cluster.example.com"} }),
-		"no audience":           with(401, "audience", func(c *claims) { c.Audience = nil }),
-		"expired":               with(401, "expired", func(c *claims) { c.IssuedAt, c.NotBefore, c.Expiry = from(-11*time.Minute), nil, from(-time.Minute) }),
-		"not valid yet":         with(401, "not_yet_valid", func(c *claims) { c.NotBefore = from(time.Minute) }),
-		"issued in the future":  with(401, "not_yet_valid", func(c *claims) { c.IssuedAt = from(time.Minute) }),
-		"lives too long":        with(401, "long_lived", func(c *claims) { c.Expiry = from(time.Hour) }),
-		"lives for ever":        with(401, "malformed", func(c *claims) { c.Expiry = nil }),
-		"of unknown age":        with(401, "malformed", func(c *claims) { c.IssuedAt = nil }),
-		"another account":       with(403, "account", func(c *claims) { c.Subject = "system:serviceaccount:invoicing:default" }),
-		"another's namespace":   with(403, "account", func(c *claims) { c.Subject = "system:serviceaccount:stranger:invoice-app" }),
-		"no account":            with(403, "account", func(c *claims) { c.Subject = "" }),
-		"account and much else": with(401, "audience", func(c *claims) { c.Subject, c.Audience, c.Expiry = "", nil, from(time.Hour) }),
+		"nothing":               {"", identity.NoToken},
+		"another scheme":        {"Basic aW46aW4=", identity.NoToken},
+		"no token":              {"Bearer ", identity.Malformed},
+		"not a token":           {"Bearer hello", identity.Malformed},
+		"a token and more":      {"Bearer " + cluster.Token() + ".x", identity.Malformed},
+		"another issuer":        with(identity.WrongIssuer, func(c *claims) { c.Issuer = "https://elsewhere.example.com" }),
+		"no issuer":             with(identity.WrongIssuer, func(c *claims) { c.Issuer = "" }),
+		"another audience":      with(identity.WrongAudience, func(c *claims) { c.Audience = jwt.Audience{"https://cluster.example.com"} }),
+		"no audience":           with(identity.WrongAudience, func(c *claims) { c.Audience = nil }),
+		"expired":               with(identity.Expired, func(c *claims) { c.IssuedAt, c.NotBefore, c.Expiry = from(-11*time.Minute), nil, from(-time.Minute) }),
+		"not valid yet":         with(identity.NotYetValid, func(c *claims) { c.NotBefore = from(time.Minute) }),
+		"issued in the future":  with(identity.NotYetValid, func(c *claims) { c.IssuedAt = from(time.Minute) }),
+		"lives too long":        with(identity.LongLived, func(c *claims) { c.Expiry = from(time.Hour) }),
+		"lives for ever":        with(identity.Malformed, func(c *claims) { c.Expiry = nil }),
+		"of unknown age":        with(identity.Malformed, func(c *claims) { c.IssuedAt = nil }),
+		"another account":       with(identity.WrongAccount, func(c *claims) { c.Subject = "system:serviceaccount:invoicing:default" }),
+		"another's namespace":   with(identity.WrongAccount, func(c *claims) { c.Subject = "system:serviceaccount:stranger:invoice-app" }),
+		"no account":            with(identity.WrongAccount, func(c *claims) { c.Subject = "" }),
+		"account and much else": with(identity.WrongAudience, func(c *claims) { c.Subject, c.Audience, c.Expiry = "", nil, from(time.Hour) }),
 	}
 	for name, forgery := range cluster.Forgeries() {
-		reason := map[string]string{
-			"another's key": "unknown_key", "a key without a name": "unknown_key",
-			"alg none": "algorithm", "the public key for an HMAC's key": "algorithm",
+		reason := map[string]identity.Reason{
+			"another's key": identity.UnknownKey, "a key without a name": identity.UnknownKey,
+			"alg none": identity.WrongAlgorithm, "the public key for an HMAC's key": identity.WrongAlgorithm,
 		}[name]
 		if reason == "" {
-			reason = "signature"
+			reason = identity.WrongSignature
 		}
-		tests[name] = refused{"Bearer " + forgery, 401, reason}
+		tests[name] = refused{"Bearer " + forgery, reason}
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			s, logs := newService(cluster.Config())
-			assert.Contains(t, get(s, "/metrics", "").Body.String(), `callers_refused_total{reason="`+test.reason+`"} 0`)
-			answer := get(s, "/door", test.authorization)
-			assert.Equal(t, test.status, answer.Code)
-			if test.status == http.StatusForbidden {
-				assert.JSONEq(t, `{"error":"this account may not call"}`, answer.Body.String())
-			} else {
-				assert.JSONEq(t, `{"error":"a valid token is required"}`, answer.Body.String())
-				assert.Equal(t, "Bearer", answer.Header().Get("WWW-Authenticate"))
-			}
-			assert.Contains(t, logs.String(), `"reason":"`+test.reason+`"`)
-			assert.Contains(t, get(s, "/metrics", "").Body.String(), `callers_refused_total{reason="`+test.reason+`"} 1`)
+			v, _ := newVerifier(cluster.Config())
+			refusal := verify(v, test.authorization)
+			require.NotNil(t, refusal)
+			assert.Equal(t, test.reason, refusal.Reason)
+			assert.Contains(t, identity.Reasons, refusal.Reason)
 			if _, token, _ := strings.Cut(test.authorization, " "); len(token) > 10 {
 				for part := range strings.SplitSeq(token, ".") {
 					if len(part) > 1 {
-						assert.NotContains(t, logs.String(), part, "a token is a secret")
+						assert.NotContains(t, refusal.Detail, part, "a token is a secret")
 					}
 				}
 			}
@@ -121,7 +100,7 @@ func TestWhoIsRefused(t *testing.T) {
 
 func TestWhoIsLetIn(t *testing.T) {
 	cluster := identitytest.New(t)
-	s, logs := newService(cluster.Config())
+	v, _ := newVerifier(cluster.Config())
 	type claims = identitytest.Claims
 	for name, token := range map[string]string{
 		"as Kubernetes makes it":   cluster.Token(),
@@ -133,23 +112,19 @@ func TestWhoIsLetIn(t *testing.T) {
 		"that ends before it has to":  cluster.Token(func(c *claims) { c.Expiry = from(time.Minute) }),
 		"without saying from when on": cluster.Token(func(c *claims) { c.NotBefore = nil }),
 	} {
-		answer := get(s, "/door", "Bearer "+token)
-		assert.Equal(t, http.StatusOK, answer.Code, "%s: %s", name, logs)
-		assert.Equal(t, "in", answer.Body.String())
+		assert.Nil(t, verify(v, "Bearer "+token), name)
 	}
-	assert.Equal(t, http.StatusOK, get(s, "/door", "bearer "+cluster.Token()).Code, "the scheme's case does not matter")
-	assert.NotContains(t, logs.String(), "caller refused")
+	assert.Nil(t, verify(v, "bearer "+cluster.Token()), "the scheme's case does not matter")
 }
 
-// Without keys nobody is let in, the service says that it is not ready, and
-// both end by themselves when there are keys.
+// Without keys every caller is refused and the verifier is not ready, until there are keys.
 func TestWithoutKeysNobodyIsLetIn(t *testing.T) {
 	cluster := identitytest.New(t)
 	cfg := cluster.Config()
 	good, err := os.ReadFile(cfg.KeysFile)
 	require.NoError(t, err)
 	cfg.KeysFile = filepath.Join(t.TempDir(), "jwks.json")
-	s, logs := newService(cfg)
+	v, logs := newVerifier(cfg)
 	assert.Contains(t, logs.String(), "every caller is refused", "at the start")
 
 	put := func(content []byte) {
@@ -157,31 +132,24 @@ func TestWithoutKeysNobodyIsLetIn(t *testing.T) {
 		require.NoError(t, os.WriteFile(cfg.KeysFile+".new", content, 0o600))
 		require.NoError(t, os.Rename(cfg.KeysFile+".new", cfg.KeysFile))
 	}
-	ready := func(status int) {
-		t.Helper()
-		time.Sleep(time.Second) // for so long the last answer is kept
-		assert.Equal(t, status, get(s, "/readyz", "").Code)
-		assert.Equal(t, http.StatusOK, get(s, "/livez", "").Code)
-	}
 	closed := func(name string) {
 		t.Helper()
-		answer := get(s, "/door", "Bearer "+cluster.Token())
-		assert.Equal(t, http.StatusServiceUnavailable, answer.Code, name)
-		assert.JSONEq(t, `{"error":"callers cannot be verified, try again"}`, answer.Body.String(), name)
+		refusal := verify(v, "Bearer "+cluster.Token())
+		require.NotNil(t, refusal, name)
+		assert.Equal(t, identity.KeysUnavailable, refusal.Reason, name)
+		assert.Error(t, v.Ready(), name)
 	}
 	open := func() {
 		t.Helper()
 		put(good)
-		assert.Equal(t, http.StatusOK, get(s, "/door", "Bearer "+cluster.Token()).Code)
+		assert.Nil(t, verify(v, "Bearer "+cluster.Token()))
+		assert.NoError(t, v.Ready())
 	}
 
 	closed("no file")
-	ready(http.StatusServiceUnavailable)
 	open()
-	ready(http.StatusOK)
 	require.NoError(t, os.Remove(cfg.KeysFile))
 	closed("removed")
-	ready(http.StatusServiceUnavailable)
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	for name, key := range map[string]any{"a private key": private, "a secret": []byte("secret")} {
@@ -195,67 +163,6 @@ func TestWithoutKeysNobodyIsLetIn(t *testing.T) {
 		closed(content)
 	}
 	open()
-	assert.Contains(t, get(s, "/metrics", "").Body.String(), `callers_refused_total{reason="keys_unavailable"} 8`)
-}
-
-// Keys are rotated and tokens renewed as a cluster does it, while several
-// callers call without a pause: the new key is published, then signs, and the
-// old one is withdrawn when no token of it is in use any more.
-func TestRotationFailsNoCall(t *testing.T) {
-	const rotations, callers = 50, 8
-	cluster := identitytest.New(t)
-	s, logs := newService(cluster.Config())
-	door := httptest.NewServer(s)
-	defer door.Close()
-	token := identity.NewTokenFile(cluster.TokenFile(cluster.Token()))
-
-	var calling sync.WaitGroup
-	var inUse sync.RWMutex // held while a token is
-	stop := make(chan struct{})
-	for range callers {
-		calling.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				request, err := http.NewRequest(http.MethodGet, door.URL+"/door", nil)
-				if !assert.NoError(t, err) {
-					return
-				}
-				inUse.RLock()
-				err = token.Authorize(request)
-				if !assert.NoError(t, err) {
-					inUse.RUnlock()
-					return
-				}
-				response, err := http.DefaultClient.Do(request)
-				inUse.RUnlock()
-				if !assert.NoError(t, err) {
-					return
-				}
-				response.Body.Close()
-				if !assert.Equal(t, http.StatusOK, response.StatusCode) {
-					return
-				}
-			}
-		})
-	}
-	first := cluster.Token()
-	for range rotations {
-		cluster.AddKey()
-		cluster.TokenFile(cluster.Token())
-		time.Sleep(10 * time.Millisecond) // for some calls with both
-		inUse.Lock()
-		cluster.RemoveKey()
-		inUse.Unlock()
-	}
-	close(stop)
-	calling.Wait()
-	door.Close() // the log is complete then
-	assert.NotContains(t, logs.String(), "caller refused")
-	assert.Equal(t, http.StatusUnauthorized, get(s, "/door", "Bearer "+first).Code, "its key is withdrawn")
 }
 
 func TestATokenFileThatIsOfNoUse(t *testing.T) {

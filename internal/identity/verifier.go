@@ -14,13 +14,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gin-gonic/gin"
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"example.com/invoices/internal/config"
-	"example.com/invoices/internal/server"
 )
 
 const (
@@ -37,24 +34,31 @@ const (
 // published key can verify and not sign.
 var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.ES384, jose.ES512}
 
-// Why a request is refused, as it is logged and counted. A caller is not told:
-// it would help nobody but whoever tries.
+// Reason is why a request is refused, as it is logged and counted. The caller is not told: that would only help an
+// attacker.
+type Reason string
+
+// The reasons.
 const (
-	noToken         = "no_token"
-	malformed       = "malformed"
-	algorithm       = "algorithm"
-	unknownKey      = "unknown_key"
-	signature       = "signature"
-	issuer          = "issuer"
-	audience        = "audience"
-	notYetValid     = "not_yet_valid"
-	expired         = "expired"
-	longLived       = "long_lived"
-	account         = "account"
-	keysUnavailable = "keys_unavailable"
+	NoToken         Reason = "no_token"
+	Malformed       Reason = "malformed"
+	WrongAlgorithm  Reason = "algorithm"
+	UnknownKey      Reason = "unknown_key"
+	WrongSignature  Reason = "signature"
+	WrongIssuer     Reason = "issuer"
+	WrongAudience   Reason = "audience"
+	NotYetValid     Reason = "not_yet_valid"
+	Expired         Reason = "expired"
+	LongLived       Reason = "long_lived"
+	WrongAccount    Reason = "account"
+	KeysUnavailable Reason = "keys_unavailable"
 )
 
-var reasons = []string{noToken, malformed, algorithm, unknownKey, signature, issuer, audience, notYetValid, expired, longLived, account, keysUnavailable}
+// Reasons lists all of them.
+var Reasons = []Reason{
+	NoToken, Malformed, WrongAlgorithm, UnknownKey, WrongSignature, WrongIssuer, WrongAudience,
+	NotYetValid, Expired, LongLived, WrongAccount, KeysUnavailable,
+}
 
 // Config says who may call. The zero Config stands for anybody.
 type Config struct {
@@ -79,31 +83,25 @@ func ReadConfig(s *config.Set) Config {
 	return cfg
 }
 
-// Verifier lets the requests of one account through, and refuses all others.
+// Verifier knows the requests of one account from all others.
 type Verifier struct {
-	cfg     Config
-	log     *slog.Logger
-	keys    file[jose.JSONWebKeySet]
-	refused *prometheus.CounterVec
+	cfg  Config
+	keys file[jose.JSONWebKeySet]
 }
 
 // NewVerifier returns a Verifier for a complete cfg. The keys need not be there
 // yet: until they are, Ready says so and every request is refused. So a rollout
 // without keys stops by itself, and goes on by itself when they come.
 func NewVerifier(cfg Config, log *slog.Logger) *Verifier {
-	v := &Verifier{cfg: cfg, log: log, refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "callers_refused_total",
-		Help: "Requests refused because of who called, by reason.",
-	}, []string{"reason"})}
-	for _, reason := range reasons {
-		v.refused.WithLabelValues(reason) // there from the start, as 0
-	}
-	v.keys = file[jose.JSONWebKeySet]{path: cfg.KeysFile, parse: func(content []byte) (jose.JSONWebKeySet, error) {
-		keys, err := parseKeys(content)
-		if err == nil {
-			log.Info("callers' keys read", "keys", len(keys.Keys))
-		}
-		return keys, err
+	v := &Verifier{cfg: cfg, keys: file[jose.JSONWebKeySet]{
+		path: cfg.KeysFile,
+		parse: func(content []byte) (jose.JSONWebKeySet, error) {
+			keys, err := parseKeys(content)
+			if err == nil {
+				log.Info("callers' keys read", "keys", len(keys.Keys))
+			}
+			return keys, err
+		},
 	}}
 	if err := v.Ready(); err != nil {
 		log.Error("every caller is refused", "error", err)
@@ -126,9 +124,6 @@ func parseKeys(content []byte) (keys jose.JSONWebKeySet, err error) {
 	return keys, nil
 }
 
-// Metrics counts what is refused, by reason.
-func (v *Verifier) Metrics() prometheus.Collector { return v.refused }
-
 // Ready returns why nobody can be verified, or nil.
 func (v *Verifier) Ready() error {
 	if _, err := v.keys.read(); err != nil {
@@ -137,77 +132,58 @@ func (v *Verifier) Ready() error {
 	return nil
 }
 
-// Require is the middleware: it ends every request whose caller is not the one
-// account. 401 stands for no valid token, 403 for a valid one of another
-// account, and 503 for keys that cannot be read, so that nothing can be told.
-func (v *Verifier) Require(c *gin.Context) {
-	refused := v.check(c.Request)
-	if refused == nil {
-		return
-	}
-	v.refused.WithLabelValues(refused.reason).Inc()
-	v.log.Warn("caller refused", "reason", refused.reason, "detail", refused.detail,
-		"from", c.Request.RemoteAddr, "request_id", server.RequestID(c.Request.Context()))
-	switch refused.reason {
-	case keysUnavailable:
-		server.Fail(c, &server.Failure{Status: http.StatusServiceUnavailable, Text: "callers cannot be verified, try again"})
-	case account:
-		server.Fail(c, &server.Failure{Status: http.StatusForbidden, Text: "this account may not call"})
-	default:
-		c.Header("WWW-Authenticate", "Bearer")
-		server.Fail(c, &server.Failure{Status: http.StatusUnauthorized, Text: "a valid token is required"})
-	}
+// Refusal is why a request is refused. Detail is for the log, and never the token.
+type Refusal struct {
+	Reason Reason
+	Detail string
 }
 
-// refusal is one of the reasons, and a detail for the log: never the token.
-type refusal struct{ reason, detail string }
-
-// check returns why r is refused, or nil. What a token says counts only once
-// its signature does.
-func (v *Verifier) check(r *http.Request) *refusal {
+// Verify returns nil if r carries a valid token of the one account, and otherwise why it is refused. What a token
+// says counts only once its signature is verified.
+func (v *Verifier) Verify(r *http.Request) *Refusal {
 	keys, err := v.keys.read()
 	if err != nil {
-		return &refusal{keysUnavailable, err.Error()}
+		return &Refusal{KeysUnavailable, err.Error()}
 	}
 	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return &refusal{noToken, ""}
+		return &Refusal{NoToken, ""}
 	}
 	token, err := jwt.ParseSigned(text, algorithms)
 	var unexpected *jose.ErrUnexpectedSignatureAlgorithm
 	switch {
 	case errors.As(err, &unexpected):
-		return &refusal{algorithm, err.Error()}
+		return &Refusal{WrongAlgorithm, err.Error()}
 	case err != nil:
-		return &refusal{malformed, err.Error()}
+		return &Refusal{Malformed, err.Error()}
 	}
 	var claims jwt.Claims
 	switch err := token.Claims(keys, &claims); {
 	case errors.Is(err, jose.ErrJWKSKidNotFound):
-		return &refusal{unknownKey, fmt.Sprintf("%.80q", token.Headers[0].KeyID)}
+		return &Refusal{UnknownKey, fmt.Sprintf("%.80q", token.Headers[0].KeyID)}
 	case errors.Is(err, jose.ErrCryptoFailure):
-		return &refusal{signature, err.Error()}
+		return &Refusal{WrongSignature, err.Error()}
 	case err != nil:
-		return &refusal{malformed, err.Error()}
+		return &Refusal{Malformed, err.Error()}
 	case claims.Expiry == nil || claims.IssuedAt == nil:
-		return &refusal{malformed, "without exp or iat"}
+		return &Refusal{Malformed, "without exp or iat"}
 	}
 	expected := jwt.Expected{Issuer: v.cfg.Issuer, AnyAudience: jwt.Audience{v.cfg.Audience}}
 	switch err := claims.ValidateWithLeeway(expected, leeway); {
 	case errors.Is(err, jwt.ErrInvalidIssuer):
-		return &refusal{issuer, claims.Issuer}
+		return &Refusal{WrongIssuer, claims.Issuer}
 	case errors.Is(err, jwt.ErrInvalidAudience):
-		return &refusal{audience, strings.Join(claims.Audience, ", ")}
+		return &Refusal{WrongAudience, strings.Join(claims.Audience, ", ")}
 	case errors.Is(err, jwt.ErrExpired):
-		return &refusal{expired, claims.Expiry.Time().UTC().Format(time.RFC3339)}
+		return &Refusal{Expired, claims.Expiry.Time().UTC().Format(time.RFC3339)}
 	case err != nil: // nbf or iat are still to come
-		return &refusal{notYetValid, err.Error()}
+		return &Refusal{NotYetValid, err.Error()}
 	}
 	if lifetime := claims.Expiry.Time().Sub(claims.IssuedAt.Time()); lifetime > maxLifetime {
-		return &refusal{longLived, lifetime.String()}
+		return &Refusal{LongLived, lifetime.String()}
 	}
 	if claims.Subject != v.cfg.Account {
-		return &refusal{account, claims.Subject}
+		return &Refusal{WrongAccount, claims.Subject}
 	}
 	return nil
 }

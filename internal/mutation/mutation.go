@@ -4,6 +4,7 @@ package mutation
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,4 +33,22 @@ func (m Mutation) Overlay(t *testing.T, root string) string {
 	file := filepath.Join(folder, "overlay.json")
 	require.NoError(t, os.WriteFile(file, overlay, 0o600))
 	return file
+}
+
+// RequireCaught requires the tests in folder that match pattern, as -run takes it,
+// to pass, and one of them to fail with the mutation.
+func (m Mutation) RequireCaught(t *testing.T, root, folder, pattern string) {
+	t.Helper()
+	test := func(flags ...string) (string, error) {
+		command := exec.Command("go", append(append([]string{"test", "-v", "-run=" + pattern}, flags...), "./"+folder)...)
+		command.Dir = root
+		output, err := command.CombinedOutput()
+		return string(output), err
+	}
+	output, err := test()
+	require.NoError(t, err, "%s", output)
+	require.Contains(t, output, "--- PASS", "%s has no test %s", folder, pattern)
+	output, err = test("-overlay=" + m.Overlay(t, root))
+	require.Error(t, err, "%s passes with the mutation", pattern)
+	require.Contains(t, output, "--- FAIL", "it does not compile:\n%s", output)
 }

@@ -279,7 +279,7 @@ func TestAFullServer(t *testing.T) {
 func TestACheckThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wake := make(chan struct{})
-		s := New(slog.New(slog.DiscardHandler), nil, func(context.Context) error { <-wake; return nil })
+		s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, func(context.Context) error { <-wake; return nil })
 		start := time.Now()
 		assert.Equal(t, http.StatusServiceUnavailable, get(s, "/readyz").Code)
 		assert.Equal(t, readyTimeout, time.Since(start))

@@ -30,10 +30,10 @@ const drainNotice = 500 * time.Millisecond
 // then it is answered with 503, whatever the handler does.
 type Server struct {
 	Router       gin.IRouter
-	Registry     *prometheus.Registry // a service adds its own metrics here
-	AllowedHosts []string             // names, in lower case, by which browsers may reach it besides localhost
+	AllowedHosts []string // names, in lower case, by which browsers may reach it besides localhost
 
 	router      *gin.Engine
+	registry    *prometheus.Registry
 	log         *slog.Logger
 	durations   *prometheus.HistogramVec
 	crossOrigin *http.CrossOriginProtection
@@ -43,19 +43,19 @@ type Server struct {
 	draining    atomic.Bool
 }
 
-// New returns a Server with /livez, /readyz, /metrics and, at /openapi.yaml,
-// the service's own description. ready tells whether the service can do its
-// work, within the context's deadline.
-func New(log *slog.Logger, openapi []byte, ready func(context.Context) error) *Server {
+// New returns a Server with /livez, /readyz, /metrics, which shows what is in
+// registry, and /openapi.yaml, the service's own description. ready tells
+// whether the service can do its work, within the context's deadline.
+func New(log *slog.Logger, registry *prometheus.Registry, openapi []byte, ready func(context.Context) error) *Server {
 	gin.SetMode(gin.ReleaseMode)
 	r := gin.New()
 	s := &Server{
-		Router: r, Registry: prometheus.NewRegistry(), router: r, log: log,
+		Router: r, router: r, registry: registry, log: log,
 		crossOrigin: http.NewCrossOriginProtection(), bodies: map[string]bodies{},
 		requests: NewSlots(maxRequests), bulk: NewSlots(maxBulk),
 	}
-	s.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.durations = newDurations(s.Registry)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.durations = newDurations(registry)
 
 	r.HandleMethodNotAllowed = true // 405 with Allow
 	r.RedirectTrailingSlash = false
@@ -84,7 +84,7 @@ func New(log *slog.Logger, openapi []byte, ready func(context.Context) error) *S
 		c.String(http.StatusOK, "ok")
 	})
 	// A compressor takes more memory than all else of a scrape.
-	metrics := promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{DisableCompression: true})
+	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{DisableCompression: true})
 	r.GET("/metrics", AtMost(maxScrapes), gin.WrapH(metrics))
 	r.GET("/openapi.yaml", func(c *gin.Context) { c.Data(http.StatusOK, "application/yaml", openapi) })
 	return s
@@ -98,7 +98,7 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	if err != nil {
 		return err
 	}
-	limited := newConnections(listener, maxConnections, promauto.With(s.Registry).NewCounter(prometheus.CounterOpts{
+	limited := newConnections(listener, maxConnections, promauto.With(s.registry).NewCounter(prometheus.CounterOpts{
 		Name: "http_connections_closed_early_total",
 		Help: "Connections without a request that were closed because others wanted in.",
 	}))

@@ -17,12 +17,13 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 func newServer(logs io.Writer) *Server {
-	return New(slog.New(slog.NewTextHandler(logs, nil)), nil, func(context.Context) error { return nil })
+	return New(slog.New(slog.NewTextHandler(logs, nil)), prometheus.NewRegistry(), nil, func(context.Context) error { return nil })
 }
 
 // serve runs s on a free port until stop is called, which returns what Run did.
@@ -139,7 +140,7 @@ func get(s *Server, path string) *httptest.ResponseRecorder {
 
 func TestReadinessIsAskedOnceASecond(t *testing.T) {
 	asked := 0
-	s := New(slog.New(slog.DiscardHandler), nil, func(context.Context) error { asked++; return errors.New("gone") })
+	s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, func(context.Context) error { asked++; return errors.New("gone") })
 	for range 5 {
 		answer := get(s, "/readyz")
 		assert.Equal(t, http.StatusServiceUnavailable, answer.Code)

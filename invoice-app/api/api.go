@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
 )
@@ -24,13 +26,14 @@ type api struct {
 	lists, pages server.Slots
 }
 
-const (
-	maxPayAlls = 32 // that wait at once
-)
+const maxPayAlls = 32 // that wait at once
 
-// Register adds every call of openapi.yaml to s. A pay-all is answered
-// after payAnswer at the latest.
-func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *invoice.Payer, payAnswer time.Duration) {
+// New returns a server with every endpoint of openapi.yaml. ready is what /readyz
+// asks. A pay-all is answered after payAnswer at the latest.
+func New(log *slog.Logger, registry *prometheus.Registry, ready func(context.Context) error,
+	store invoice.Store, payer *invoice.Payer, payAnswer time.Duration,
+) *server.Server {
+	s := server.New(log, registry, openapi, ready)
 	a := &api{store: store, payer: payer, payAnswer: payAnswer, log: log, lists: server.NewSlots(maxLists), pages: server.NewSlots(maxPages)}
 	s.AcceptBody(http.MethodPost, "/invoices", MaxUpload, "application/json", "text/csv", "application/x-ndjson")
 	s.Router.GET("/invoices", a.list)
@@ -38,10 +41,5 @@ func Register(s *server.Server, log *slog.Logger, store invoice.Store, payer *in
 	s.Router.POST("/invoices/pay", server.AtMost(maxPayAlls), a.payAll)
 	s.Router.GET("/invoices/:id", a.get)
 	s.Router.POST("/invoices/:id/retry", a.retry)
-}
-
-// NewServer returns a server that describes itself as openapi.yaml does. Calls
-// are added by Register.
-func NewServer(log *slog.Logger, ready func(context.Context) error) *server.Server {
-	return server.New(log, openapi, ready)
+	return s
 }

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -51,9 +52,7 @@ func newContract(t *testing.T, s invoice.Store, p provider) *contracttest.Contra
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	ready := func(ctx context.Context) error { _, err := s.LastSeq(ctx); return err }
-	site := NewServer(log, ready)
-	Register(site, log, s, invoice.NewPayer(s, p, impatient, log), time.Minute)
-	return contracttest.New(t, site)
+	return contracttest.New(t, New(log, prometheus.NewRegistry(), ready, s, invoice.NewPayer(s, p, impatient, log), time.Minute))
 }
 
 func newStore(t *testing.T) store.Store {
@@ -352,8 +351,7 @@ func (s slowly) Write(part []byte) (int, error) {
 
 func TestAListIsReadInSomeTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		site := NewServer(slog.New(slog.DiscardHandler), nil)
-		Register(site, slog.New(slog.DiscardHandler), endless{}, nil, time.Minute)
+		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute)
 		start := time.Now()
 		assert.PanicsWithValue(t, http.ErrAbortHandler, func() {
 			site.ServeHTTP(slowly{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/invoices", nil))
@@ -366,8 +364,7 @@ func TestAListIsReadInSomeTime(t *testing.T) {
 // Whoever does not read holds few lists, and keeps nobody from pages.
 func TestListsAndPagesWaitForTheirOwnKind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		site := NewServer(slog.New(slog.DiscardHandler), nil)
-		Register(site, slog.New(slog.DiscardHandler), endless{}, nil, time.Minute)
+		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute)
 		stop := make(chan struct{})
 		for range maxLists {
 			go func() {
@@ -487,8 +484,7 @@ func TestStoredCurrencies(t *testing.T) {
 
 	add("unknown", "XXX")
 	log := slog.New(slog.DiscardHandler)
-	site := NewServer(log, s.Ping)
-	Register(site, log, s, nil, time.Minute)
+	site := New(log, prometheus.NewRegistry(), s.Ping, s, nil, time.Minute)
 	for _, path := range []string{"/invoices/unknown", "/invoices?limit=5", "/invoices"} {
 		answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
 		site.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))

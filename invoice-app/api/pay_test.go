@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -32,8 +32,7 @@ func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 	cfg.Timeout, cfg.Lease, cfg.Answer = time.Hour, 2*time.Hour, time.Millisecond
 	payer := invoice.NewPayer(s, provider(func(context.Context, invoice.Invoice) error { <-goOn; return nil }), cfg, log)
 	t.Cleanup(payer.Close)
-	site := NewServer(log, s.Ping)
-	Register(site, log, s, payer, cfg.Answer)
+	site := New(log, prometheus.NewRegistry(), s.Ping, s, payer, cfg.Answer)
 	c := contracttest.New(t, site)
 
 	answer := c.Do(t, http.MethodPost, "/invoices/pay", "")
@@ -68,14 +67,12 @@ func TestAClientThatGoesEndsItsPayAll(t *testing.T) {
 				return errors.New("status 500")
 			}), cfg, log)
 			t.Cleanup(payer.Close)
-			site := NewServer(log, s.Ping)
+			site := New(log, prometheus.NewRegistry(), s.Ping, s, payer, cfg.Answer)
 			ended := make(chan struct{})
-			site.Router.Use(func(c *gin.Context) {
+			listening := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer close(ended)
-				c.Next()
-			})
-			Register(site, log, s, payer, cfg.Answer)
-			listening := httptest.NewServer(site)
+				site.ServeHTTP(w, r)
+			}))
 			t.Cleanup(listening.Close)
 
 			ctx, leave := context.WithCancel(t.Context())

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/html"
@@ -61,8 +62,7 @@ func newSite(t *testing.T, s invoice.Store, p provider, cfg invoice.PayerConfig)
 	log := slog.New(slog.DiscardHandler)
 	payer := invoice.NewPayer(s, p, cfg, log)
 	t.Cleanup(payer.Close)
-	all := api.NewServer(log, nil)
-	api.Register(all, log, s, payer, time.Minute)
+	all := api.New(log, prometheus.NewRegistry(), nil, s, payer, time.Minute)
 	(&web{
 		store: s, payer: payer, pages: server.NewSlots(maxPages), payPatience: cfg.Answer,
 		counter: &counter{store: s, part: part, cheap: time.Hour, patience: time.Minute},

@@ -23,11 +23,12 @@ type api struct {
 	taken *prometheus.CounterVec
 }
 
-// New returns a server with every call of openapi.yaml. ready is what /readyz
-// asks. callers says who may call what is under /payments; nil stands for
-// anybody.
-func New(log *slog.Logger, store payment.Store, ready func(context.Context) error, callers *identity.Verifier) *server.Server {
-	s := server.New(log, openapi, func(ctx context.Context) error {
+// New returns a server with every endpoint of openapi.yaml. ready is what /readyz
+// asks. callers verifies the requests under /payments; nil accepts all of them.
+func New(log *slog.Logger, registry *prometheus.Registry, ready func(context.Context) error,
+	store payment.Store, callers *identity.Verifier,
+) *server.Server {
+	s := server.New(log, registry, openapi, func(ctx context.Context) error {
 		if callers != nil {
 			if err := callers.Ready(); err != nil {
 				return err
@@ -35,14 +36,13 @@ func New(log *slog.Logger, store payment.Store, ready func(context.Context) erro
 		}
 		return ready(ctx)
 	})
-	a := &api{store: store, taken: promauto.With(s.Registry).NewCounterVec(prometheus.CounterOpts{
+	a := &api{store: store, taken: promauto.With(registry).NewCounterVec(prometheus.CounterOpts{
 		Name: "payments_total",
 		Help: "Payments asked for, by outcome: taken, repeated (taken before), mismatch.",
 	}, []string{"outcome"})}
 	payments := s.Router.Group("/payments")
 	if callers != nil {
-		s.Registry.MustRegister(callers.Metrics())
-		payments.Use(callers.Require)
+		payments.Use(s.RequireCaller(callers))
 	}
 	payments.POST("/pay", a.pay)
 	payments.POST("/batch", a.payBatch)

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -37,7 +38,7 @@ func newContract(t *testing.T) (*contracttest.Contract, payment.Store, *identity
 	payments, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "payments.db"), 1)
 	require.NoError(t, err)
 	t.Cleanup(payments.Close)
-	c := contracttest.New(t, New(silent, payments, payments.Ping, identity.NewVerifier(cluster.Config(), silent)))
+	c := contracttest.New(t, New(silent, prometheus.NewRegistry(), payments.Ping, payments, identity.NewVerifier(cluster.Config(), silent)))
 	c.Authorization = "Bearer " + cluster.Token()
 	return c, payments, cluster
 }
@@ -107,7 +108,7 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I3", "").Code, "not taken")
 
 	// The same contract where the database is gone: 503, and nothing of what is inside.
-	broken := contracttest.New(t, New(silent, gone{}, func(context.Context) error { return errors.New("gone") }, nil))
+	broken := contracttest.New(t, New(silent, prometheus.NewRegistry(), func(context.Context) error { return errors.New("gone") }, gone{}, nil))
 	for _, call := range asksTheStore {
 		got := broken.Do(t, call.method, call.path, call.body)
 		assert.Equal(t, 503, got.Code)
@@ -116,7 +117,7 @@ func TestContract(t *testing.T) {
 	var full *contracttest.Contract
 	synctest.Test(t, func(t *testing.T) {
 		s := frozen{Frozen: contracttest.Frozen{Deaf: true, Thawed: make(chan struct{})}}
-		full = contracttest.New(t, New(silent, s, s.Wait, nil))
+		full = contracttest.New(t, New(silent, prometheus.NewRegistry(), s.Wait, s, nil))
 		full.RequireFull(t, "/payments/I1")
 		close(s.Thawed)
 	})
@@ -209,7 +210,7 @@ func TestEveryCallIsAnsweredInTime(t *testing.T) {
 		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := frozen{Frozen: contracttest.Frozen{Deaf: deaf, Thawed: make(chan struct{})}}
-				c := contracttest.New(t, New(silent, s, s.Wait, nil))
+				c := contracttest.New(t, New(silent, prometheus.NewRegistry(), s.Wait, s, nil))
 				for _, call := range asksTheStore {
 					most := server.AnswerTimeout
 					if call.path == "/readyz" {
@@ -232,7 +233,7 @@ func TestEveryCallIsAnsweredInTime(t *testing.T) {
 // What is under /payments is for the one account, a call added later included.
 func TestWhatIsUnderPaymentsNeedsAToken(t *testing.T) {
 	cluster := identitytest.New(t)
-	s := New(silent, gone{}, func(context.Context) error { return nil }, identity.NewVerifier(cluster.Config(), silent))
+	s := New(silent, prometheus.NewRegistry(), func(context.Context) error { return nil }, gone{}, identity.NewVerifier(cluster.Config(), silent))
 	for _, route := range s.Routes() {
 		answer := httptest.NewRecorder()
 		s.ServeHTTP(answer, httptest.NewRequest(route.Method, strings.ReplaceAll(route.Path, ":", ""), nil))
@@ -275,7 +276,7 @@ func TestAPaymentInAnUnknownCurrencyIsAnError(t *testing.T) {
 	_, err := payments.Insert(t.Context(), []payment.Payment{unknown})
 	require.NoError(t, err)
 	answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
-	New(silent, payments, nil, nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))
+	New(silent, prometheus.NewRegistry(), nil, payments, nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))
 	assert.Equal(t, 500, answer.Code)
 	assert.NotContains(t, answer.Body.String(), "1215")
 }

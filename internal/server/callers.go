@@ -1,0 +1,41 @@
+package server
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"example.com/invoices/internal/identity"
+)
+
+// RequireCaller returns a middleware that ends every request whose caller the verifier does not accept: with 401 for
+// no valid token, 403 for a valid one of another account, and 503 for keys that cannot be read.
+func (s *Server) RequireCaller(verifier *identity.Verifier) gin.HandlerFunc {
+	refused := promauto.With(s.registry).NewCounterVec(prometheus.CounterOpts{
+		Name: "callers_refused_total",
+		Help: "Requests refused because of who called, by reason.",
+	}, []string{"reason"})
+	for _, reason := range identity.Reasons {
+		refused.WithLabelValues(string(reason)) // there from the start, as 0
+	}
+	return func(c *gin.Context) {
+		refusal := verifier.Verify(c.Request)
+		if refusal == nil {
+			return
+		}
+		refused.WithLabelValues(string(refusal.Reason)).Inc()
+		s.log.Warn("caller refused", "reason", refusal.Reason, "detail", refusal.Detail,
+			"from", c.Request.RemoteAddr, "request_id", RequestID(c.Request.Context()))
+		switch refusal.Reason {
+		case identity.KeysUnavailable:
+			Fail(c, &Failure{Status: http.StatusServiceUnavailable, Text: "callers cannot be verified, try again"})
+		case identity.WrongAccount:
+			Fail(c, &Failure{Status: http.StatusForbidden, Text: "this account may not call"})
+		default:
+			c.Header("WWW-Authenticate", "Bearer")
+			Fail(c, &Failure{Status: http.StatusUnauthorized, Text: "a valid token is required"})
+		}
+	}
+}
