@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/requestid"
 	"example.com/invoices/internal/server"
 )
 
@@ -185,7 +186,7 @@ func (c *Contract) RequireHeads(t testing.TB) {
 		request, err := http.NewRequestWithContext(t.Context(), method, site.URL+get.URL.RequestURI(), nil)
 		require.NoError(t, err)
 		request.Header = get.Header.Clone()
-		request.Header.Set(server.RequestIDHeader, "same")
+		request.Header.Set(requestid.Header, "same")
 		request.Header.Set("Accept-Encoding", "identity")
 		response, err := http.DefaultTransport.RoundTrip(request)
 		require.NoError(t, err, "%s %s", method, get.URL)

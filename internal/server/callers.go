@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"example.com/invoices/internal/identity"
+	"example.com/invoices/internal/requestid"
 )
 
 // RequireCaller returns a middleware that ends every request whose caller the verifier does not accept: with 401 for
@@ -27,7 +28,7 @@ func (s *Server) RequireCaller(verifier *identity.Verifier) gin.HandlerFunc {
 		}
 		refused.WithLabelValues(string(refusal.Reason)).Inc()
 		s.log.Warn("caller refused", "reason", refusal.Reason, "detail", refusal.Detail,
-			"from", c.Request.RemoteAddr, "request_id", RequestID(c.Request.Context()))
+			"from", c.Request.RemoteAddr, "request_id", requestid.From(c.Request.Context()))
 		switch refusal.Reason {
 		case identity.KeysUnavailable:
 			Fail(c, &Failure{Status: http.StatusServiceUnavailable, Text: "callers cannot be verified, try again"})

@@ -8,6 +8,8 @@ import (
 	"net/http"
 
 	"github.com/gin-gonic/gin"
+
+	"example.com/invoices/internal/requestid"
 )
 
 // Failure is an error with its HTTP response.
@@ -54,7 +56,7 @@ func Explain(c *gin.Context, err error) *Failure {
 		if context.Cause(ctx) == context.Canceled { // the client has gone
 			level = slog.LevelInfo
 		}
-		exchangeOf(c).server.log.Log(ctx, level, "request failed", "error", err, "request_id", RequestID(ctx))
+		exchangeOf(c).server.log.Log(ctx, level, "request failed", "error", err, "request_id", requestid.From(ctx))
 	}
 	return failure
 }

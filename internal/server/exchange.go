@@ -8,12 +8,12 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"regexp"
 	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"github.com/google/uuid"
+
+	"example.com/invoices/internal/requestid"
 )
 
 // exchange is one request and its answer, as the handler's ResponseWriter. It
@@ -48,38 +48,20 @@ func exchangeOf(c *gin.Context) *exchange {
 	return c.Request.Context().Value(exchangeKey{}).(*exchange)
 }
 
-// RequestIDHeader carries a request's id from service to service and back to
-// the client.
-const RequestIDHeader = "X-Request-Id"
-
-// RequestID returns the id of the request that ctx belongs to, or "".
-func RequestID(ctx context.Context) string {
-	if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
-		return x.id
-	}
-	return ""
-}
-
-// plainID matches request ids of a client that are safe to log.
-var plainID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
 // ServeHTTP answers a request. A HEAD is handled as a GET whose body is not
 // sent.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{
-		server: s, start: time.Now(), id: r.Header.Get(RequestIDHeader), client: r,
+		server: s, start: time.Now(), id: requestid.Accept(r.Header.Get(requestid.Header)), client: r,
 		connection: http.NewResponseController(w), w: w, header: http.Header{}, body: http.NoBody,
 		timer: time.NewTimer(AnswerTimeout),
 	}
 	defer x.timer.Stop()
-	if !plainID.MatchString(x.id) {
-		x.id = uuid.NewString()
-	}
-	x.header.Set(RequestIDHeader, x.id)
+	x.header.Set(requestid.Header, x.id)
 	defer x.observe() // a panic on the way counts, too
 	defer x.finish()
 
-	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), exchangeKey{}, x))
+	ctx, cancel := context.WithCancelCause(context.WithValue(requestid.With(r.Context(), x.id), exchangeKey{}, x))
 	defer cancel(nil)
 	request := r.WithContext(ctx)
 	if r.Method == http.MethodHead {
@@ -136,8 +118,8 @@ func (x *exchange) giveUp() (sent bool) {
 		return true
 	}
 	x.sendHeader(http.StatusServiceUnavailable, http.Header{ // the handler may still be writing to its own
-		RequestIDHeader: {x.id},
-		"Content-Type":  {"application/json; charset=utf-8"},
+		requestid.Header: {x.id},
+		"Content-Type":   {"application/json; charset=utf-8"},
 	})
 	x.bytes, x.failed = fmt.Fprintf(x.w, `{"error":"no answer within %s: it may or may not be done, and it is safe to ask again"}`, AnswerTimeout)
 	return false

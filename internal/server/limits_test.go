@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/requestid"
 )
 
 // do sends a request as Contract does, and returns what ServeHTTP panicked
@@ -67,7 +69,7 @@ func TestAHandlerThatDoesNotReturn(t *testing.T) {
 				assert.Equal(t, AnswerTimeout, time.Since(start))
 				assert.Equal(t, http.StatusServiceUnavailable, answer.Code)
 				assert.Equal(t, "1", answer.Header().Get("Retry-After"))
-				assert.NotEmpty(t, answer.Header().Get(RequestIDHeader))
+				assert.NotEmpty(t, answer.Header().Get(requestid.Header))
 				assert.Contains(t, answer.Body.String(), "no answer within 10s")
 				assert.Contains(t, logs.String(), "status=503")
 				assert.Equal(t, []string{`http_request_duration_seconds_count{method="GET",route="/stuck",status="503"} 1`}, scrape(t, s, "/stuck"))
@@ -177,7 +179,7 @@ func TestEveryEndIsCountedAndLogged(t *testing.T) {
 					time.AfterFunc(time.Second, leave)
 				}
 				request := httptest.NewRequestWithContext(ctx, http.MethodGet, "/things/1", nil)
-				request.Header.Set(RequestIDHeader, "abc")
+				request.Header.Set(requestid.Header, "abc")
 				_, _ = do(s, request)
 				assert.Equal(t, []string{`http_request_duration_seconds_count{method="GET",route="/things/:id",status="` + test.status + `"} 1`},
 					scrape(t, s, "/things/:id"))

@@ -11,6 +11,8 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"example.com/invoices/internal/requestid"
 )
 
 func newDurations(registry *prometheus.Registry) *prometheus.HistogramVec {
@@ -72,7 +74,7 @@ func recoverPanic(log *slog.Logger) gin.HandlerFunc {
 				panic(cause)
 			}
 			log.Error("panic", "cause", fmt.Sprint(cause), "stack", string(debug.Stack()),
-				"request_id", RequestID(c.Request.Context()))
+				"request_id", requestid.From(c.Request.Context()))
 			if c.Writer.Written() { // half an answer must not look like a whole one
 				panic(http.ErrAbortHandler)
 			}

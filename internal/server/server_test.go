@@ -20,6 +20,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/requestid"
 )
 
 func newServer(logs io.Writer) *Server {
@@ -152,17 +154,17 @@ func TestReadinessIsAskedOnceASecond(t *testing.T) {
 func TestRequestID(t *testing.T) {
 	var logs bytes.Buffer
 	s := newServer(&logs)
-	s.Router.GET("/id", func(c *gin.Context) { c.String(http.StatusOK, RequestID(c.Request.Context())) })
+	s.Router.GET("/id", func(c *gin.Context) { c.String(http.StatusOK, requestid.From(c.Request.Context())) })
 	for sent, taken := range map[string]bool{"abc-123": true, "": false, "forged\" level=ERROR": false, strings.Repeat("x", 65): false} {
 		logs.Reset()
 		request := httptest.NewRequest(http.MethodGet, "/id", nil)
-		request.Header.Set(RequestIDHeader, sent)
+		request.Header.Set(requestid.Header, sent)
 		answer := httptest.NewRecorder()
 		s.ServeHTTP(answer, request)
 		id := answer.Body.String()
 		assert.NotEmpty(t, id)
 		assert.Equal(t, taken, id == sent)
-		assert.Equal(t, id, answer.Header().Get(RequestIDHeader))
+		assert.Equal(t, id, answer.Header().Get(requestid.Header))
 		assert.Contains(t, logs.String(), "request_id="+id)
 	}
 }

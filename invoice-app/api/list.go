@@ -13,6 +13,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"example.com/invoices/internal/requestid"
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
 	"example.com/invoices/invoice-app/wire"
@@ -157,7 +158,7 @@ func (a *api) send(c *gin.Context, list *listWriter, invoices []invoice.Invoice)
 
 // cut ends a list of which a part is written.
 func (a *api) cut(c *gin.Context, err error) {
-	a.log.Error("list cut short", "error", err, "request_id", server.RequestID(c.Request.Context()))
+	a.log.Error("list cut short", "error", err, "request_id", requestid.From(c.Request.Context()))
 	panic(http.ErrAbortHandler)
 }
 

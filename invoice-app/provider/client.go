@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"example.com/invoices/internal/identity"
-	"example.com/invoices/internal/server"
+	"example.com/invoices/internal/requestid"
 	"example.com/invoices/invoice-app/invoice"
 )
 
@@ -189,7 +189,7 @@ func (c *Client) post(ctx context.Context, url string, what any) (status int, te
 		return 0, nil, fmt.Errorf("make request: %w", err)
 	}
 	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set(server.RequestIDHeader, server.RequestID(ctx))
+	request.Header.Set(requestid.Header, requestid.From(ctx))
 	if c.token != nil {
 		if err := c.token.Authorize(request); err != nil {
 			return 0, nil, fmt.Errorf("%w: %w", invoice.ErrDown, err)
