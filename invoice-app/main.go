@@ -5,17 +5,19 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
 
+	"example.com/invoices/internal/config"
 	"example.com/invoices/internal/database"
-	"example.com/invoices/internal/program"
 	"example.com/invoices/invoice-app/api"
 	"example.com/invoices/invoice-app/importer"
 	"example.com/invoices/invoice-app/invoice"
@@ -34,42 +36,66 @@ const usage = `invoice-app keeps invoices, and pays the unpaid ones through paym
                                          JSON (- for standard input), all of them or none;
                                          with --decimal-comma a CSV's 12,15 is 12.15
   invoice-app help                       this text
+
+Variables (a .env file in the service's folder may set them, too), their defaults and meaning:
 `
 
 func main() {
-	var grantTo string
-	var options importer.Options
-	program.Program[Config]{
-		Name:   "invoice-app",
-		Usage:  usage,
-		Config: readConfig,
-		Logger: func(cfg Config) *slog.Logger { return cfg.Log },
-		Commands: map[string]program.Command[Config]{
-			"serve": {Run: serve},
-			"migrate": {
-				Flags: func(f *flag.FlagSet) { f.StringVar(&grantTo, "grant-to", "", "") },
-				Run: func(ctx context.Context, cfg Config, _ []string) error {
-					if err := store.Schema.Migrate(ctx, cfg.DatabaseURL, grantTo); err != nil {
-						return err
-					}
-					invoices, err := openStore(ctx, cfg) // seeds it, where that is asked for
-					if err == nil {
-						invoices.Close()
-					}
-					return err
-				},
-			},
-			"import": {
-				Args:  1,
-				Flags: func(f *flag.FlagSet) { f.BoolVar(&options.DecimalComma, "decimal-comma", false, "") },
-				Run: func(ctx context.Context, cfg Config, args []string) error {
-					return importFile(ctx, cfg, args[0], options, os.Stdout)
-				},
-			},
-		},
-	}.Main()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "invoice-app: %v\n", err)
+		os.Exit(1)
+	}
 }
 
+func newCommand() *cobra.Command {
+	settings := config.New("invoice-app")
+	cfg := readConfig(settings)
+	root := &cobra.Command{
+		Use: "invoice-app", Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			if err := settings.Err(); err != nil && c.Name() != "help" {
+				return err
+			}
+			slog.SetDefault(cfg.Log)
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), cfg) },
+	}
+	root.SetHelpFunc(func(c *cobra.Command, _ []string) {
+		fmt.Fprint(c.OutOrStdout(), usage)
+		settings.Help(c.OutOrStdout())
+	})
+
+	migration := &cobra.Command{Use: "migrate", Args: cobra.NoArgs}
+	grantTo := migration.Flags().String("grant-to", "", "")
+	migration.RunE = func(c *cobra.Command, _ []string) error { return migrate(c.Context(), cfg, *grantTo) }
+
+	var options importer.Options
+	addition := &cobra.Command{Use: "import FILE", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		return importFile(c.Context(), cfg, args[0], options, c.OutOrStdout())
+	}}
+	addition.Flags().BoolVar(&options.DecimalComma, "decimal-comma", false, "")
+
+	root.AddCommand(&cobra.Command{Use: "serve", Args: cobra.NoArgs, RunE: root.RunE}, migration, addition)
+	return root
+}
+
+// migrate brings the schema up to date and, if SEED_INVOICES is set, adds the first invoices.
+func migrate(ctx context.Context, cfg Config, grantTo string) error {
+	if err := store.Schema.Migrate(ctx, cfg.DatabaseURL, grantTo); err != nil {
+		return err
+	}
+	invoices, err := openStore(ctx, cfg)
+	if err == nil {
+		invoices.Close()
+	}
+	return err
+}
+
+// openStore opens the database and, if SEED_INVOICES is set, adds the first invoices.
 func openStore(ctx context.Context, cfg Config) (store.Store, error) {
 	invoices, err := store.Open(ctx, cfg.DatabaseURL, cfg.DatabaseConns)
 	if errors.Is(err, database.ErrNotMigrated) {
@@ -87,7 +113,7 @@ func openStore(ctx context.Context, cfg Config) (store.Store, error) {
 	return invoices, nil
 }
 
-func serve(ctx context.Context, cfg Config, _ []string) error {
+func serve(ctx context.Context, cfg Config) error {
 	invoices, err := openStore(ctx, cfg)
 	if err != nil {
 		return err

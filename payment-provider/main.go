@@ -4,15 +4,18 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
 
+	"example.com/invoices/internal/config"
 	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/identity"
-	"example.com/invoices/internal/program"
 	"example.com/invoices/payment-provider/api"
 	"example.com/invoices/payment-provider/store"
 )
@@ -23,28 +26,50 @@ const usage = `payment-provider takes payments, each of them once.
   payment-provider migrate [--grant-to ROLE]  bring the database's schema up to date; in
                                               PostgreSQL, let ROLE do what serving needs
   payment-provider help                       this text
+
+Variables (a .env file in the service's folder may set them, too), their defaults and meaning:
 `
 
 func main() {
-	var grantTo string
-	program.Program[Config]{
-		Name:   "payment-provider",
-		Usage:  usage,
-		Config: readConfig,
-		Logger: func(cfg Config) *slog.Logger { return cfg.Log },
-		Commands: map[string]program.Command[Config]{
-			"serve": {Run: serve},
-			"migrate": {
-				Flags: func(f *flag.FlagSet) { f.StringVar(&grantTo, "grant-to", "", "") },
-				Run: func(ctx context.Context, cfg Config, _ []string) error {
-					return store.Schema.Migrate(ctx, cfg.DatabaseURL, grantTo)
-				},
-			},
-		},
-	}.Main()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "payment-provider: %v\n", err)
+		os.Exit(1)
+	}
 }
 
-func serve(ctx context.Context, cfg Config, _ []string) error {
+func newCommand() *cobra.Command {
+	settings := config.New("payment-provider")
+	cfg := readConfig(settings)
+	root := &cobra.Command{
+		Use: "payment-provider", Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			if err := settings.Err(); err != nil && c.Name() != "help" {
+				return err
+			}
+			slog.SetDefault(cfg.Log)
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), cfg) },
+	}
+	root.SetHelpFunc(func(c *cobra.Command, _ []string) {
+		fmt.Fprint(c.OutOrStdout(), usage)
+		settings.Help(c.OutOrStdout())
+	})
+
+	migration := &cobra.Command{Use: "migrate", Args: cobra.NoArgs}
+	grantTo := migration.Flags().String("grant-to", "", "")
+	migration.RunE = func(c *cobra.Command, _ []string) error {
+		return store.Schema.Migrate(c.Context(), cfg.DatabaseURL, *grantTo)
+	}
+
+	root.AddCommand(&cobra.Command{Use: "serve", Args: cobra.NoArgs, RunE: root.RunE}, migration)
+	return root
+}
+
+func serve(ctx context.Context, cfg Config) error {
 	payments, err := store.Open(ctx, cfg.DatabaseURL, cfg.DatabaseConns)
 	if errors.Is(err, database.ErrNotMigrated) {
 		return fmt.Errorf("%w; run: payment-provider migrate", err)
