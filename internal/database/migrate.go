@@ -37,7 +37,7 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 	var pooled bool
 	err = await(ctx, migratePatience, func() (err error) {
 		pooled, err = throughPooler(ctx, config.ConnConfig)
-		return Postgres(err)
+		return ClassifyPostgres(err)
 	})
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 		var refused *pgconn.PgError
 		var unreachable *pgconn.ConnectError
 		if errors.As(err, &refused) || errors.As(err, &unreachable) {
-			return Postgres(err)
+			return ClassifyPostgres(err)
 		}
 		return err // what goose itself finds wrong stays wrong
 	})
@@ -68,10 +68,10 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 	err = await(ctx, migratePatience, func() error {
 		conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
 		if err != nil {
-			return Postgres(err)
+			return ClassifyPostgres(err)
 		}
 		defer conn.Close(context.WithoutCancel(ctx))
-		return Postgres(s.grant(ctx, conn, role))
+		return ClassifyPostgres(s.grant(ctx, conn, role))
 	})
 	if err != nil {
 		return fmt.Errorf("grant to %s: %w", role, err)
@@ -156,7 +156,7 @@ func (s Schema) Excess(ctx context.Context, pool *Pool) ([]string, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask what the database role can do: %w", Postgres(err))
+		return nil, fmt.Errorf("ask what the database role can do: %w", ClassifyPostgres(err))
 	}
 	var excess []string
 	for _, privilege := range can {

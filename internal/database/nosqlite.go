@@ -15,4 +15,4 @@ func (f File) Write(context.Context, func(*sql.Tx) error) error   { return ErrNo
 func (f File) Ping(context.Context) error                         { return ErrNoSQLite }
 func (f File) Excess(context.Context) ([]string, error)           { return nil, ErrNoSQLite }
 func (f File) Close()                                             {}
-func SQLite(err error) error                                      { return err }
+func ClassifySQLite(err error) error                              { return err }

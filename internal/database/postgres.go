@@ -88,7 +88,7 @@ func (s Schema) OpenPostgres(ctx context.Context, url string, maxConns int) (*Po
 	err := await(ctx, servePatience, func() (err error) {
 		if pool == nil {
 			if pool, err = openPool(ctx, url, maxConns); err != nil {
-				return Postgres(err)
+				return ClassifyPostgres(err)
 			}
 		}
 		return pool.checkVersion(ctx, s.migrations("postgres"))
@@ -193,14 +193,14 @@ func (p *Pool) Do(ctx context.Context, f func(*pgx.Conn) error) error {
 			ErrUnavailable, p.pool.Config().MaxConns, acquireTimeout)
 	}
 	if err != nil {
-		return Postgres(err)
+		return ClassifyPostgres(err)
 	}
 	defer conn.Release()
 	return f(conn.Conn())
 }
 
 // Ping returns an error unless the database can be asked.
-func (p *Pool) Ping(ctx context.Context) error { return Postgres(p.probe.Ping(ctx)) }
+func (p *Pool) Ping(ctx context.Context) error { return ClassifyPostgres(p.probe.Ping(ctx)) }
 
 // Close closes all connections.
 func (p *Pool) Close() {
@@ -221,7 +221,7 @@ func (p *Pool) checkVersion(ctx context.Context, migrations fs.FS) error {
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("ask for the schema's version: %w", Postgres(err))
+		return fmt.Errorf("ask for the schema's version: %w", ClassifyPostgres(err))
 	case have < want: // newer is fine: while a release rolls out, old programs meet the new schema
 		return fmt.Errorf("%w: it is at version %d, and %d is needed", ErrNotMigrated, have, want)
 	}
@@ -295,9 +295,9 @@ func Unanswered(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 }
 
-// Postgres marks an error of pgx as ErrUnavailable where it is one: no
+// ClassifyPostgres marks an error of pgx as ErrUnavailable where it is one: no
 // connection, or a server that is starting, stopping, full or too slow.
-func Postgres(err error) error {
+func ClassifyPostgres(err error) error {
 	if err == nil || errors.Is(err, ErrUnavailable) {
 		return err
 	}

@@ -125,7 +125,7 @@ func waitFree(t *testing.T, pool *Pool, name string) {
 	require.Eventually(t, func() bool {
 		err := exec(t.Context(), pool, `INSERT INTO things (name) VALUES ('`+name+`')`)
 		if err != nil {
-			assert.ErrorIs(t, Postgres(err), ErrUnavailable)
+			assert.ErrorIs(t, ClassifyPostgres(err), ErrUnavailable)
 		}
 		return err == nil
 	}, patience, 100*time.Millisecond)
@@ -470,7 +470,7 @@ func TestAServerThatDoesNotAnswer(t *testing.T) {
 	}()
 	select {
 	case err := <-failed:
-		require.ErrorIs(t, Postgres(err), ErrUnavailable)
+		require.ErrorIs(t, ClassifyPostgres(err), ErrUnavailable)
 	case <-time.After(patience):
 		require.Fail(t, "it waits without end")
 	}
@@ -505,11 +505,11 @@ func TestErrors(t *testing.T) {
 		"08006": true, "53300": true, "57014": true, "57P03": true, "58030": true, "25006": true, "55P03": true, "40P01": true,
 		"28P01": false, "28000": false, "3D000": false, "42501": false, "42P01": false, "23505": false, "22001": false,
 	} {
-		err := Postgres(&pgconn.PgError{Code: code, SeverityUnlocalized: "ERROR"})
+		err := ClassifyPostgres(&pgconn.PgError{Code: code, SeverityUnlocalized: "ERROR"})
 		assert.Equal(t, unavailable, errors.Is(err, ErrUnavailable), code)
 	}
-	assert.ErrorIs(t, Postgres(io.ErrUnexpectedEOF), ErrUnavailable)
-	assert.NoError(t, Postgres(nil))
+	assert.ErrorIs(t, ClassifyPostgres(io.ErrUnexpectedEOF), ErrUnavailable)
+	assert.NoError(t, ClassifyPostgres(nil))
 	assert.ErrorIs(t, Unanswered(io.ErrUnexpectedEOF), ErrUnknownOutcome)
 	assert.ErrorIs(t, Unanswered(&pgconn.PgError{Code: "57P01", SeverityUnlocalized: "FATAL"}), ErrUnknownOutcome)
 	assert.NotErrorIs(t, Unanswered(&pgconn.PgError{Code: "57014", SeverityUnlocalized: "ERROR"}), ErrUnknownOutcome)

@@ -57,7 +57,7 @@ func (s Schema) OpenSQLite(ctx context.Context, address string) (File, error) {
 }
 
 // Write runs write in a transaction, which has the file's write lock from the start,
-// and marks the error as SQLite does.
+// and classifies the error.
 func (f File) Write(ctx context.Context, write func(*sql.Tx) error) error {
 	if err := f.writing.Acquire(ctx, 1); err != nil {
 		return fmt.Errorf("%w: wait for other writers: %w", ErrUnavailable, err)
@@ -65,20 +65,20 @@ func (f File) Write(ctx context.Context, write func(*sql.Tx) error) error {
 	defer f.writing.Release(1)
 	tx, err := f.BeginTx(ctx, nil)
 	if err != nil {
-		return SQLite(err)
+		return ClassifySQLite(err)
 	}
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 	if err := write(tx); err != nil {
-		return SQLite(err)
+		return ClassifySQLite(err)
 	}
-	return SQLite(tx.Commit())
+	return ClassifySQLite(tx.Commit())
 }
 
 // Ping returns an error unless the file can be read. (The driver's own asks
 // nothing of the file.)
 func (f File) Ping(ctx context.Context) error {
 	var version int
-	return SQLite(f.QueryRowContext(ctx, `PRAGMA schema_version`).Scan(&version))
+	return ClassifySQLite(f.QueryRowContext(ctx, `PRAGMA schema_version`).Scan(&version))
 }
 
 // Excess returns nothing: a file has no roles.
@@ -117,12 +117,12 @@ func dsn(path string) string {
 func prepareSQLite(ctx context.Context, db *sql.DB, path string, migrations fs.FS) error {
 	var verdict string
 	if err := db.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&verdict); err != nil {
-		return SQLite(err)
+		return ClassifySQLite(err)
 	}
 	if verdict != "ok" {
 		return fmt.Errorf("is damaged: %s", verdict)
 	}
-	return SQLite(migrate(ctx, db, goose.DialectSQLite3, migrations, goose.WithLocker(fileLock{flock.New(path + ".lock")})))
+	return ClassifySQLite(migrate(ctx, db, goose.DialectSQLite3, migrations, goose.WithLocker(fileLock{flock.New(path + ".lock")})))
 }
 
 // fileLock lets one process at a time migrate a file.
@@ -131,9 +131,9 @@ type fileLock struct{ *flock.Flock }
 func (l fileLock) Lock(context.Context, *sql.DB) error   { return l.Flock.Lock() }
 func (l fileLock) Unlock(context.Context, *sql.DB) error { return l.Flock.Unlock() }
 
-// SQLite marks an error of the driver as ErrUnavailable where it is one: the
+// ClassifySQLite marks an error of the driver as ErrUnavailable where it is one: the
 // file is locked, gone, full or unreadable.
-func SQLite(err error) error {
+func ClassifySQLite(err error) error {
 	if errors.Is(err, ErrUnavailable) {
 		return err
 	}

@@ -73,7 +73,7 @@ func query[T any](ctx context.Context, db querying, doing string, scan func(*sql
 	}
 	list, err := collect()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, database.SQLite(err))
+		return nil, fmt.Errorf("%s: %w", doing, database.ClassifySQLite(err))
 	}
 	return list, nil
 }
@@ -157,7 +157,7 @@ const maxSQLite = `SELECT coalesce(max(seq), 0) FROM invoices WHERE ` + visible
 
 func (s sqlite) LastSeq(ctx context.Context) (seq int64, err error) {
 	if err := s.QueryRowContext(ctx, maxSQLite).Scan(&seq); err != nil {
-		return 0, fmt.Errorf("ask for the last invoice: %w", database.SQLite(err))
+		return 0, fmt.Errorf("ask for the last invoice: %w", database.ClassifySQLite(err))
 	}
 	return seq, nil
 }
@@ -224,7 +224,7 @@ const unsettledSQLite = `
 func (s sqlite) Unsettled(ctx context.Context, through int64) (count int, wait time.Duration, err error) {
 	var milliseconds int64
 	if err := s.QueryRowContext(ctx, unsettledSQLite, through).Scan(&count, &milliseconds); err != nil {
-		return 0, 0, fmt.Errorf("count unsettled invoices: %w", database.SQLite(err))
+		return 0, 0, fmt.Errorf("count unsettled invoices: %w", database.ClassifySQLite(err))
 	}
 	return count, time.Duration(milliseconds) * time.Millisecond, nil
 }

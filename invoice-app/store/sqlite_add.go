@@ -115,7 +115,7 @@ type sqliteImport struct {
 func (s sqlite) importLock(ctx context.Context) (*flock.Flock, error) {
 	var path string
 	if err := s.QueryRowContext(ctx, `SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&path); err != nil {
-		return nil, fmt.Errorf("ask for the file's name: %w", database.SQLite(err))
+		return nil, fmt.Errorf("ask for the file's name: %w", database.ClassifySQLite(err))
 	}
 	return flock.New(path + ".import"), nil
 }
@@ -183,7 +183,7 @@ func (s sqlite) discard(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("look for the rest of an import: %w", database.SQLite(err))
+			return fmt.Errorf("look for the rest of an import: %w", database.ClassifySQLite(err))
 		}
 		from := max(first, next-addChunk)
 		err = s.Write(ctx, func(tx *sql.Tx) error {

@@ -31,7 +31,7 @@ func wrap(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %w", doing, database.Postgres(err))
+	return fmt.Errorf("%s: %w", doing, database.ClassifyPostgres(err))
 }
 
 // Insert is one statement that commits itself: no session that stands still

@@ -64,7 +64,7 @@ func (s sqlite) Get(ctx context.Context, id string) (payment.Payment, error) {
 		return p, payment.ErrNotFound
 	}
 	if err != nil {
-		return p, fmt.Errorf("get payment: %w", database.SQLite(err))
+		return p, fmt.Errorf("get payment: %w", database.ClassifySQLite(err))
 	}
 	p.TakenAt = time.UnixMilli(milliseconds).UTC()
 	return p, nil

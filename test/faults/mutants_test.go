@@ -159,8 +159,8 @@ func TestMutants(t *testing.T) {
 			service: "invoice-app",
 			mutation: mutation.Mutation{
 				File: "internal/database/postgres.go",
-				Old:  `return Postgres(p.probe.Ping(ctx))`,
-				New:  `_, err := p.probe.Exec(ctx, "SELECT FROM invoices WHERE paid_at IS NULL FOR UPDATE"); return Postgres(err)`,
+				Old:  `return ClassifyPostgres(p.probe.Ping(ctx))`,
+				New:  `_, err := p.probe.Exec(ctx, "SELECT FROM invoices WHERE paid_at IS NULL FOR UPDATE"); return ClassifyPostgres(err)`,
 			},
 			storm:  calm(lasting{"row locked", forgottenLock}),
 			caught: staysReady,
