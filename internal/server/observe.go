@@ -39,7 +39,7 @@ func (x *exchange) observe() {
 	x.server.durations.WithLabelValues(method(x.client), x.route, label).Observe(took.Seconds())
 	level := slog.LevelInfo
 	switch x.route {
-	case "/livez", "/readyz", "/metrics":
+	case "/livez", "/readyz", "/metrics", "/version":
 		level = slog.LevelDebug
 	}
 	x.server.log.Log(x.client.Context(), level, "request", attributes...)

@@ -44,7 +44,7 @@ type Server struct {
 }
 
 // New returns a Server with /livez, /readyz, /metrics, which shows what is in
-// registry, and /openapi.yaml, the service's own description. ready tells
+// registry, /version, and /openapi.yaml, the service's own description. ready tells
 // whether the service can do its work, within the context's deadline.
 func New(log *slog.Logger, registry *prometheus.Registry, openapi []byte, ready func(context.Context) error) *Server {
 	gin.SetMode(gin.ReleaseMode)
@@ -86,6 +86,7 @@ func New(log *slog.Logger, registry *prometheus.Registry, openapi []byte, ready 
 	// A compressor takes more memory than all else of a scrape.
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{DisableCompression: true})
 	r.GET("/metrics", AtMost(maxScrapes), gin.WrapH(metrics))
+	r.GET("/version", showVersion)
 	r.GET("/openapi.yaml", func(c *gin.Context) { c.Data(http.StatusOK, "application/yaml", openapi) })
 	return s
 }

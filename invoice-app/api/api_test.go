@@ -158,7 +158,7 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 405, wrong.Code)
 	assert.Equal(t, "GET, HEAD, POST", wrong.Header().Get("Allow"))
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/nowhere", "").Code)
-	for _, path := range []string{"/livez", "/readyz", "/metrics", "/openapi.yaml"} {
+	for _, path := range []string{"/livez", "/readyz", "/metrics", "/version", "/openapi.yaml"} {
 		code, _ = call(http.MethodGet, path, "")
 		assert.Equal(t, 200, code)
 	}

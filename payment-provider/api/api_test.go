@@ -90,7 +90,7 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 405, wrong.Code)
 	assert.Contains(t, wrong.Header().Get("Allow"), http.MethodPost)
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/nowhere", "").Code)
-	for _, path := range []string{"/livez", "/readyz", "/metrics", "/openapi.yaml"} {
+	for _, path := range []string{"/livez", "/readyz", "/metrics", "/version", "/openapi.yaml"} {
 		assert.Equal(t, 200, c.Do(t, http.MethodGet, path, "").Code)
 	}
 

@@ -2,10 +2,13 @@ package faults
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,6 +37,7 @@ func TestScenarios(t *testing.T) {
 		"rejected and retried": rejectedAndRetried,
 		"the services may do no more than they need": narrowRole,
 		"a late payment overrules a rejection":       lateOverrulesRejection,
+		"each program shows what it was built from":  versions,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -364,5 +368,29 @@ func narrowRole(t *testing.T, server *postgrestest.Server) {
 		var refused *pgconn.PgError
 		require.ErrorAs(t, err, &refused, statement)
 		assert.Equal(t, "42501", refused.Code, "%s: %v", statement, err) // insufficient privilege
+	}
+}
+
+func versions(t *testing.T, server *postgrestest.Server) {
+	c := newCluster(t, server, settings{programs: unbroken, apps: 1, providers: 1})
+	for service, of := range map[string]struct{ url, program string }{
+		"invoice-app":      {c.apps[0].url(), unbroken.invoiceApp},
+		"payment-provider": {c.providers[0].url(), unbroken.paymentProvider},
+	} {
+		status, text := call(t.Context(), http.MethodGet, of.url+"/version", "")
+		require.Equal(t, http.StatusOK, status, "%s", text)
+		var shown struct {
+			Service, SHA256, Go string
+			Modules             map[string]string
+		}
+		require.NoError(t, json.Unmarshal(text, &shown))
+		program, err := os.ReadFile(of.program)
+		require.NoError(t, err)
+		assert.Equal(t, service, shown.Service)
+		assert.Equal(t, fmt.Sprintf("%x", sha256.Sum256(program)), shown.SHA256)
+		assert.Equal(t, runtime.Version(), shown.Go)
+		for _, module := range []string{"github.com/gin-gonic/gin", "github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"} {
+			assert.NotEmpty(t, shown.Modules[module], module)
+		}
 	}
 }

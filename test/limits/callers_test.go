@@ -43,6 +43,7 @@ func TestManyCallersAtOnce(t *testing.T) {
 		{app, http.MethodGet, "/livez", "", ""},
 		{app, http.MethodGet, "/readyz", "", ""},
 		{app, http.MethodGet, "/metrics", "", ""},
+		{app, http.MethodGet, "/version", "", ""},
 		{app, http.MethodGet, "/openapi.yaml", "", ""},
 		{provider, http.MethodPost, "/payments/pay", json, `{"id":"p%d","value":1,"currency":"EUR"}`},
 		{provider, http.MethodPost, "/payments/batch", json, `[{"id":"q%d","value":1,"currency":"EUR"}]`},
