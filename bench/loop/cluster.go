@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -143,8 +144,8 @@ func (b *bench) replicas(namespace string) (addresses []string, all int) {
 	return addresses, all
 }
 
-// await returns when every replica has given the version's answer.
-func (b *bench) await(namespace, version string) (time.Time, error) {
+// await returns when every replica runs the same program, and another one than before: its SHA-256, and the time.
+func (b *bench) await(namespace, before string) (running string, at time.Time, err error) {
 	var asked string
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -153,26 +154,25 @@ func (b *bench) await(namespace, version string) (time.Time, error) {
 		select {
 		case <-tick.C:
 			addresses, _ := b.replicas(namespace)
-			question := strings.Join(append([]string{version, "8081"}, addresses...), " ")
+			question := strings.Join(append([]string{cmp.Or(before, "any"), "8081"}, addresses...), " ")
 			if question != asked {
 				asked = question
 				if _, err := fmt.Fprintln(b.ask, question); err != nil {
-					return time.Time{}, fmt.Errorf("watcher: %w", err)
+					return "", at, fmt.Errorf("watcher: %w", err)
 				}
 			}
 		case answer := <-b.answers:
-			var said string
-			var at int64
-			if _, err := fmt.Sscan(answer, &said, &at); err != nil {
-				return time.Time{}, fmt.Errorf("watcher said %q", answer)
+			var nanoseconds int64
+			if _, err := fmt.Sscan(answer, &running, &nanoseconds); err != nil {
+				return "", at, fmt.Errorf("watcher said %q", answer)
 			}
-			if said == version {
-				return time.Unix(0, at), nil
+			if running != before {
+				return running, time.Unix(0, nanoseconds), nil
 			}
 		case <-timeout:
-			return time.Time{}, fmt.Errorf("%s is not live after %s: see .build/bench/*.log", version, enough)
+			return "", at, fmt.Errorf("nothing new is live in %s after %s: see .build/bench/*.log", namespace, enough)
 		case <-b.ctx.Done():
-			return time.Time{}, context.Cause(b.ctx)
+			return "", at, context.Cause(b.ctx)
 		}
 	}
 }

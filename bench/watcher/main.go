@@ -1,14 +1,14 @@
-// watcher runs on the cluster's node and finds out when every replica answers anew. It asks the pods
+// watcher runs on the cluster's node and finds out when every replica runs a new program. It asks the pods
 // themselves, so nothing stands between.
 //
-// Each line of its input is a version, a port and the pods' addresses; it is asked for until the next
-// line. When all of them answer with that version, a line with the version and the time is printed.
+// Each line of its input is the SHA-256 of the old program, a port and the pods' addresses; they are asked until the next
+// line. When all of them run the same program, and not the old one, its SHA-256 and the time are printed.
 package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -43,25 +43,31 @@ func main() {
 			}
 			question = strings.Fields(line)
 		case <-tick.C:
-			if len(question) > 2 && all(client, question[0], question[1], question[2:]) {
-				fmt.Println(question[0], time.Now().UnixNano())
+			if len(question) < 3 {
+				continue
+			}
+			if running := common(client, question[1], question[2:]); running != "" && running != question[0] {
+				fmt.Println(running, time.Now().UnixNano())
 				question = nil
 			}
 		}
 	}
 }
 
-func all(client *http.Client, version, port string, addresses []string) bool {
-	for _, address := range addresses {
-		answer, err := client.Get("http://" + address + ":" + port + "/version")
+// common returns the SHA-256 of the program that all replicas run, or "".
+func common(client *http.Client, port string, addresses []string) (running string) {
+	for n, address := range addresses {
+		response, err := client.Get("http://" + address + ":" + port + "/version")
 		if err != nil {
-			return false
+			return ""
 		}
-		text, err := io.ReadAll(answer.Body)
-		answer.Body.Close()
-		if err != nil || string(text) != version {
-			return false
+		var version struct{ SHA256 string }
+		err = json.NewDecoder(response.Body).Decode(&version)
+		response.Body.Close()
+		if err != nil || n > 0 && version.SHA256 != running {
+			return ""
 		}
+		running = version.SHA256
 	}
-	return true
+	return running
 }

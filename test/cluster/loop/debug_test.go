@@ -64,8 +64,7 @@ func TestABreakpointIsHit(t *testing.T) {
 
 	// A new pod is Ready a moment before the network's policies let anybody in.
 	require.Eventually(t, func() bool {
-		version, err := s.get(s.invoiceApp + "/version")
-		return err == nil && string(version) == "debugged"
+		return s.running(s.invoiceApp) == s.versions[invoiceApp.name+" debugged"]
 	}, enough, pause, "it answers outside the cluster")
 	answered := make(chan int, 1)
 	go func() {

@@ -3,6 +3,7 @@ package loop
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -91,7 +92,6 @@ func TestThePageShowsAndDoes(t *testing.T) {
 	p.awaitState("unit-tests", "ok")
 
 	p.show("invoice-app")
-	original := p.read(invoiceApp.routes())
 	p.saveVersion(invoiceApp, "first") // when that is everywhere, no pod is new any more
 	p.awaitVersion(invoiceApp, 3, "first")
 	n := p.log.len()
@@ -101,18 +101,21 @@ func TestThePageShowsAndDoes(t *testing.T) {
 	p.awaitLogOnPage("updated: compile ")
 	assert.Equal(p, "false", p.evaluate("document.getElementById('log').textContent.includes('Successfully loaded Tiltfile')"), "only its own log")
 
-	versioned := p.read(invoiceApp.routes())
-	p.save(invoiceApp.routes(), versioned+"\nthis is not Go\n")
+	original := p.read(invoiceApp.routes())
+	p.save(invoiceApp.routes(), original+"\nthis is not Go\n")
 	p.awaitState("invoice-app-build", "error")
 	p.show("invoice-app-build")
 	p.awaitLogOnPage("syntax error")
-	p.save(invoiceApp.routes(), versioned)
+	p.save(invoiceApp.routes(), original)
 	p.awaitState("invoice-app-build", "ok")
 
-	// Tests as you type: one holds the routes against openapi.yaml, which knows nothing of a version.
+	// Tests as you type: one compares the routes with openapi.yaml.
+	renamed := strings.Replace(original, "/invoices/:id/retry", "/invoices/:id/again", 1)
+	require.NotEqual(p, original, renamed)
+	p.save(invoiceApp.routes(), renamed)
 	p.awaitState("unit-tests", "error")
 	p.show("unit-tests")
-	p.awaitLogOnPage("/version")
+	p.awaitLogOnPage("/invoices/{id}/again")
 	p.save(invoiceApp.routes(), original)
 	p.awaitState("unit-tests", "ok")
 	const test = "internal/money/money_test.go"

@@ -7,6 +7,7 @@ package loop
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,11 +39,13 @@ const pause = 100 * time.Millisecond // between two looks
 type session struct {
 	*testing.T
 	kubeContext string
-	invoiceApp  string // its URL, outside the cluster
-	deploy      string // the command that has made the cluster
-	apiServer   string // the URL of kubectl proxy
-	page        string // Tilt's own
-	checkout    string // the copy
+	invoiceApp  string            // its URL, outside the cluster
+	deploy      string            // the command that has made the cluster
+	live        string            // the folder into which Tilt builds
+	apiServer   string            // the URL of kubectl proxy
+	page        string            // Tilt's own
+	checkout    string            // the copy
+	versions    map[string]string // the SHA-256 of programs that were delivered, by service and version
 	log         *log
 	end         func() // of tilt up
 }
@@ -70,9 +73,12 @@ func (l *log) len() int { return len(l.since(0)) }
 
 // tiltUp starts Tilt with more arguments in a copy of the checkout, and stops it when t ends.
 func tiltUp(t *testing.T, arguments ...string) *session {
-	cluster, err := target.FromEnvironment("../../..")
+	cluster, err := target.FromEnvironment("../../..", "--live")
 	require.NoError(t, err)
-	s := &session{T: t, kubeContext: cluster.Context, invoiceApp: cluster.InvoiceApp, deploy: cluster.Deploy, checkout: t.TempDir(), log: &log{}}
+	s := &session{
+		T: t, kubeContext: cluster.Context, invoiceApp: cluster.InvoiceApp, deploy: cluster.Deploy, live: cluster.Live,
+		checkout: t.TempDir(), versions: map[string]string{}, log: &log{},
+	}
 	s.proxyAPIServer()
 	s.copyCheckout()
 
@@ -188,26 +194,30 @@ func (s *session) save(name, content string) {
 	require.NoError(s, os.WriteFile(s.file(name), []byte(content), 0o644))
 }
 
-// routes is the file that a save changes.
+// routes is a file of the service's code.
 func (v service) routes() string { return v.name + "/api/api.go" }
 
-var lastRoute = regexp.MustCompile(`(?m)^.*/:id", a\.get\)\n(\ts\.Router\.GET\("/version".*\n)?`)
+// message is a text in each service's code. An edit adds a version to it.
+var message = regexp.MustCompile(`the database is unavailable, try again( \([^)]*\))?`)
 
-// saveVersion makes the service's code say which version it is.
-func (s *session) saveVersion(v service, number string) {
+func edited(version string) string { return "the database is unavailable, try again (" + version + ")" }
+
+// saveVersion edits the service's code, so that its program contains the version.
+func (s *session) saveVersion(v service, version string) {
 	s.Helper()
-	code := s.read(v.routes())
-	at := lastRoute.FindStringSubmatchIndex(code)
-	require.NotNil(s, at, "%s has the routes", v.routes())
-	before := code[:at[1]]
-	if at[2] >= 0 {
-		before = code[:at[2]]
+	file := v.name + "/api/errors.go"
+	code := s.read(file)
+	require.Len(s, message.FindAllString(code, -1), 1, "%s has the message", file)
+	s.save(file, message.ReplaceAllLiteralString(code, edited(version)))
+}
+
+// delivered returns the SHA-256 of the program that was built last, if that contains the version.
+func (s *session) delivered(v service, version string) (sum string, ok bool) {
+	program, err := os.ReadFile(filepath.Join(s.live, v.name, v.name))
+	if err != nil || !bytes.Contains(program, []byte(edited(version))) {
+		return "", false
 	}
-	if gin := "\t\"github.com/gin-gonic/gin\"\n"; !strings.Contains(before, gin) { // the new route is written with it
-		before = strings.Replace(before, "import (\n", "import (\n"+gin, 1)
-	}
-	s.save(v.routes(), fmt.Sprintf("%s\ts.Router.GET(\"/version\", func(c *gin.Context) { c.String(http.StatusOK, %q) })\n%s",
-		before, number, code[at[1]:]))
+	return fmt.Sprintf("%x", sha256.Sum256(program)), true
 }
 
 type pod struct {
@@ -242,9 +252,9 @@ func (s *session) pods(v service) []pod {
 	return staying
 }
 
-// ask sends a request to one pod, through the API server.
-func (s *session) ask(v service, p pod, path string) ([]byte, error) {
-	return s.get(s.apiServer + "/api/v1/namespaces/" + v.namespace + "/pods/" + p.Metadata.Name + ":" + v.port + "/proxy" + path)
+// url is the way to one pod, through the API server.
+func (s *session) url(v service, p pod) string {
+	return s.apiServer + "/api/v1/namespaces/" + v.namespace + "/pods/" + p.Metadata.Name + ":" + v.port + "/proxy"
 }
 
 func (s *session) get(url string) ([]byte, error) {
@@ -256,30 +266,51 @@ func (s *session) get(url string) ([]byte, error) {
 	return io.ReadAll(response.Body)
 }
 
-// everywhere says whether so many pods are there and Ready, and all of them
-// answer with that version.
-func (s *session) everywhere(v service, replicas int, number string) bool {
+// running returns the SHA-256 of the program that answers at url.
+func (s *session) running(url string) string {
+	body, err := s.get(url + "/version")
+	var version struct{ SHA256 string }
+	if err != nil || json.Unmarshal(body, &version) != nil {
+		return ""
+	}
+	return version.SHA256
+}
+
+// everywhere reports whether so many pods are there and Ready, and all of them run the program that was delivered with
+// that version.
+func (s *session) everywhere(v service, replicas int, version string) bool {
+	want := s.versions[v.name+" "+version]
+	require.NotEmpty(s, want, "%s of %s was never live", version, v.name)
 	pods := s.pods(v)
 	if len(pods) != replicas {
 		return false
 	}
 	for _, pod := range pods {
-		answer, err := s.ask(v, pod, "/version")
-		if err != nil || !pod.ready() || string(answer) != number {
+		if !pod.ready() || s.running(s.url(v, pod)) != want {
 			return false
 		}
 	}
 	return true
 }
 
-func (s *session) awaitVersion(v service, replicas int, number string) {
-	s.Helper()
-	require.Eventually(s, func() bool { return s.everywhere(v, replicas, number) },
-		enough, pause, "%d replicas of %s answer with version %s", replicas, v.name, number)
+// newest reports whether the program that was delivered last contains the version, and so many pods run it.
+func (s *session) newest(v service, replicas int, version string) bool {
+	sum, ok := s.delivered(v, version)
+	if !ok {
+		return false
+	}
+	s.versions[v.name+" "+version] = sum
+	return s.everywhere(v, replicas, version)
 }
 
-// awaitOthers waits until all three pods of invoice-app are others than before, and answer.
-func (s *session) awaitOthers(before map[string]string, number string) {
+func (s *session) awaitVersion(v service, replicas int, version string) {
+	s.Helper()
+	require.Eventually(s, func() bool { return s.newest(v, replicas, version) },
+		enough, pause, "%d replicas of %s run the program with version %s", replicas, v.name, version)
+}
+
+// awaitOthers waits until all three pods of invoice-app are others than before, and run the newest program.
+func (s *session) awaitOthers(before map[string]string, version string) {
 	s.Helper()
 	require.Eventually(s, func() bool {
 		for _, pod := range s.pods(invoiceApp) {
@@ -287,8 +318,8 @@ func (s *session) awaitOthers(before map[string]string, number string) {
 				return false
 			}
 		}
-		return s.everywhere(invoiceApp, 3, number)
-	}, enough, pause, "three other pods of invoice-app answer with version %s", number)
+		return s.newest(invoiceApp, 3, version)
+	}, enough, pause, "three other pods of invoice-app run the program with version %s", version)
 }
 
 // processes tells when the process of each pod was started, by the pod's UID.
@@ -296,7 +327,7 @@ func (s *session) processes(v service) map[string]string {
 	s.Helper()
 	found := map[string]string{}
 	for _, pod := range s.pods(v) {
-		metrics, err := s.ask(v, pod, "/metrics")
+		metrics, err := s.get(s.url(v, pod) + "/metrics")
 		require.NoError(s, err)
 		for line := range strings.Lines(string(metrics)) {
 			if strings.HasPrefix(line, "process_start_time_seconds ") {

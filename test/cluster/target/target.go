@@ -19,16 +19,17 @@ type Target struct {
 	Kubeconfigs string   `json:"kubeconfigs"`
 	InvoiceApp  string   `json:"invoice_app_url"`
 	Deploy      string   `json:"deploy"`
+	Live        string   `json:"live"` // the folder into which tilt up builds
 	Environment []string `json:"environment"`
 }
 
-// FromEnvironment is the one that CLUSTER_NAME names, made with CLUSTER_PRODUCT (kind). repository is
-// the root of the checkout.
-func FromEnvironment(repository string) (Target, error) {
+// FromEnvironment returns the cluster that CLUSTER_NAME names, made with CLUSTER_PRODUCT (kind). repository is
+// the root of the checkout, and flags are further ones of workspace/run describe.
+func FromEnvironment(repository string, flags ...string) (Target, error) {
 	if os.Getenv("CLUSTER_NAME") == "" {
 		return Target{}, errors.New("CLUSTER_NAME does not say which cluster: one on which ./deploy.sh has run")
 	}
-	describe := exec.Command(filepath.Join(repository, "workspace/run"), "describe", "--json")
+	describe := exec.Command(filepath.Join(repository, "workspace/run"), append([]string{"describe", "--json"}, flags...)...)
 	describe.Stderr = os.Stderr
 	said, err := describe.Output()
 	if err != nil {
