@@ -74,6 +74,7 @@ func as(t *testing.T, who string) kubernetes.Interface {
 
 // Every cell of the table, denials included, is asked with the certificate of whom it is about.
 func TestAccess(t *testing.T) {
+	long(t)
 	namespaced := namespacedResources(t)
 	questions := map[string]map[access.Cell]bool{}
 	for _, cell := range access.Cells() {
@@ -144,6 +145,7 @@ func namespacedResources(t *testing.T) map[schema.GroupResource]bool {
 
 // What the table does not name is the platform's alone.
 func TestAccessEndsWithTheTable(t *testing.T) {
+	long(t)
 	everybody := []string{ // may ask who he is, and what he may do
 		"create selfsubjectreviews.authentication.k8s.io",
 		"create selfsubjectaccessreviews.authorization.k8s.io",
@@ -195,6 +197,7 @@ var (
 // What a team might try to get more than it has. Each try is made with the team's own certificate
 // and refused; and each works a little smaller, or with the platform's.
 func TestEscalation(t *testing.T) {
+	long(t)
 	for _, team := range teams {
 		t.Run(team.user, func(t *testing.T) {
 			t.Parallel()
@@ -306,6 +309,7 @@ func TestEscalation(t *testing.T) {
 
 // The kubeconfig in the hands of kubectl.
 func TestTeamsKubeconfig(t *testing.T) {
+	long(t)
 	for _, team := range teams {
 		t.Run(team.user, func(t *testing.T) {
 			t.Parallel()
@@ -342,6 +346,7 @@ func TestTeamsKubeconfig(t *testing.T) {
 }
 
 func TestKubeconfigIsRenewedInTime(t *testing.T) {
+	long(t)
 	const user = "renewed"
 	file := filepath.Join(t.TempDir(), user)
 	run := func(environment ...string) (content string) {

@@ -37,6 +37,7 @@ const (
 // What the platform's admission policies refuse a team, and what its developer is told. Each case
 // is one change to a pod that is let in.
 func TestAdmission(t *testing.T) {
+	long(t)
 	for _, team := range teams {
 		t.Run(team.namespace, func(t *testing.T) {
 			t.Parallel()
@@ -259,6 +260,7 @@ func reachingBeyond(service string) map[string]refusedPod {
 
 // No Service takes over traffic to an address that another has, or had.
 func TestAdmissionOfServices(t *testing.T) {
+	long(t)
 	free := serviceAddress(t, "default", "kubernetes") // 10.96.0.1 443, say
 	free = free[:strings.LastIndex(free, ".")] + ".251"
 	for _, team := range teams {
@@ -291,6 +293,7 @@ func TestAdmissionOfServices(t *testing.T) {
 
 // A budget of a team's never keeps the platform from draining a node.
 func TestAdmissionOfBudgets(t *testing.T) {
+	long(t)
 	for _, team := range teams {
 		t.Run(team.namespace, func(t *testing.T) {
 			create := func(change func(*policyv1.PodDisruptionBudget)) error {
@@ -348,6 +351,7 @@ func TestAdmissionOfBudgets(t *testing.T) {
 
 // As with Pod Security, who applies a Deployment is warned of what would happen to its pods.
 func TestAdmissionWarnsOfDeployments(t *testing.T) {
+	long(t)
 	for _, team := range teams {
 		t.Run(team.namespace, func(t *testing.T) {
 			config, err := clientcmd.BuildConfigFromFlags("", kubeconfig(t, team.user))
@@ -389,6 +393,7 @@ func TestAdmissionWarnsOfDeployments(t *testing.T) {
 // Production's parameter lets nothing in that is named by a tag. It is tried where it binds the test
 // alone.
 func TestProductionTakesDigestsOnly(t *testing.T) {
+	long(t)
 	namespace := newNamespace(t)
 	images, allowed := productionImages(t)
 	create := func(image string) error {
@@ -459,6 +464,7 @@ func productionImages(t *testing.T) (images []string, allowed string) {
 
 // A container that names no resources gets the platform's, and none gets more than the platform's.
 func TestContainersHaveBounds(t *testing.T) {
+	long(t)
 	for _, team := range teams {
 		t.Run(team.namespace, func(t *testing.T) {
 			create := func(resources corev1.ResourceRequirements) (*corev1.Pod, error) {

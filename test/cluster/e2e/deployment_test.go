@@ -80,6 +80,7 @@ func TestDeployingAgainChangesNothing(t *testing.T) {
 
 // A second cluster is told at once which ports it cannot have, and which it can.
 func TestASecondClusterIsToldItsPorts(t *testing.T) {
+	long(t)
 	_, answers, _ := strings.Cut(strings.TrimPrefix(invoiceApp, "http://"), ":")
 	_, pulls, _ := strings.Cut(registry(t), ":")
 	second := os.Getenv("CLUSTER_NAME") + "-second"
@@ -106,6 +107,7 @@ func kubeconfigs(t *testing.T) (contents []string) {
 }
 
 func TestTiltfileRefusesAnotherCluster(t *testing.T) {
+	long(t)
 	server, kubeconfig := newSomebodyElses(t)
 
 	tilt := command(t, "tilt", "ci", "--port=0")
@@ -119,6 +121,7 @@ func TestTiltfileRefusesAnotherCluster(t *testing.T) {
 }
 
 func TestOverlaysPassTheAPIServer(t *testing.T) {
+	long(t)
 	for _, overlay := range []string{"development", "live", "production"} {
 		t.Run(overlay, func(t *testing.T) {
 			mustRun(t, command(t, "kubectl", "--context="+kubeContext, "apply", "--kustomize=k8s/overlays/"+overlay,
@@ -129,6 +132,7 @@ func TestOverlaysPassTheAPIServer(t *testing.T) {
 
 // The same source gives the same image, from another folder and at another time.
 func TestImagesAreReproducible(t *testing.T) {
+	long(t)
 	copied := copyOf(t)
 
 	for service, namespace := range teamOf {
@@ -161,6 +165,7 @@ func copyOf(t *testing.T, more ...string) string {
 }
 
 func TestImagesHoldOneProgram(t *testing.T) {
+	long(t)
 	for service, namespace := range teamOf {
 		t.Run(service, func(t *testing.T) {
 			image, err := crane.Pull(pods(t, namespace, service)[0].Spec.Containers[0].Image)

@@ -53,6 +53,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// long marks a test that -short leaves out.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
+}
+
 // connect finds the cluster as it is now.
 func connect() (err error) {
 	if repository, err = filepath.Abs("../../.."); err != nil {

@@ -21,6 +21,7 @@ import (
 
 // Each way to publish payment-provider is tried, is refused, and is the way that works elsewhere.
 func TestPaymentProviderCannotBePublished(t *testing.T) {
+	long(t)
 	elsewhere := newNamespace(t)
 
 	for _, kind := range []corev1.ServiceType{corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer} {

@@ -155,6 +155,7 @@ func metric(t *testing.T, service, name, label string) map[string]int {
 // Expired tokens, and those of another issuer, are in TestKeysRotateWhilePaymentsGoOn: this cluster
 // issues none, so the test has to sign them.
 func TestWhoMayCallPaymentProvider(t *testing.T) {
+	long(t)
 	awaitEverything(t)
 	invoice := addUnpaid(t)
 	inside := newCaller(t)
@@ -216,6 +217,7 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 
 // The bound that docs/security.md gives for a deleted pod's token is that of a real pod's real one.
 func TestATokenOfAPodLivesForTenMinutes(t *testing.T) {
+	long(t)
 	awaitEverything(t)
 	for _, pod := range pods(t, "invoicing", "invoice-app") {
 		token := mustRun(t, command(t, "docker", "exec", cluster.Node, "cat",
@@ -231,6 +233,7 @@ func TestATokenOfAPodLivesForTenMinutes(t *testing.T) {
 
 // A second key, the test's own, is published and withdrawn, while invoices are paid without a pause.
 func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
+	long(t)
 	awaitEverything(t)
 	calls := metric(t, "invoice-app", "provider_payments_total", "outcome")
 	stop := payWithoutPause(t)
@@ -333,6 +336,7 @@ func payWithoutPause(t *testing.T) (stop func() (paid int)) {
 
 // Tokens are verified offline: an API server that answers nobody stops no payment.
 func TestPayingWhileTheAPIServerIsDown(t *testing.T) {
+	long(t)
 	awaitEverything(t)
 	signal := func(name string) error {
 		return exec.Command("docker", "exec", cluster.Node, "pkill", "--signal="+name, "--exact", "kube-apiserver").Run()

@@ -13,6 +13,7 @@ import (
 // The cluster's registry stands in for the world's: an image is pulled from it, carried across an
 // air gap in a file, and is the same.
 func TestImagesArePulledAndCarried(t *testing.T) {
+	long(t)
 	const local, pulled = "invoices/registry:local", "test/pulled:local"
 	remote := registry(t) + "/upstream/registry:1"
 	layers := func(image string) string {

@@ -13,6 +13,7 @@ import (
 
 // The documentation's command: the pod is read-only, without a folder for temporary files.
 func TestImportIntoThePod(t *testing.T) {
+	long(t)
 	awaitEverything(t)
 	prefix := fmt.Sprintf("import-%d-", time.Now().UnixNano())
 	imported := func(rows string) (output string, err error) {

@@ -18,6 +18,7 @@ import (
 // not even let it in any more, so the two are seen in another one, where the program can only
 // print its help.
 func TestPartOne(t *testing.T) {
+	long(t)
 	awaitEverything(t)
 	deployed := pods(t, "invoicing", "invoice-app")[0]
 	image := withoutUser(t, deployed.Spec.Containers[0].Image)

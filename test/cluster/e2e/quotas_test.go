@@ -25,6 +25,7 @@ import (
 
 // A fork bomb hits the bound of its pod, and the node has processes left for all others.
 func TestProcessesOfAPodAreBounded(t *testing.T) {
+	long(t)
 	const bound = 512 // podPidsLimit in the cluster's definition
 
 	phase, output := runToEnd(t, shellPod(t, "payments", "stranger",
@@ -56,6 +57,7 @@ func TestProcessesOfAPodAreBounded(t *testing.T) {
 // What a team overwrites counts in etcd until it is removed from there, and no quota bounds how often it
 // writes: it must be gone long before one client can have filled etcd.
 func TestWhatIsOverwrittenLeavesEtcd(t *testing.T) {
+	long(t)
 	inUse := func() int {
 		metrics := mustRun(t, command(t, "docker", "exec", cluster.Node, "curl", "--silent", "http://127.0.0.1:2381/metrics"))
 		var bytes float64
@@ -88,6 +90,7 @@ func TestWhatIsOverwrittenLeavesEtcd(t *testing.T) {
 // No team's requests wait behind another's, or before those of the cluster's own parts: each user has queues
 // of its own, in a level that is for users.
 func TestRequestsOfATeamWaitForTheirTurn(t *testing.T) {
+	long(t)
 	flows, err := client.FlowcontrolV1().FlowSchemas().Get(t.Context(), "global-default", metav1.GetOptions{})
 	require.NoError(t, err)
 	require.Equal(t, flowcontrolv1.FlowDistinguisherMethodByUserType, flows.Spec.DistinguisherMethod.Type)
@@ -111,6 +114,7 @@ func TestRequestsOfATeamWaitForTheirTurn(t *testing.T) {
 // A team may create only so many objects of every kind that it may create. Its quota is tried where it
 // binds the test alone, with nothing left of it.
 func TestEveryKindIsCounted(t *testing.T) {
+	long(t)
 	labels := map[string]any{"app.kubernetes.io/name": "extra"}
 	pod := map[string]any{"containers": []any{map[string]any{"name": "extra", "image": "extra"}}}
 	port := []any{map[string]any{"port": 80}}

@@ -23,6 +23,7 @@ import (
 // A release is made from a copy of the checkout, into the cluster's registry: the production overlay
 // then names what is there, with its SBOM beside it.
 func TestRelease(t *testing.T) {
+	long(t)
 	releases := registry(t) + "/release"
 	copied := copyOf(t, "k8s")
 	release := command(t, "workspace/run", "release", releases)

@@ -33,6 +33,7 @@ func TestListAndPayFromOutside(t *testing.T) {
 }
 
 func TestEveryReplicaSaysTheSame(t *testing.T) {
+	long(t)
 	awaitEverything(t)
 	paid := addUnpaid(t)
 	call(t, http.MethodPost, "/invoices/pay", nil)
@@ -50,6 +51,7 @@ func TestEveryReplicaSaysTheSame(t *testing.T) {
 }
 
 func TestNothingIsLostWithThePods(t *testing.T) {
+	long(t)
 	for name, victims := range map[string][]string{
 		"services":   {"invoicing/invoice-app", "payments/payment-provider"},
 		"databases":  {"invoicing/postgres", "payments/postgres"},
@@ -86,6 +88,7 @@ func TestNothingIsLostWithThePods(t *testing.T) {
 // A new kube-proxy reads what the last one has left in the node's kernel, and so does one each hour. It must
 // know all of that for its own, or it takes the Services apart.
 func TestServicesOutliveKubeProxy(t *testing.T) {
+	long(t)
 	awaitEverything(t)
 	proxies := client.CoreV1().Pods("kube-system")
 	labelled := metav1.ListOptions{LabelSelector: "k8s-app=kube-proxy"}

@@ -18,6 +18,7 @@ import (
 
 // TestABreakpointIsHit attaches as an editor does that follows .vscode/launch.json.
 func TestABreakpointIsHit(t *testing.T) {
+	long(t)
 	s := tiltUp(t, invoiceApp.name, paymentProvider.name, "--", "--debug", invoiceApp.name)
 	s.saveVersion(invoiceApp, "debugged")
 	s.awaitVersion(invoiceApp, 1, "debugged")

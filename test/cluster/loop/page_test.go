@@ -77,6 +77,7 @@ func (p page) awaitLogOnPage(text string) {
 }
 
 func TestThePageShowsAndDoes(t *testing.T) {
+	long(t)
 	p := openPage(tiltUp(t))
 	for _, resource := range []string{"(Tiltfile)", "platform", "passwords", "invoicing-postgres", "payments-postgres",
 		"invoice-app", "invoice-app-build", "payment-provider", "payment-provider-build"} {

@@ -32,6 +32,10 @@ func TestSaves(t *testing.T) {
 		s.awaitVersion(invoiceApp, 3, "first")
 	})
 
+	if testing.Short() {
+		return
+	}
+
 	step("both services, saved at once, are live", func(s *session) {
 		s.saveVersion(invoiceApp, "both")
 		s.saveVersion(paymentProvider, "both")
@@ -160,6 +164,7 @@ func TestSaves(t *testing.T) {
 
 // tilt up NAME runs that and what it needs, and nothing else; tilt down leaves what is worth keeping.
 func TestOneServiceAndDown(t *testing.T) {
+	long(t)
 	s := tiltUp(t, invoiceApp.name)
 	_, tiltPort, _ := strings.Cut(strings.TrimPrefix(s.page, "http://"), ":")
 	for resource, want := range map[string]string{"invoice-app": "Enabled", "invoicing-postgres": "Enabled", "passwords": "Enabled",

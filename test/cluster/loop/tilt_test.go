@@ -114,6 +114,14 @@ func tiltUp(t *testing.T, arguments ...string) *session {
 	return s
 }
 
+// long marks a test that -short leaves out.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
+}
+
 // proxyAPIServer opens a way to every pod by its name.
 func (s *session) proxyAPIServer() {
 	proxy := exec.Command("kubectl", "--context", s.kubeContext, "proxy", "--port=0")
