@@ -7,15 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"example.com/invoices/internal/command"
 	"example.com/invoices/internal/config"
 	"example.com/invoices/internal/database"
 	"example.com/invoices/invoice-app/api"
@@ -36,50 +34,23 @@ const usage = `invoice-app keeps invoices, and pays the unpaid ones through paym
                                          JSON (- for standard input), all of them or none;
                                          with --decimal-comma a CSV's 12,15 is 12.15
   invoice-app help                       this text
-
-Variables (a .env file in the service's folder may set them, too), their defaults and meaning:
 `
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	if err := newCommand().ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "invoice-app: %v\n", err)
-		os.Exit(1)
-	}
-}
+func main() { command.Main(newCommand()) }
 
 func newCommand() *cobra.Command {
 	settings := config.New("invoice-app")
 	cfg := readConfig(settings)
-	root := &cobra.Command{
-		Use: "invoice-app", Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
-		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
-			if err := settings.Err(); err != nil && c.Name() != "help" {
-				return err
-			}
-			slog.SetDefault(cfg.Log)
-			return nil
-		},
-		RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), cfg) },
-	}
-	root.SetHelpFunc(func(c *cobra.Command, _ []string) {
-		fmt.Fprint(c.OutOrStdout(), usage)
-		settings.Help(c.OutOrStdout())
+	root := command.New("invoice-app", usage, settings, cfg.Log, func(ctx context.Context) error { return serve(ctx, cfg) })
+	command.AddMigrate(root, func(ctx context.Context, grantTo string) error {
+		return migrate(ctx, cfg, grantTo)
 	})
-
-	migration := &cobra.Command{Use: "migrate", Args: cobra.NoArgs}
-	grantTo := migration.Flags().String("grant-to", "", "")
-	migration.RunE = func(c *cobra.Command, _ []string) error { return migrate(c.Context(), cfg, *grantTo) }
-
 	var options importer.Options
 	addition := &cobra.Command{Use: "import FILE", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		return importFile(c.Context(), cfg, args[0], options, c.OutOrStdout())
 	}}
 	addition.Flags().BoolVar(&options.DecimalComma, "decimal-comma", false, "")
-
-	root.AddCommand(&cobra.Command{Use: "serve", Args: cobra.NoArgs, RunE: root.RunE}, migration, addition)
+	root.AddCommand(addition)
 	return root
 }
 
