@@ -25,6 +25,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"example.com/invoices/internal/checkouttest"
 )
 
 const (
@@ -169,13 +171,8 @@ func (b *bench) run(ctx context.Context, edits int) (err error) {
 // database; and starts its command.
 func (b *bench) prepare(w *way, started *sync.WaitGroup) error {
 	w.checkout = filepath.Join(b.work, w.name)
-	if err := os.Mkdir(w.checkout, 0o755); err != nil {
-		return err
-	}
-	copying := exec.Command("bash", "-c", `git ls-files -z --cached --others --exclude-standard | tar --null --create --files-from=- | tar --extract --directory="$1"`, "-", w.checkout)
-	copying.Dir = b.root
-	if text, err := copying.CombinedOutput(); err != nil {
-		return fmt.Errorf("copy the checkout: %w\n%s", err, text)
+	if err := checkouttest.Copy(b.root, w.checkout); err != nil {
+		return fmt.Errorf("copy the checkout: %w", err)
 	}
 	code, err := os.ReadFile(filepath.Join(w.checkout, edited))
 	if err != nil {

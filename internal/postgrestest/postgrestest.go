@@ -19,6 +19,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/porttest"
 )
 
 // T is what a server needs of the test that it is for. A *testing.T has it, and a
@@ -70,7 +72,7 @@ func Start(t T, settings ...string) *Server {
 		"--auth", "trust", "--encoding", "UTF8", "--no-sync", "--locale", "C.UTF-8")
 	out, err := initdb.CombinedOutput()
 	require.NoError(t, err, "initdb: %s", out)
-	s.port = freePort(t)
+	s.port = porttest.Free(t)
 	s.Run()
 	t.Cleanup(func() { s.end(syscall.SIGINT) }) // fast shutdown
 	return s
@@ -185,7 +187,7 @@ func (s *Server) Pooler(roles ...string) (url func(role, database string) string
 	for _, role := range append(roles, Superuser) {
 		fmt.Fprintf(&users, "%q \"\"\n", role)
 	}
-	port := freePort(s.t)
+	port := porttest.Free(s.t)
 	settings := filepath.Join(s.folder, "pgbouncer.ini")
 	for name, text := range map[string]string{
 		settings: fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%d\n"+
@@ -291,11 +293,4 @@ func unprivileged(t T) *syscall.Credential {
 	gid, err := strconv.ParseUint(account.Gid, 10, 32)
 	require.NoError(t, err)
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-}
-
-func freePort(t T) int {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
 }

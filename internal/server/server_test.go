@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/porttest"
 	"example.com/invoices/internal/requestid"
 )
 
@@ -31,10 +32,7 @@ func newServer(logs io.Writer) *Server {
 // serve runs s on a free port until stop is called, which returns what Run did.
 func serve(t *testing.T, s *Server, onDrain func()) (url string, stop func() error) {
 	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := free.Addr().String()
-	require.NoError(t, free.Close())
+	address := fmt.Sprint("127.0.0.1:", porttest.Free(t))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx, address, 10*time.Second, onDrain) }()

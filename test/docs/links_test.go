@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -19,6 +18,8 @@ import (
 	"github.com/yuin/goldmark/ast"
 	"github.com/yuin/goldmark/extension"
 	"github.com/yuin/goldmark/text"
+
+	"example.com/invoices/internal/checkouttest"
 )
 
 const repository = "../.."
@@ -156,15 +157,8 @@ func anchor(heading string) string {
 // repositoryFiles are those that git knows, or would add.
 func repositoryFiles(t *testing.T) []string {
 	t.Helper()
-	command := exec.Command("git", "-C", repository, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	output, err := command.Output()
+	files, err := checkouttest.Files(repository)
 	require.NoError(t, err)
-	var files []string
-	for file := range strings.SplitSeq(strings.TrimSuffix(string(output), "\x00"), "\x00") {
-		if _, err := os.Lstat(filepath.Join(repository, file)); err == nil { // deleted, and not yet committed
-			files = append(files, file)
-		}
-	}
 	return files
 }
 

@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,6 +15,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/checkouttest"
+	"example.com/invoices/internal/porttest"
 )
 
 // patience is for what takes seconds on a machine that has nothing else to do.
@@ -25,7 +26,8 @@ const patience = 5 * time.Minute
 // TestNewcomer does what the README's first screen says, in a fresh clone made by a git that is set up
 // as on Windows. What needs a cluster is asked for its help only: test/cluster/run is its real run.
 func TestNewcomer(t *testing.T) {
-	clone := cloneWithCRLF(t)
+	clone := t.TempDir()
+	require.NoError(t, checkouttest.Clone(repository, t.TempDir(), clone))
 
 	t.Run("no line ends in a carriage return", func(t *testing.T) {
 		for line := range strings.Lines(run(t, clone, nil, "git", "ls-files", "--eol")) {
@@ -55,7 +57,7 @@ func TestNewcomer(t *testing.T) {
 	}
 
 	t.Run("make run, then test.sh", func(t *testing.T) {
-		invoiceApp, paymentProvider := freePort(t), freePort(t)
+		invoiceApp, paymentProvider := porttest.Free(t), porttest.Free(t)
 		address := fmt.Sprintf("http://127.0.0.1:%d", invoiceApp)
 		start(t, clone, []string{
 			fmt.Sprintf("INVOICE_APP_PORT=%d", invoiceApp), fmt.Sprintf("PAYMENT_PROVIDER_PORT=%d", paymentProvider),
@@ -97,24 +99,6 @@ func commands(t *testing.T) []string {
 	return lines
 }
 
-// cloneWithCRLF commits the files as they are now to a new repository, and clones that.
-func cloneWithCRLF(t *testing.T) string {
-	origin, clone := t.TempDir(), t.TempDir()
-	for _, file := range repositoryFiles(t) {
-		info, err := os.Lstat(filepath.Join(repository, file))
-		require.NoError(t, err)
-		require.True(t, info.Mode().IsRegular(), "%s is no regular file: on Windows it would be another one", file)
-		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(origin, file)), 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(origin, file), []byte(read(t, file)), info.Mode()))
-	}
-	run(t, origin, nil, "git", "init", "--quiet")
-	run(t, origin, nil, "git", "add", "--all", "--force")
-	run(t, origin, nil, "git", "-c", "user.name=test", "-c", "user.email=test@example.com",
-		"commit", "--quiet", "--message=now")
-	run(t, origin, nil, "git", "clone", "--quiet", "--config", "core.autocrlf=true", origin, clone)
-	return clone
-}
-
 // run returns what a command prints to its standard output.
 func run(t *testing.T, folder string, environment []string, name string, arguments ...string) string {
 	t.Helper()
@@ -153,11 +137,4 @@ func inFolder(t *testing.T, folder string, environment []string, name string, ar
 		return strings.HasPrefix(variable, "MAKE") || strings.HasPrefix(variable, "GIT_")
 	}), environment...)
 	return command
-}
-
-func freePort(t *testing.T) int {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
 }

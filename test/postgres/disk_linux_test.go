@@ -20,6 +20,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/porttest"
 )
 
 // enough is how long anything may take that is bound to happen. It only ends a test that hangs.
@@ -195,7 +197,7 @@ func startService(t *testing.T, name, owner, application string, env ...string) 
 	}
 	output, err := command(owner, "migrate", "--grant-to", "application").CombinedOutput()
 	require.NoError(t, err, "%s", output)
-	address := "127.0.0.1:" + freePort(t)
+	address := fmt.Sprint("127.0.0.1:", porttest.Free(t))
 	process := command(application)
 	process.Env = append(process.Env, "LISTEN_ADDR="+address)
 	require.NoError(t, process.Start())

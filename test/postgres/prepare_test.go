@@ -4,9 +4,9 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/porttest"
 	"example.com/invoices/internal/postgrestest"
 )
 
@@ -46,7 +47,7 @@ type pod struct {
 
 func newPod(t *testing.T, settings string) pod {
 	t.Helper()
-	p := pod{t, postgrestest.Folder(t), freePort(t)}
+	p := pod{t, postgrestest.Folder(t), strconv.Itoa(porttest.Free(t))}
 	for _, name := range []string{"postgresql.conf", "prepare.sh"} {
 		content, err := os.ReadFile(filepath.Join(manifests, name))
 		require.NoError(t, err)
@@ -233,14 +234,4 @@ func TestAnEmptyPassfileIsRefused(t *testing.T) {
 	output, err := p.prepare("invoicing")
 	require.Error(t, err)
 	assert.Contains(t, output, "secrets/owner/passfile holds no password: expected *:*:*:owner:PASSWORD")
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-	return port
 }

@@ -2,7 +2,6 @@ package access
 
 import (
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
+
+	"example.com/invoices/internal/checkouttest"
 )
 
 const repository = "../../../"
@@ -52,11 +53,10 @@ const (
 )
 
 func TestEveryFileHasItsOwner(t *testing.T) {
-	files, err := exec.Command("git", "-C", repository, "ls-files", "--cached", "--others", "--exclude-standard").Output()
+	files, err := checkouttest.Files(repository)
 	require.NoError(t, err)
 	owners := readOwners(t)
-	for file := range strings.Lines(string(files)) {
-		file = strings.TrimSpace(file)
+	for _, file := range files {
 		assert.NotEmpty(t, owners.of("/"+file), "nobody owns %s", file)
 	}
 	for _, line := range owners {

@@ -17,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"example.com/invoices/internal/checkouttest"
 )
 
 // somebodyElses is a Kubernetes API server that is not ours, and writes down what it is asked.
@@ -158,9 +160,8 @@ func TestImagesAreReproducible(t *testing.T) {
 func copyOf(t *testing.T, more ...string) string {
 	t.Helper()
 	folder := t.TempDir()
-	files := strings.Fields(mustRun(t, command(t, "git", append([]string{"ls-files", "--cached", "--others", "--exclude-standard",
-		"Tiltfile", "go.mod", "go.sum", "internal", "invoice-app", "payment-provider", "workspace"}, more...)...)))
-	mustRun(t, command(t, "cp", append([]string{"--parents", "--target-directory=" + folder}, files...)...))
+	paths := append([]string{"Tiltfile", "go.mod", "go.sum", "internal", "invoice-app", "payment-provider", "workspace"}, more...)
+	require.NoError(t, checkouttest.Copy(repository, folder, paths...))
 	return folder
 }
 

@@ -9,16 +9,15 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +25,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/checkouttest"
+	"example.com/invoices/internal/porttest"
 	"example.com/invoices/test/cluster/target"
 )
 
@@ -80,13 +81,10 @@ func tiltUp(t *testing.T, arguments ...string) *session {
 		checkout: t.TempDir(), versions: map[string]string{}, log: &log{},
 	}
 	s.proxyAPIServer()
-	s.copyCheckout()
+	require.NoError(t, checkouttest.Copy("../../..", s.checkout))
 
-	free, err := net.Listen("tcp", "localhost:0")
-	require.NoError(t, err)
-	s.page = "http://" + free.Addr().String()
-	_, tiltPort, _ := net.SplitHostPort(free.Addr().String())
-	require.NoError(t, free.Close())
+	tiltPort := strconv.Itoa(porttest.Free(t))
+	s.page = "http://127.0.0.1:" + tiltPort
 	tilt := exec.Command("tilt", append([]string{"up", "--stream", "--context", s.kubeContext, "--port", tiltPort}, arguments...)...)
 	tilt.Dir = s.checkout
 	tilt.Stdout, tilt.Stderr = s.log, s.log
@@ -135,28 +133,6 @@ func (s *session) proxyAPIServer() {
 	line, err := bufio.NewReader(output).ReadString('\n') // Starting to serve on 127.0.0.1:40123
 	require.NoError(s, err, "kubectl proxy")
 	s.apiServer = "http://" + strings.TrimSpace(line[strings.LastIndex(line, " "):])
-}
-
-// copyCheckout copies what git knows or would take, as it is now.
-func (s *session) copyCheckout() {
-	original, err := filepath.Abs("../../..")
-	require.NoError(s, err)
-	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	list.Dir = original
-	names, err := list.Output()
-	require.NoError(s, err)
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		from, to := filepath.Join(original, name), filepath.Join(s.checkout, name)
-		info, err := os.Stat(from)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // deleted, and not committed yet
-		}
-		require.NoError(s, err)
-		content, err := os.ReadFile(from)
-		require.NoError(s, err)
-		require.NoError(s, os.MkdirAll(filepath.Dir(to), 0o755))
-		require.NoError(s, os.WriteFile(to, content, info.Mode().Perm()))
-	}
 }
 
 func (s *session) kubectl(arguments ...string) string {

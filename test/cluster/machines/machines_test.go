@@ -6,7 +6,6 @@ package machines
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -24,6 +23,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/checkouttest"
 )
 
 const (
@@ -49,7 +50,8 @@ func newMachine(t *testing.T, folder, name string, groups ...string) *machine {
 	base := t.TempDir()
 	m := &machine{T: t, clone: filepath.Join(base, folder, "invoices"), home: filepath.Join(base, "home")}
 	require.NoError(t, os.Mkdir(m.home, 0o700))
-	m.cloneRepository(base)
+	// As on Windows, and without what was never committed.
+	require.NoError(t, checkouttest.Clone(repository, filepath.Join(base, "origin"), m.clone))
 	m.env = []string{"HOME=" + m.home, "LANG=C.UTF-8", "TERM=dumb"}
 	if name != "" {
 		m.user = ordinaryUser(t, name, groups...)
@@ -71,35 +73,6 @@ func newMachine(t *testing.T, folder, name string, groups ...string) *machine {
 
 // set sets a variable for all that is run from now on.
 func (m *machine) set(name, value string) { m.env = append(m.env, name+"="+value) }
-
-// cloneRepository clones this checkout as it is, as on Windows, and without what was never committed.
-func (m *machine) cloneRepository(base string) {
-	origin := filepath.Join(base, "origin")
-	list := exec.Command("git", "-C", repository, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	names, err := list.Output()
-	require.NoError(m, err)
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		from, to := filepath.Join(repository, name), filepath.Join(origin, name)
-		info, err := os.Stat(from)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted, and not committed yet
-		}
-		require.NoError(m, err)
-		data, err := os.ReadFile(from)
-		require.NoError(m, err)
-		require.NoError(m, os.MkdirAll(filepath.Dir(to), 0o755))
-		require.NoError(m, os.WriteFile(to, data, info.Mode()))
-	}
-	for _, args := range [][]string{
-		{"-C", origin, "init", "--quiet"},
-		{"-C", origin, "add", "--all", "--force"},
-		{"-C", origin, "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now"},
-		{"clone", "--quiet", "--config", "core.autocrlf=true", origin, m.clone},
-	} {
-		said, err := exec.Command("git", args...).CombinedOutput()
-		require.NoError(m, err, "%s", said)
-	}
-}
 
 // ordinaryUser makes a user of this machine, who goes away with the test.
 func ordinaryUser(t *testing.T, name string, groups ...string) *syscall.Credential {

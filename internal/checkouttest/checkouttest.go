@@ -1,0 +1,86 @@
+// Package checkouttest copies this checkout as it is now: what git tracks, or would add.
+package checkouttest
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Files lists the files of the checkout at root, or of the paths in it that are named.
+func Files(root string, paths ...string) ([]string, error) {
+	command := exec.Command("git", append([]string{"-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, paths...)...)
+	output, err := command.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w", command.Args, err)
+	}
+	var files []string
+	for file := range strings.SplitSeq(strings.TrimSuffix(string(output), "\x00"), "\x00") {
+		_, err := os.Lstat(filepath.Join(root, file))
+		if errors.Is(err, fs.ErrNotExist) { // deleted, and not committed yet
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file)
+	}
+	return files, nil
+}
+
+// Copy copies these files into the folder to.
+func Copy(root, to string, paths ...string) error {
+	files, err := Files(root, paths...)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		source, target := filepath.Join(root, file), filepath.Join(to, file)
+		info, err := os.Lstat(source)
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s is no regular file: on Windows it would be another one", file)
+		}
+		content, err := os.ReadFile(source)
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(target, content, info.Mode()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Clone commits a copy of the files in the folder origin, and clones that as git on Windows does: with CRLF.
+func Clone(root, origin, clone string) error {
+	if err := Copy(root, origin); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"-C", origin, "init", "--quiet"},
+		{"-C", origin, "add", "--all", "--force"},
+		{"-C", origin, "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now"},
+		{"clone", "--quiet", "--config", "core.autocrlf=true", origin, clone},
+	} {
+		command := exec.Command("git", args...)
+		for _, variable := range os.Environ() {
+			if !strings.HasPrefix(variable, "GIT_") { // what a git that started this says
+				command.Env = append(command.Env, variable)
+			}
+		}
+		if output, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("%v: %w\n%s", command.Args, err, output)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,47 @@
+package checkouttest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestClone(t *testing.T) {
+	root := t.TempDir()
+	write := func(name, content string, mode os.FileMode) {
+		require.NoError(t, os.MkdirAll(filepath.Join(root, filepath.Dir(name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(content), mode))
+	}
+	require.NoError(t, exec.Command("git", "init", "--quiet", root).Run())
+	write(".gitignore", "/out/\n", 0o644)
+	write("new file", "not added\n", 0o644)
+	write("sub/tracked", "as committed\n", 0o755)
+	write("deleted", "", 0o644)
+	write("out/program", "", 0o755)
+	require.NoError(t, exec.Command("git", "-C", root, "add", "sub", "deleted").Run())
+	require.NoError(t, os.Remove(filepath.Join(root, "deleted")))
+	write("sub/tracked", "as edited\n", 0o755)
+
+	files, err := Files(root)
+	require.NoError(t, err)
+	assert.ElementsMatch(t, []string{".gitignore", "new file", "sub/tracked"}, files)
+	files, err = Files(root, "sub", "out")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"sub/tracked"}, files)
+
+	origin, clone := filepath.Join(t.TempDir(), "origin"), filepath.Join(t.TempDir(), "clone")
+	require.NoError(t, Clone(root, origin, clone))
+	content, err := os.ReadFile(filepath.Join(clone, "sub/tracked"))
+	require.NoError(t, err)
+	assert.Equal(t, "as edited\r\n", string(content))
+	info, err := os.Stat(filepath.Join(origin, "sub/tracked"))
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o755), info.Mode())
+
+	require.NoError(t, os.Symlink("sub", filepath.Join(root, "link")))
+	assert.ErrorContains(t, Copy(root, t.TempDir()), "link is no regular file")
+}
