@@ -62,7 +62,7 @@ func (c *Cluster) AddKey() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.kids++
-	c.keys = append(c.keys, newKey(c.t, fmt.Sprint("key-", c.kids)))
+	c.keys = append(c.keys, NewKey(c.t, fmt.Sprint("key-", c.kids)))
 	c.publish()
 }
 
@@ -75,7 +75,8 @@ func (c *Cluster) RemoveKey() {
 	c.publish()
 }
 
-func newKey(t testing.TB, kid string) jose.JSONWebKey {
+// NewKey returns a private key to sign tokens with.
+func NewKey(t testing.TB, kid string) jose.JSONWebKey {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -143,9 +144,9 @@ func (c *Cluster) Forgeries() map[string]string {
 	good := strings.Split(c.Token(), ".")
 	other := strings.Split(c.Token(func(claims *Claims) { claims.ID = "another" }), ".")
 	return map[string]string{
-		"another's key of the same name":   c.sign(jose.ES256, newKey(c.t, own.KeyID), nil),
-		"another's key":                    c.sign(jose.ES256, newKey(c.t, "another"), nil),
-		"a key without a name":             c.sign(jose.ES256, newKey(c.t, ""), nil),
+		"another's key of the same name":   c.sign(jose.ES256, NewKey(c.t, own.KeyID), nil),
+		"another's key":                    c.sign(jose.ES256, NewKey(c.t, "another"), nil),
+		"a key without a name":             c.sign(jose.ES256, NewKey(c.t, ""), nil),
 		"the signature of another token":   good[0] + "." + good[1] + "." + other[2],
 		"another payload":                  good[0] + "." + other[1] + "." + good[2],
 		"no signature":                     good[0] + "." + good[1] + ".",
@@ -164,9 +165,15 @@ func (c *Cluster) sign(algorithm jose.SignatureAlgorithm, key jose.JSONWebKey, c
 	for _, change := range changes {
 		change(&claims)
 	}
+	return Sign(c.t, algorithm, key, claims)
+}
+
+// Sign returns a token with these claims.
+func Sign(t testing.TB, algorithm jose.SignatureAlgorithm, key jose.JSONWebKey, claims Claims) string {
+	t.Helper()
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: key}, nil)
-	require.NoError(c.t, err)
+	require.NoError(t, err)
 	token, err := jwt.Signed(signer).Claims(claims).Serialize()
-	require.NoError(c.t, err)
+	require.NoError(t, err)
 	return token
 }

@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -28,6 +25,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"example.com/invoices/internal/identitytest"
 )
 
 const (
@@ -53,23 +52,6 @@ func claimsOf(t *testing.T, token string) (claims jwt.Claims) {
 	require.NoError(t, err)
 	require.NoError(t, parsed.UnsafeClaimsWithoutVerification(&claims))
 	return claims
-}
-
-// newKey is a key of the test's own.
-func newKey(t *testing.T, kid string) jose.JSONWebKey {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	return jose.JSONWebKey{Key: private, KeyID: kid, Algorithm: string(jose.ES256), Use: "sig"}
-}
-
-func sign(t *testing.T, key jose.JSONWebKey, claims jwt.Claims) string {
-	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, nil)
-	require.NoError(t, err)
-	token, err := jwt.Signed(signer).Claims(claims).Serialize()
-	require.NoError(t, err)
-	return token
 }
 
 // caller is a pod beside invoice-app's, with their labels and so with their way through the
@@ -175,8 +157,8 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 		"another audience": {tokenOf(t, "invoice-app", issuer, tokenLifetime), 401, "audience"},
 		"a long life":      {tokenOf(t, "invoice-app", providerAudience, time.Hour), 401, "long_lived"},
 		"another account":  {tokenOf(t, "default", providerAudience, tokenLifetime), 403, "account"},
-		"forged":           {sign(t, newKey(t, kid), claimsOf(t, good)), 401, "signature"},
-		"another's key":    {sign(t, newKey(t, "another"), claimsOf(t, good)), 401, "unknown_key"},
+		"forged":           {identitytest.Sign(t, jose.ES256, identitytest.NewKey(t, kid), claimsOf(t, good)), 401, "signature"},
+		"another's key":    {identitytest.Sign(t, jose.ES256, identitytest.NewKey(t, "another"), claimsOf(t, good)), 401, "unknown_key"},
 		"alg none":         {base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + ".", 401, "algorithm"},
 		"not a token":      {"hello", 401, "malformed"},
 	}
@@ -241,13 +223,13 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	publish := func() string { return mustRun(t, command(t, "workspace/run", "publish-keys", kubeContext)) }
 	t.Cleanup(func() { _ = exec.Command(repository+"/workspace/run", "publish-keys", kubeContext).Run() }) // after t.Context is done
 
-	key := newKey(t, "test")
+	key := identitytest.NewKey(t, "test")
 	issued := jwt.NewNumericDate(time.Now())
 	with := func(change func(*jwt.Claims)) string {
 		claims := jwt.Claims{Issuer: issuer, Audience: jwt.Audience{providerAudience}, Subject: "system:serviceaccount:invoicing:invoice-app",
 			IssuedAt: issued, Expiry: jwt.NewNumericDate(issued.Time().Add(tokenLifetime))}
 		change(&claims)
-		return sign(t, key, claims)
+		return identitytest.Sign(t, jose.ES256, key, claims)
 	}
 	token := with(func(*jwt.Claims) {})
 	everywhere := func(token string, want int) bool {
