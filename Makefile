@@ -2,6 +2,7 @@
 
 # The product's own packages; test/simulation, test/limits and test/faults are run apart, since they take minutes.
 PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./supervisor/... ./test/payall/... ./test/postgres/...
+DEPGUARD := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 SHFMT := mvdan.cc/sh/v3/cmd/shfmt@v3.13.1
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -43,7 +44,7 @@ test-local: check
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 	go -C test/cluster test -count=1 -v ./page
 
-## check: formatting, vet, staticcheck, shell scripts, workflows, manifests, known vulnerabilities
+## check: formatting, vet, staticcheck, imports between layers, shell scripts, workflows, manifests, known vulnerabilities
 .PHONY: check
 check:
 	workspace/run need shellcheck shellcheck
@@ -51,6 +52,7 @@ check:
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
 	for module in . workspace test/cluster bench; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
 	for module in . workspace test/cluster bench; do GOOS=darwin GOARCH=arm64 go -C $$module vet ./... || exit 1; done
+	go run $(DEPGUARD) ./... # .depguard.yaml
 	go -C test/cluster test -count=1 ./manifests ./access # uncached: Go does not see that other files have changed
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 go run $(SHFMT) --diff
