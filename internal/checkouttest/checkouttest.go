@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Files lists the files of the checkout at root, or of the paths in it that are named.
+// Files lists the files of the checkout at root, or those at the given paths in it.
 func Files(root string, paths ...string) ([]string, error) {
 	command := exec.Command("git", append([]string{"-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, paths...)...)
 	output, err := command.Output()
@@ -45,7 +45,7 @@ func Copy(root, to string, paths ...string) error {
 			return err
 		}
 		if !info.Mode().IsRegular() {
-			return fmt.Errorf("%s is no regular file: on Windows it would be another one", file)
+			return fmt.Errorf("%s is not a regular file, which git on Windows would change", file)
 		}
 		content, err := os.ReadFile(source)
 		if err != nil {
@@ -74,7 +74,7 @@ func Clone(root, origin, clone string) error {
 	} {
 		command := exec.Command("git", args...)
 		for _, variable := range os.Environ() {
-			if !strings.HasPrefix(variable, "GIT_") { // what a git that started this says
+			if !strings.HasPrefix(variable, "GIT_") { // from a git that started this process
 				command.Env = append(command.Env, variable)
 			}
 		}

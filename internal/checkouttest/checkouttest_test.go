@@ -43,5 +43,5 @@ func TestClone(t *testing.T) {
 	assert.Equal(t, os.FileMode(0o755), info.Mode())
 
 	require.NoError(t, os.Symlink("sub", filepath.Join(root, "link")))
-	assert.ErrorContains(t, Copy(root, t.TempDir()), "link is no regular file")
+	assert.ErrorContains(t, Copy(root, t.TempDir()), "link is not a regular file")
 }

@@ -45,7 +45,7 @@ func New(service string) *Set {
 	return s
 }
 
-// Err returns everything that is wrong with the variables read so far, one a line.
+// Err returns all errors in the variables read so far, one per line.
 func (s *Set) Err() error { return errors.Join(s.errs...) }
 
 // Require records an error about a combination of variables unless ok.
@@ -93,7 +93,7 @@ func read[T any](s *Set, name, fallback, usage string, show func(string) string,
 	return value
 }
 
-// harmless matches what is no password, URL or connection string in the wrong variable.
+// harmless matches values that cannot be a password, a URL or a connection string.
 var harmless = regexp.MustCompile(`^[A-Za-z0-9 .,:_+-]{1,40}$`)
 
 // quoteHarmless describes a value that is short and simple.
@@ -126,7 +126,7 @@ func (s *Set) Duration(name string, fallback, least, most time.Duration, usage s
 	})
 }
 
-// Int reads a whole number from least to most.
+// Int reads an integer from least to most.
 func (s *Set) Int(name string, fallback, least, most int, usage string) int {
 	return read(s, name, strconv.Itoa(fallback), usage, quoteHarmless, func(text string) (int, error) {
 		n, err := strconv.Atoi(text)
@@ -164,8 +164,8 @@ func (s *Set) Text(name, usage string) string {
 	return read(s, name, "", usage, quoteHarmless, func(text string) (string, error) { return text, nil })
 }
 
-// List returns the words of a variable, in lower case: separated by commas,
-// blanks or both.
+// List returns the words of a variable in lower case. They are separated by commas, blanks or
+// both.
 func (s *Set) List(name, usage string) []string {
 	return strings.FieldsFunc(strings.ToLower(s.Text(name, usage)), func(r rune) bool { return r == ',' || r == ' ' })
 }
@@ -196,8 +196,7 @@ func (s *Set) URL(name, fallback string, schemes []string, usage string) *url.UR
 	})
 }
 
-// Logger reads LOG_LEVEL and LOG_FORMAT and returns the logger that they ask
-// for, writing to w.
+// Logger reads LOG_LEVEL and LOG_FORMAT and returns the logger they describe, which writes to w.
 func (s *Set) Logger(w io.Writer) *slog.Logger {
 	var level slog.Level
 	name := s.OneOf("LOG_LEVEL", []string{"info", "debug", "warn", "error"}, "least severe message that is logged: debug, info, warn or error")

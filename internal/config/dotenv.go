@@ -17,14 +17,12 @@ import (
 // maxDotenv is the most bytes that a .env file can have.
 const maxDotenv = 1 << 20
 
-// loadDotenv sets the variables of a .env file that the environment does not
-// set. No file is no error. No error shows anything of the file's content, for
-// that may be a password.
+// loadDotenv sets the variables of a .env file that the environment does not set. A missing file
+// is not an error. No error shows any content of the file, because it may contain a password.
 //
-// godotenv reads the file, but it accepts what was not meant: it expands
-// unknown variables to nothing, cuts values off at a #, and puts the rest of
-// the file in its errors. So the file is checked first against a stricter
-// grammar, in which what is written is what is read.
+// godotenv reads the file, but it is too lenient: it expands unknown variables to nothing, cuts
+// values off at a #, and quotes the rest of the file in its errors. So the file is first checked
+// against a stricter grammar, in which a value means exactly what is written.
 func loadDotenv(file string) error {
 	text, err := readDotenv(file)
 	if err != nil {
@@ -178,8 +176,8 @@ func (d *dotenv) unquoted(raw string) (string, error) {
 	return d.expand(d.line, raw, false)
 }
 
-// quoted returns what the value in quotes stands for that rest begins with,
-// and leaves nothing of its last line in rest.
+// quoted returns the value in quotes at the beginning of rest, and removes its last line from
+// rest.
 func (d *dotenv) quoted(quote byte) (string, error) {
 	begin, end := d.line, 1
 	for end < len(d.rest) && d.rest[end] != quote {
@@ -216,8 +214,8 @@ func (d *dotenv) quoted(quote byte) (string, error) {
 
 var reference = regexp.MustCompile(`^\$(?:([A-Z0-9_]+)|\{([A-Z0-9_]+)\})`)
 
-// expand replaces the escapes and the variables in the raw text of a value
-// that begins in a line. Without double quotes the only escape is \$.
+// expand replaces the escapes and variables in the raw text of a value that begins on the given
+// line. Outside double quotes the only escape is \$.
 func (d *dotenv) expand(line int, raw string, doubleQuotes bool) (string, error) {
 	var value strings.Builder
 	for raw != "" {
@@ -248,8 +246,7 @@ func (d *dotenv) expand(line int, raw string, doubleQuotes bool) (string, error)
 	return value.String(), nil
 }
 
-// escape returns what the escape stands for of which next follows the
-// backslash.
+// escape returns the character for an escape sequence; next is the text after the backslash.
 func (d *dotenv) escape(line int, next string) (byte, error) {
 	switch char, after := next[0], next[1:]; {
 	case char == 'n':
@@ -263,8 +260,8 @@ func (d *dotenv) escape(line int, next string) (byte, error) {
 		"write NAME='value' to keep the text as it is")
 }
 
-// dereference returns the text, and the length in raw, of the variable that
-// raw begins with, or of a $ that begins none.
+// dereference returns the value of the variable that raw begins with, and its length in raw. A $
+// that begins no variable stands for itself.
 func (d *dotenv) dereference(line int, raw string) (text string, length int, err error) {
 	next := raw[1:]
 	match := reference.FindStringSubmatch(raw)

@@ -1,5 +1,5 @@
-// Package contracttest holds a service's handlers against its OpenAPI document,
-// in both directions, so that neither can drift.
+// Package contracttest compares a service's handlers with its OpenAPI document, in both
+// directions, so that neither can drift.
 package contracttest
 
 import (
@@ -28,9 +28,9 @@ import (
 	"example.com/invoices/internal/server"
 )
 
-// Contract checks every call that is made through it.
+// Contract checks every request that is made through it.
 type Contract struct {
-	Authorization string // the header of every call from now on
+	Authorization string // the header of every request from now on
 
 	t      testing.TB
 	server *server.Server
@@ -40,8 +40,8 @@ type Contract struct {
 	gets   map[string]*http.Request // by target and authorization
 }
 
-// New returns a Contract between s and the document that it serves at
-// /openapi.yaml. Paths and methods must be the same in both.
+// New returns a Contract between s and the document that s serves at /openapi.yaml. Both must have
+// the same paths and methods.
 func New(t testing.TB, s *server.Server) *Contract {
 	t.Helper()
 	answer := httptest.NewRecorder()
@@ -61,15 +61,15 @@ func New(t testing.TB, s *server.Server) *Contract {
 			documented = append(documented, method+" "+path)
 		}
 	}
-	assert.ElementsMatch(t, served, documented, "what is served is not what is documented")
+	assert.ElementsMatch(t, served, documented, "the served and the documented operations differ")
 
 	found, err := gorillamux.NewRouter(doc)
 	require.NoError(t, err)
 	return &Contract{t: t, server: s, doc: doc, router: found, seen: map[string]bool{}, gets: map[string]*http.Request{}}
 }
 
-// Do sends a request to the handlers and returns the answer, which must be one
-// that the document has for this operation.
+// Do sends a request to the handlers and returns the response, which the document must allow for
+// this operation.
 func (c *Contract) Do(t testing.TB, method, target, body string) *httptest.ResponseRecorder {
 	t.Helper()
 	request := httptest.NewRequest(method, target, strings.NewReader(body))
@@ -90,7 +90,7 @@ func (c *Contract) Send(t testing.TB, request *http.Request) *httptest.ResponseR
 	c.server.ServeHTTP(answer, request)
 
 	route, parameters, err := c.router.FindRoute(request)
-	if err != nil { // wrong path or method: only the shape of the error is promised
+	if err != nil { // wrong path or method: only the shape of the error is documented
 		assert.Regexp(t, `^\{"error":"[^"]+"\}$`, answer.Body.String())
 		return answer
 	}
@@ -101,12 +101,12 @@ func (c *Contract) Send(t testing.TB, request *http.Request) *httptest.ResponseR
 		Header:                 answer.Header(),
 		Body:                   io.NopCloser(bytes.NewReader(answer.Body.Bytes())),
 		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
-	}), "%s %s answered %d %s", request.Method, request.URL, answer.Code, answer.Body)
+	}), "the response to %s %s is %d %s", request.Method, request.URL, answer.Code, answer.Body)
 	return answer
 }
 
-// RequireSecurity fails unless the operations that refuse a call without a
-// token are those that the document has a security requirement for.
+// RequireSecurity fails unless the operations that reject a request without a token are those with
+// a security requirement in the document.
 func (c *Contract) RequireSecurity(t testing.TB) {
 	t.Helper()
 	anonymous := *c
@@ -114,14 +114,13 @@ func (c *Contract) RequireSecurity(t testing.TB) {
 	for path, item := range c.doc.Paths.Map() {
 		for method, operation := range item.Operations() {
 			answer := anonymous.Do(t, method, path, "")
-			assert.Equal(t, operation.Security != nil, answer.Code == http.StatusUnauthorized, "%s %s answers %d", method, path, answer.Code)
+			assert.Equal(t, operation.Security != nil, answer.Code == http.StatusUnauthorized, "the response to %s %s is %d", method, path, answer.Code)
 		}
 	}
 }
 
-// RequireLimits sees what every call that may have a body says to a body that
-// is too large, of no type it takes, late, or cut off, and to a web page of
-// another origin.
+// RequireLimits checks how every operation with a request body responds to a body that is too
+// large, of the wrong type, late or cut off, and to a web page of another origin.
 func (c *Contract) RequireLimits(t testing.TB) {
 	t.Helper()
 	for path, item := range c.doc.Paths.Map() {
@@ -155,15 +154,15 @@ func (c *Contract) RequireLimits(t testing.TB) {
 	}
 }
 
-// RequireFull sees what every call but the probes gets while the server works on
-// as many requests as it may: on one like fill, which must not get an answer
-// yet. It runs in a synctest bubble.
+// RequireFull checks how every operation except the probes responds while the server handles as
+// many requests as it can: requests for fill, which must not get a response yet. It runs in a
+// synctest bubble.
 func (c *Contract) RequireFull(t testing.TB, fill string) {
 	t.Helper()
-	const more = 1000 // than any server works on
+	const more = 1000 // more than any server handles
 	for range more {
 		go func() {
-			defer func() { // when its time ends while it is answered, it is cut, as net/http would
+			defer func() { // net/http would cut the connection of a request that times out in the middle of its response
 				if cause := recover(); cause != nil && cause != http.ErrAbortHandler {
 					panic(cause)
 				}
@@ -183,8 +182,8 @@ func (c *Contract) RequireFull(t testing.TB, fill string) {
 	}
 }
 
-// RequireHeads sends each GET that was made again, and as a HEAD, and fails
-// unless both have the same status and header.
+// RequireHeads repeats each GET that was made, as a GET and as a HEAD, and fails unless both have
+// the same status and header.
 func (c *Contract) RequireHeads(t testing.TB) {
 	t.Helper()
 	site := httptest.NewServer(c.server)
@@ -201,7 +200,7 @@ func (c *Contract) RequireHeads(t testing.TB) {
 		response.Header.Set("status", response.Status)
 		response.Header.Del("Date")
 		if get.URL.Path == "/metrics" || response.ContentLength < 0 || len(response.TransferEncoding) > 0 {
-			response.Header.Del("Content-Length") // another time, another length; and of a long GET it is not known
+			response.Header.Del("Content-Length") // it changes from one to the next, and is unknown for a long GET
 		}
 		body, err := io.ReadAll(response.Body)
 		require.NoError(t, err)
@@ -213,8 +212,8 @@ func (c *Contract) RequireHeads(t testing.TB) {
 	}
 }
 
-// RequireAllSeen fails if the document promises an answer that no call got,
-// neither through c nor through others of the same document.
+// RequireAllSeen fails if the document has a response that no request got, neither through c nor
+// through others of the same document.
 func (c *Contract) RequireAllSeen(others ...*Contract) {
 	c.t.Helper()
 	for _, other := range others {
@@ -231,5 +230,5 @@ func (c *Contract) RequireAllSeen(others ...*Contract) {
 		}
 	}
 	slices.Sort(unseen)
-	require.Empty(c.t, unseen, "documented, and never seen")
+	require.Empty(c.t, unseen, "documented, but never seen")
 }

@@ -7,14 +7,14 @@ import (
 	"example.com/invoices/internal/database"
 )
 
-// Frozen is a database that neither answers nor fails until Thawed is closed.
-// If it is Deaf, it does not even notice that nobody waits any more.
+// Frozen is a database that neither responds nor fails until Thawed is closed. If it is Deaf, it
+// ignores the context, too.
 type Frozen struct {
 	Deaf   bool
 	Thawed chan struct{}
 }
 
-// Wait is what every method of a store does that is frozen.
+// Wait is what every method of a frozen store does.
 func (f Frozen) Wait(ctx context.Context) error {
 	if f.Deaf {
 		ctx = context.WithoutCancel(ctx)

@@ -1,6 +1,6 @@
-// Package database opens and migrates the two engines that a service can keep
-// its data in: PostgreSQL, and an embedded SQLite file for a machine that has
-// no server. A service's store package has the SQL of each.
+// Package database opens and migrates the two database engines that a service can use: PostgreSQL,
+// and an embedded SQLite file for a machine without a server. The SQL is in the store package of
+// each service.
 package database
 
 import (
@@ -17,29 +17,28 @@ import (
 	"github.com/pressly/goose/v3/lock"
 )
 
-// Schemes are the beginnings of a DATABASE_URL that the Open functions take.
+// Schemes lists the URL schemes that DATABASE_URL accepts.
 var Schemes = []string{"postgres", "postgresql", "sqlite"}
 
-// IsSQLite says which engine a DATABASE_URL means.
+// IsSQLite reports whether a DATABASE_URL names an SQLite file.
 func IsSQLite(url string) bool { return strings.HasPrefix(url, "sqlite:") }
 
-// Schema is what a service's database looks like, and what the service's role
-// in PostgreSQL needs.
+// Schema describes a service's database, and the privileges that the service needs in PostgreSQL.
 type Schema struct {
-	Files  fs.FS // has the folders migrations/postgres and migrations/sqlite, of SQL files
+	Files  fs.FS // contains migrations/postgres/*.sql and migrations/sqlite/*.sql
 	Grants []Grant
 }
 
 func (s Schema) migrations(engine string) fs.FS {
 	sub, err := fs.Sub(s.Files, "migrations/"+engine)
 	if err != nil {
-		panic(err) // only for a path that is no path
+		panic(err) // only for an invalid path
 	}
 	return sub
 }
 
-// Migrate brings the schema at url up to date and, in PostgreSQL, grants role
-// (unless it is "") what the service needs and no more.
+// Migrate brings the schema at url up to date. In PostgreSQL it also grants role, unless that is
+// "", exactly what the service needs.
 func (s Schema) Migrate(ctx context.Context, url, role string) error {
 	if !IsSQLite(url) {
 		return s.migratePostgres(ctx, url, role)
@@ -54,47 +53,47 @@ func (s Schema) Migrate(ctx context.Context, url, role string) error {
 	return err
 }
 
-// Connection is a store's side towards the program that uses it.
+// Connection is the part of a store that main uses.
 type Connection interface {
-	// Ping returns an error unless the database can be asked.
+	// Ping returns an error if the database does not respond.
 	Ping(ctx context.Context) error
-	// Excess returns what the program's role can do beyond what its service needs.
+	// Excess returns the privileges of the current role that the service does not need.
 	Excess(ctx context.Context) ([]string, error)
 	Close()
 }
 
-// CheckRole logs a warning where the program's role can do more than it needs,
-// or returns an error where narrow requires a role that cannot.
+// CheckRole logs a warning if the role has privileges that it does not need. If narrow is set, it
+// returns an error instead.
 func CheckRole(ctx context.Context, conn Connection, narrow bool, log *slog.Logger) error {
 	excess, err := conn.Excess(ctx)
 	if err != nil || len(excess) == 0 {
 		return err
 	}
 	if narrow {
-		return fmt.Errorf("the database role of DATABASE_URL can do more than it needs (REQUIRE_NARROW_ROLE): %s; "+
-			"take that away, or give a role what it needs with: migrate --grant-to ROLE", strings.Join(excess, ", "))
+		return fmt.Errorf("the database role of DATABASE_URL has privileges that it does not need (REQUIRE_NARROW_ROLE): %s; "+
+			"revoke them, or set up a role with: migrate --grant-to ROLE", strings.Join(excess, ", "))
 	}
-	log.Warn("the database role of DATABASE_URL can do more than it needs", "excess", excess)
+	log.Warn("the database role of DATABASE_URL has privileges that it does not need", "excess", excess)
 	return nil
 }
 
-// ErrUnavailable is wrapped by every error that means: the database cannot be
-// reached or cannot work now, and the same call may succeed later.
+// ErrUnavailable is wrapped by every error that means that the database cannot be reached or
+// cannot respond now. The same operation may succeed later.
 var ErrUnavailable = errors.New("database is unavailable")
 
-// ErrUnknownOutcome is an ErrUnavailable of a call that may have been carried
-// out or not: the answer to its commit was lost, or a standby may lack it.
+// ErrUnknownOutcome is an ErrUnavailable for an operation that may or may not have been carried
+// out: the response to its commit was lost, or a standby may not have it.
 var ErrUnknownOutcome = fmt.Errorf("%w: the commit is not confirmed, so it may or may not have happened", ErrUnavailable)
 
-// ErrNotMigrated says that the schema is older than the program.
+// ErrNotMigrated means that the schema is older than the program.
 var ErrNotMigrated = errors.New("database schema is older than this program")
 
-// ErrNoSQLite says that the program was built with the tag nosqlite, as those
-// for a cluster are: they link in half the time.
-var ErrNoSQLite = errors.New("this program was built without SQLite: give it the postgres:// URL of a database")
+// ErrNoSQLite means that the program was built with the tag nosqlite, as programs for a cluster
+// are: they link in half the time.
+var ErrNoSQLite = errors.New("this program was built without SQLite: set DATABASE_URL to a postgres:// URL")
 
-// migrate applies the migrations that are missing. One process at a time does
-// it; others wait for lock.
+// migrate applies the missing migrations. One process at a time does so; the others wait for the
+// lock.
 func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, migrations fs.FS, locking goose.ProviderOption) error {
 	provider, err := goose.NewProvider(dialect, db, migrations, locking)
 	if err != nil {
@@ -106,7 +105,7 @@ func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, migrations 
 	return nil
 }
 
-// newest is the version of the last migration.
+// newest returns the version of the last migration.
 func newest(migrations fs.FS) (int64, error) {
 	names, err := fs.Glob(migrations, "*.sql")
 	if err != nil || len(names) == 0 {
@@ -115,22 +114,21 @@ func newest(migrations fs.FS) (int64, error) {
 	return goose.NumericComponent(names[len(names)-1])
 }
 
-// appliedVersion asks for the schema's version. goose's own question would try
-// to create its table, which a program's narrow role may not.
+// appliedVersion selects the schema's version. goose's own query would try to create its table,
+// which the narrow role of a service cannot do.
 const appliedVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
 
-// retries is the wait for another process that migrates: a try each second.
+// retries is how long to wait for another process that is migrating: one attempt per second.
 var retries = lock.WithLockTimeout(1, 300)
 
-// How long a starting program waits for its database, which may be starting
-// too. Migrating is what everything else waits for, so it does not give up soon.
+// How long a starting program waits for its database, which may also be starting. Everything else
+// depends on the migration, so that waits longer.
 const (
 	servePatience   = 30 * time.Second
 	migratePatience = 5 * time.Minute
 )
 
-// await calls ask until it returns something else than ErrUnavailable, or
-// patience is over.
+// await calls ask until its error is no longer ErrUnavailable, or patience has passed.
 func await(ctx context.Context, patience time.Duration, ask func() error) error {
 	deadline := time.Now().Add(patience)
 	for {

@@ -13,9 +13,9 @@ import (
 	"github.com/pressly/goose/v3/lock"
 )
 
-// migrationSettings bound a migration's session. Its statements may take long,
-// but what waits for a lock makes all others wait behind it, so that is tried
-// again instead. A migration that stands still loses its session, and its lock.
+// migrationSettings limit a migration's session. Its statements may take long, but a statement
+// that waits for a lock blocks everyone behind it, so it fails early and is retried. An idle
+// transaction loses its session, and with it its lock.
 var migrationSettings = map[string]string{
 	"lock_timeout":                        "2s",
 	"idle_in_transaction_session_timeout": "1min",
@@ -27,8 +27,8 @@ var migrationSettings = map[string]string{
 	"client_connection_check_interval":    "2s",
 }
 
-// migratePostgres is safe to run several times at once: an advisory lock lets
-// one work while others wait, and a grant can be repeated.
+// migratePostgres can run several times at once: an advisory lock lets one process migrate while
+// the others wait, and a grant can be repeated.
 func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 	config, err := parseURL(url)
 	if err != nil {
@@ -43,8 +43,8 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 		return err
 	}
 	if pooled {
-		return errors.New("migrate needs a direct connection to PostgreSQL, and DATABASE_URL leads through a connection " +
-			"pooler: the lock that keeps two migrations apart does not hold there; give it the server's own address")
+		return errors.New("migrate needs a direct connection to PostgreSQL, but DATABASE_URL points to a connection " +
+			"pooler: the advisory lock does not work there; use the address of the server")
 	}
 	bound(config.ConnConfig, migrationSettings)
 	locker, err := lock.NewPostgresSessionLocker(retries)
@@ -60,7 +60,7 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 		if errors.As(err, &refused) || errors.As(err, &unreachable) {
 			return ClassifyPostgres(err)
 		}
-		return err // what goose itself finds wrong stays wrong
+		return err // an error of goose itself is permanent
 	})
 	if err != nil || role == "" {
 		return err
@@ -79,24 +79,25 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 	return nil
 }
 
-// Grant is a privilege on a table or sequence; with Columns, on these only.
+// Grant is a privilege on a table or a sequence; with Columns, on these columns only.
 type Grant struct {
 	Privilege string // SELECT, INSERT, …
 	On        string
 	Columns   []string
 }
 
-// all returns what the service's role needs, for every service.
+// all returns the privileges that the service's role needs, with those that every service's role
+// needs.
 func (s Schema) all() []Grant {
 	return append([]Grant{{Privilege: "SELECT", On: "goose_db_version"}}, s.Grants...)
 }
 
-// grantLock is an arbitrary key, ours in this database. PostgreSQL refuses two
-// grants on one table at the same instant ("tuple concurrently updated").
+// grantLock is an arbitrary key. PostgreSQL rejects two simultaneous grants on one table ("tuple
+// concurrently updated").
 const grantLock = 7_301_984
 
-// grant gives role what the service needs, and takes everything else away that
-// it had on what is ours, whatever an older release or a person gave it.
+// grant gives role the privileges that the service needs, and revokes all others that it has on
+// our objects, no matter who granted them.
 func (s Schema) grant(ctx context.Context, conn *pgx.Conn, role string) error {
 	name := pgx.Identifier{role}.Sanitize()
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -136,9 +137,9 @@ func (s Schema) grant(ctx context.Context, conn *pgx.Conn, role string) error {
 	})
 }
 
-// Excess returns what the pool's role can do beyond s.Grants: by a grant, by
-// being a member of another role, by what PUBLIC has, or as an owner or
-// superuser. Each is a privilege as in a GRANT, or an attribute of the role.
+// Excess returns the privileges of the pool's role beyond s.Grants, whether they come from a
+// grant, from membership in another role, from PUBLIC, from ownership or from being a superuser.
+// Each is a privilege as in a GRANT, or an attribute of the role.
 func (s Schema) Excess(ctx context.Context, pool *Pool) ([]string, error) {
 	needed := map[string]bool{}
 	for _, g := range s.all() {
@@ -156,7 +157,7 @@ func (s Schema) Excess(ctx context.Context, pool *Pool) ([]string, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask what the database role can do: %w", ClassifyPostgres(err))
+		return nil, fmt.Errorf("query the privileges of the database role: %w", ClassifyPostgres(err))
 	}
 	var excess []string
 	for _, privilege := range can {
@@ -167,7 +168,7 @@ func (s Schema) Excess(ctx context.Context, pool *Pool) ([]string, error) {
 	return excess, nil
 }
 
-// privileges lists what the current role can do, in what way it ever came to it.
+// privileges lists all privileges of the current role, wherever they come from.
 const privileges = `
 	WITH ours AS (
 		SELECT oid, relname, relkind FROM pg_class

@@ -17,31 +17,30 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// PostgreSQL's condition codes that the code below has to tell apart
+// The PostgreSQL error codes that the code below distinguishes
 // (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 const (
 	undefinedTable   = "42P01"
 	lockNotAvailable = "55P03"
 )
 
-// How long one side waits for the other. The settings that the server gets make
-// it end a session that stands still, whatever has happened to the client:
-// nothing here relies on a client that works.
+// How long one side waits for the other. The server settings below end an idle or stuck session
+// whatever has happened to the client: nothing here relies on a client that still works.
 const (
 	connectTimeout = 3 * time.Second
-	// acquireTimeout bounds the wait for a free connection of the pool.
+	// acquireTimeout limits the wait for a free connection of the pool.
 	acquireTimeout = 3 * time.Second
-	// peerSilence is after how long a peer that does not even acknowledge
-	// packets counts as gone. keepAlive comes to about the same.
+	// peerSilence is how long a peer may leave packets unacknowledged before it counts as gone.
+	// keepAlive amounts to about the same.
 	peerSilence = 15 * time.Second
 )
 
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
 
-// sessionSettings bound what a session can hold, and for how long. A
-// DATABASE_URL may override each (…?statement_timeout=60s).
+// sessionSettings limit what a session can hold, and for how long. A DATABASE_URL may override
+// each of them (…?statement_timeout=60s).
 var sessionSettings = map[string]string{
-	// No statement of ours takes long; one that does is stuck behind something.
+	// Our statements are short; one that takes long is blocked by something.
 	"statement_timeout":                   "10s",
 	"lock_timeout":                        "2s",
 	"idle_in_transaction_session_timeout": "5s",
@@ -54,7 +53,7 @@ var sessionSettings = map[string]string{
 	"default_transaction_isolation":       "read committed",
 }
 
-// parseURL reads a DATABASE_URL and adds the settings of the client's side.
+// parseURL parses a DATABASE_URL and adds the client's settings.
 func parseURL(url string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -65,7 +64,7 @@ func parseURL(url string) (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// bound adds settings to those that a session starts with, unless they are there.
+// bound adds the settings that a session starts with, unless the URL sets them.
 func bound(config *pgx.ConnConfig, settings map[string]string) {
 	for name, value := range settings {
 		if _, set := config.RuntimeParams[name]; !set {
@@ -74,15 +73,14 @@ func bound(config *pgx.ConnConfig, settings map[string]string) {
 	}
 }
 
-// Pool is a pool of connections to PostgreSQL, and one more for Ping: how busy
-// the pool is says nothing about whether the database can be asked.
+// Pool is a pool of connections to PostgreSQL, with one more connection for Ping: a busy pool says
+// nothing about the health of the database.
 type Pool struct {
 	pool, probe *pgxpool.Pool
 }
 
-// OpenPostgres returns a pool of at most maxConns connections to the database
-// at url, whose schema must be as new as s: ErrNotMigrated if it is not,
-// ErrUnavailable if the server cannot be asked.
+// OpenPostgres returns a pool of at most maxConns connections to the database at url. The error is
+// ErrNotMigrated if its schema is older than s, and ErrUnavailable if the server does not respond.
 func (s Schema) OpenPostgres(ctx context.Context, url string, maxConns int) (*Pool, error) {
 	var pool *Pool
 	err := await(ctx, servePatience, func() (err error) {
@@ -112,9 +110,9 @@ func openPool(ctx context.Context, url string, maxConns int) (*Pool, error) {
 		return nil, err
 	}
 	if pooled {
-		// A pooler such as PgBouncer refuses settings at the start of a session, and
-		// may give each transaction another server process, which does not know the
-		// statements that the last one has prepared.
+		// A pooler such as PgBouncer rejects settings at the start of a session, and may run each
+		// transaction in another server process, which does not know the statements prepared in the
+		// last one.
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	} else {
 		bound(config.ConnConfig, sessionSettings)
@@ -140,9 +138,8 @@ func openPool(ctx context.Context, url string, maxConns int) (*Pool, error) {
 	return p, nil
 }
 
-// throughPooler says whether something that speaks PostgreSQL's protocol is in
-// front of the server: then the process that answers is not the one that
-// greeted.
+// throughPooler reports whether a pooler stands in front of the server: then the process that runs
+// a query is not the one that accepted the connection.
 func throughPooler(ctx context.Context, config *pgx.ConnConfig) (bool, error) {
 	config = config.Copy()
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
@@ -156,8 +153,8 @@ func throughPooler(ctx context.Context, config *pgx.ConnConfig) (bool, error) {
 	return pid != conn.PgConn().PID(), err
 }
 
-// warnOfUnbounded says which settings a session through a pooler lacks. There
-// they can only come from the role. (Transactions have theirs in any case.)
+// warnOfUnbounded logs the settings that a session through a pooler lacks; there only the role can
+// set them. (Transactions set theirs in any case.)
 func (p *Pool) warnOfUnbounded(ctx context.Context) error {
 	wanted, err := json.Marshal(sessionSettings)
 	if err != nil {
@@ -175,15 +172,15 @@ func (p *Pool) warnOfUnbounded(ctx context.Context) error {
 			ORDER BY name`, string(wanted))
 		statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err == nil && len(statements) > 0 {
-			slog.Warn("DATABASE_URL leads through a connection pooler, and the server does not bound what comes "+
+			slog.Warn("DATABASE_URL points to a connection pooler, and the server does not limit the sessions that come"+
 				"that way: run these statements as a superuser", "statements", strings.Join(statements, "; "))
 		}
 		return err
 	})
 }
 
-// Do runs f with a connection of the pool. It waits a few seconds for one at
-// most, and returns f's error as it is.
+// Do runs f with a connection of the pool. It waits up to acquireTimeout for one, and returns f's
+// error unchanged.
 func (p *Pool) Do(ctx context.Context, f func(*pgx.Conn) error) error {
 	acquiring, cancel := context.WithTimeout(ctx, acquireTimeout)
 	conn, err := p.pool.Acquire(acquiring)
@@ -199,7 +196,7 @@ func (p *Pool) Do(ctx context.Context, f func(*pgx.Conn) error) error {
 	return f(conn.Conn())
 }
 
-// Ping returns an error unless the database can be asked.
+// Ping returns an error if the database does not respond.
 func (p *Pool) Ping(ctx context.Context) error { return ClassifyPostgres(p.probe.Ping(ctx)) }
 
 // Close closes all connections.
@@ -221,15 +218,15 @@ func (p *Pool) checkVersion(ctx context.Context, migrations fs.FS) error {
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("ask for the schema's version: %w", ClassifyPostgres(err))
-	case have < want: // newer is fine: while a release rolls out, old programs meet the new schema
+		return fmt.Errorf("query the schema's version: %w", ClassifyPostgres(err))
+	case have < want: // newer is fine: during a rollout, old programs run on the new schema
 		return fmt.Errorf("%w: it is at version %d, and %d is needed", ErrNotMigrated, have, want)
 	}
 	return nil
 }
 
-// Transaction runs f in a transaction that the server ends when one of its
-// statements takes longer than longest, or when the client stands still in it.
+// Transaction runs f in a transaction. The server ends it when one of its statements takes longer
+// than longest, or when the client stays idle in it.
 func Transaction(ctx context.Context, conn *pgx.Conn, longest time.Duration, f func(pgx.Tx) error) error {
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: fmt.Sprintf(`BEGIN;
 		SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = '%s'; SET LOCAL idle_in_transaction_session_timeout = '%s'`,
@@ -242,18 +239,17 @@ func Transaction(ctx context.Context, conn *pgx.Conn, longest time.Duration, f f
 		return err
 	}
 	if err := ctx.Err(); err != nil {
-		return err // before anything is sent
+		return err // nothing has been sent
 	}
 	return Unanswered(tx.Commit(ctx))
 }
 
-// Confirmed runs write, which commits what it likes to, and returns nil only if
-// what it has committed is as durable as the server can make it: with
-// synchronous replication, on the standby, too.
+// Confirmed runs write, which may commit, and returns nil only if everything it committed is as
+// durable as the server can make it: with synchronous replication, also on the standby.
 //
-// A commit that changes nothing waits for nothing. So where a row is there
-// already, by a transaction that may still wait for the standby, write must run
-// Confirm before that row counts.
+// A commit that changes nothing waits for nothing. So if write finds a row that another
+// transaction has written and that may not be replicated yet, it must run Confirm before it relies
+// on the row.
 func (p *Pool) Confirmed(ctx context.Context, write func(*pgx.Conn) error) error {
 	return p.Do(ctx, func(conn *pgx.Conn) error {
 		notes := conn.PgConn().CustomData()
@@ -266,13 +262,13 @@ func (p *Pool) Confirmed(ctx context.Context, write func(*pgx.Conn) error) error
 	})
 }
 
-// Confirm is an expression that makes its transaction's commit wait until all
-// that was visible before is replicated: it writes, behind it in the log.
+// Confirm is an SQL expression that makes the commit of its transaction wait until everything
+// visible before is replicated: it writes a later record to the log.
 const Confirm = `pg_logical_emit_message(true, 'confirm', '')`
 
-// A wait for the standby that somebody cancels ends in a commit that succeeds,
-// and a warning. None of our statements causes another one, so each counts: its
-// words are translated, and its code is that of any warning.
+// If the wait for the standby is canceled, the commit succeeds with a warning. None of our
+// statements causes any other warning, so each one counts: its text may be translated, and its
+// code is the general one.
 const warned = "warned"
 
 func noteWarning(conn *pgconn.PgConn, notice *pgconn.Notice) {
@@ -281,9 +277,9 @@ func noteWarning(conn *pgconn.PgConn, notice *pgconn.Notice) {
 	}
 }
 
-// Unanswered marks the error of a statement that commits as ErrUnknownOutcome,
-// unless the server has refused the statement. (pgconn.SafeToRetry does not help:
-// it is true for some commits whose connection was cut.)
+// Unanswered marks the error of a committing statement as ErrUnknownOutcome, unless the server has
+// rejected the statement. (pgconn.SafeToRetry does not help: it is true for some commits whose
+// connection was cut.)
 func Unanswered(err error) error {
 	var refused *pgconn.PgError
 	switch {
@@ -295,8 +291,8 @@ func Unanswered(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 }
 
-// ClassifyPostgres marks an error of pgx as ErrUnavailable where it is one: no
-// connection, or a server that is starting, stopping, full or too slow.
+// ClassifyPostgres marks a pgx error as ErrUnavailable if it is one: no connection, or a server
+// that is starting, stopping, overloaded or too slow.
 func ClassifyPostgres(err error) error {
 	if err == nil || errors.Is(err, ErrUnavailable) {
 		return err
@@ -304,8 +300,8 @@ func ClassifyPostgres(err error) error {
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) {
 		switch refused.Code[:2] {
-		// Connection, resources, operator, system, read-only after a failover, and a
-		// transaction that another one has got in the way of.
+		// Connection, resources, operator, system, read-only after a failover, and conflicts with
+		// another transaction.
 		case "08", "53", "57", "58", "25", "40":
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
@@ -317,9 +313,9 @@ func ClassifyPostgres(err error) error {
 	var unusable *pgconn.ParseConfigError
 	var untrusted *tls.CertificateVerificationError
 	if errors.As(err, &unusable) || errors.As(err, &untrusted) || errors.Is(err, ErrNotMigrated) {
-		return err // it will not get better by waiting
+		return err // waiting does not help
 	}
-	// What is not the server's answer is the lack of one: a refused, cut or
-	// timed-out connection. A caller who went away is told apart by the caller.
+	// Any other error means that the server did not respond: the connection was refused, cut or
+	// timed out. The caller checks whether its own client has gone.
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }

@@ -486,7 +486,7 @@ func TestAddressesOfSQLite(t *testing.T) {
 		"sqlite:" + folder + "/x.db?mode=ro":          "options",
 		"sqlite:" + folder + "/x.db#x":                "options",
 		"sqlite:" + folder + "/x.db?cache=shared&a=b": "options",
-		"sqlite://host/x.db":                          "without //",
+		"sqlite://host/x.db":                          "must be sqlite:PATH",
 	} {
 		_, err := schema(things).OpenSQLite(t.Context(), address)
 		require.ErrorContains(t, err, says, address)

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialer notices a peer that has vanished without closing: one that is silent
-// by keep-alive, one that owes an answer by TCP_USER_TIMEOUT, since keep-alive
-// does not run while something sent is unacknowledged.
+// dialer detects a peer that has vanished without closing the connection: by keep-alive if the
+// connection is idle, and by TCP_USER_TIMEOUT if data is unacknowledged, since keep-alive does not
+// run then.
 func dialer() *net.Dialer {
 	return &net.Dialer{KeepAliveConfig: keepAlive, Control: func(network, _ string, socket syscall.RawConn) error {
 		if network == "unix" {

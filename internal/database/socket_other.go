@@ -4,5 +4,5 @@ package database
 
 import "net"
 
-// dialer notices a peer that has vanished without closing, by keep-alive.
+// dialer detects a peer that has vanished without closing the connection, by keep-alive.
 func dialer() *net.Dialer { return &net.Dialer{KeepAliveConfig: keepAlive} }

@@ -23,27 +23,27 @@ import (
 // File is an SQLite database file.
 type File struct {
 	*sql.DB
-	// writing queues this process's writers in their order. SQLite itself lets
-	// them try again and again, so that an unlucky one is refused in the end.
+	// writing queues the writers of this process in order. SQLite itself lets them retry until an
+	// unlucky one gives up.
 	writing *semaphore.Weighted
 }
 
-// OpenSQLite opens, and where needed creates and migrates, the database file
-// that address ("sqlite:" and a path) names. A file that is damaged or no database
-// is refused, and left as it is.
+// OpenSQLite opens the database file that address ("sqlite:" and a path) names, and creates and
+// migrates it if necessary. A file that is damaged, or not a database, is rejected and left
+// unchanged.
 func (s Schema) OpenSQLite(ctx context.Context, address string) (File, error) {
 	path := strings.TrimPrefix(address, "sqlite:")
 	if wrong := checkPath(path); wrong != "" {
-		return File{}, fmt.Errorf("DATABASE_URL=%q %s: allowed is sqlite: and the path of a file, as in sqlite:data/my.db", address, wrong)
+		return File{}, fmt.Errorf("DATABASE_URL=%q %s: must be sqlite: and the path of a file, as in sqlite:data/my.db", address, wrong)
 	}
 	if u, err := url.Parse(address); err == nil && u.Opaque == "" { // an absolute path, which a URL escapes
 		if u.Host != "" {
-			return File{}, fmt.Errorf("DATABASE_URL=%q: a file is sqlite:PATH, without //", address)
+			return File{}, fmt.Errorf("DATABASE_URL=%q has // after sqlite: must be sqlite:PATH", address)
 		}
 		path = u.Path
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return File{}, fmt.Errorf("make the folder of the SQLite file: %w", err)
+		return File{}, fmt.Errorf("create the folder of the SQLite file: %w", err)
 	}
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {
@@ -56,8 +56,8 @@ func (s Schema) OpenSQLite(ctx context.Context, address string) (File, error) {
 	return File{db, semaphore.NewWeighted(1)}, nil
 }
 
-// Write runs write in a transaction, which has the file's write lock from the start,
-// and classifies the error.
+// Write runs write in a transaction that holds the file's write lock from the start, and
+// classifies its error.
 func (f File) Write(ctx context.Context, write func(*sql.Tx) error) error {
 	if err := f.writing.Acquire(ctx, 1); err != nil {
 		return fmt.Errorf("%w: wait for other writers: %w", ErrUnavailable, err)
@@ -74,8 +74,7 @@ func (f File) Write(ctx context.Context, write func(*sql.Tx) error) error {
 	return ClassifySQLite(tx.Commit())
 }
 
-// Ping returns an error unless the file can be read. (The driver's own asks
-// nothing of the file.)
+// Ping returns an error if the file cannot be read. (The driver's own Ping does not read it.)
 func (f File) Ping(ctx context.Context) error {
 	var version int
 	return ClassifySQLite(f.QueryRowContext(ctx, `PRAGMA schema_version`).Scan(&version))
@@ -87,8 +86,8 @@ func (f File) Excess(context.Context) ([]string, error) { return nil, nil }
 // Close closes the file.
 func (f File) Close() { f.DB.Close() }
 
-// checkPath says what is wrong with the path of an address, or "". What other
-// programs take for an option would be a part of the file's name here.
+// checkPath returns what is wrong with the path of an address, or "". Text that other programs
+// take for an option would be part of the file name here.
 func checkPath(path string) string {
 	switch {
 	case path == "" || strings.HasSuffix(path, "/"):
@@ -96,16 +95,16 @@ func checkPath(path string) string {
 	case strings.ContainsAny(path, "?#"):
 		return "has options after the path"
 	case strings.HasPrefix(path, ":"):
-		return "is no file: what is kept in memory would be gone at the end"
+		return "is not a file: data in memory would be lost at the end"
 	case strings.HasPrefix(path, "file:"):
 		return "has two schemes"
 	}
 	return ""
 }
 
-// dsn asks for a commit that survives a power cut (synchronous=FULL), readers
-// that do not wait for the writer (WAL), and transactions that take the write
-// lock at once, so that none fails half-way for having read first.
+// dsn requests commits that survive a power failure (synchronous=FULL), readers that do not wait
+// for the writer (WAL), and transactions that take the write lock at once, so that none fails
+// half-way after a read.
 func dsn(path string) string {
 	pragmas := url.Values{
 		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)"},
@@ -131,8 +130,8 @@ type fileLock struct{ *flock.Flock }
 func (l fileLock) Lock(context.Context, *sql.DB) error   { return l.Flock.Lock() }
 func (l fileLock) Unlock(context.Context, *sql.DB) error { return l.Flock.Unlock() }
 
-// ClassifySQLite marks an error of the driver as ErrUnavailable where it is one: the
-// file is locked, gone, full or unreadable.
+// ClassifySQLite marks an error of the driver as ErrUnavailable if it is one: the file is locked,
+// missing, full or unreadable.
 func ClassifySQLite(err error) error {
 	if errors.Is(err, ErrUnavailable) {
 		return err

@@ -1,5 +1,5 @@
-// Package identifier is the rule for ids that clients make up: two ids that a
-// person cannot tell apart in a list must not be two payments.
+// Package identifier checks the IDs that clients make up: two IDs that a person cannot tell apart
+// in a list must not be two payments.
 package identifier
 
 import (
@@ -12,11 +12,11 @@ import (
 	"golang.org/x/text/width"
 )
 
-// maxBytes bounds keys, indexes and log lines.
+// maxBytes limits keys, indexes and log lines.
 const maxBytes = 128
 
-// Storable reports whether an id could have been accepted by any version of the
-// services: what was stored before Check became stricter stays readable.
+// Storable reports whether any version of the services could have accepted the ID: IDs that were
+// stored before Check became stricter stay readable.
 func Storable(id string) bool { return unstorable(id) == "" }
 
 func unstorable(id string) string {
@@ -30,16 +30,15 @@ func unstorable(id string) string {
 	}
 	for place, r := range id {
 		if unicode.IsControl(r) {
-			return at(id, place, r, "a control character: leave it out")
+			return at(id, place, r, "a control character: remove it")
 		}
 	}
 	return ""
 }
 
-// Check says what is wrong with the id of something new, and what to do about
-// it, or "". An id consists of visible characters, with single blanks only
-// between them, in Unicode's composed form (NFC), and of no character that looks
-// like another one.
+// Check returns what is wrong with the ID of something new, and how to correct it, or "". An ID
+// consists of visible characters in Unicode's composed form (NFC), with only single blanks between
+// them, and contains no character that looks like another one.
 func Check(id string) string {
 	if wrong := unstorable(id); wrong != "" {
 		return wrong
@@ -48,7 +47,7 @@ func Check(id string) string {
 		return "is not in Unicode's composed form (NFC): write a letter and its accent as one character"
 	}
 	alphabets := map[string]bool{}
-	onlyTwins := true // each letter looks like a Latin one
+	onlyTwins := true // every letter so far looks like a Latin one
 	previous := ' '
 	for place, r := range id {
 		if wrong := checkRune(r, previous); wrong != "" {
@@ -57,7 +56,7 @@ func Check(id string) string {
 		if unicode.IsLetter(r) {
 			name := alphabet(r)
 			if name == "" {
-				return at(id, place, r, "a letter of a script that is not in common use: use another one")
+				return at(id, place, r, "a letter of a script that is not in common use: use another script")
 			}
 			alphabets[name] = true
 			onlyTwins = onlyTwins && strings.ContainsRune(latinTwins, r)
@@ -66,12 +65,12 @@ func Check(id string) string {
 	}
 	switch {
 	case previous == ' ':
-		return "ends with a blank: leave it out"
+		return "ends with a blank: remove it"
 	case alphabets["Greek"] && len(alphabets) > 1, alphabets["Cyrillic"] && len(alphabets) > 1,
 		alphabets["Armenian"] && len(alphabets) > 1:
-		return "mixes letters of alphabets that look alike (Latin, Greek, Cyrillic, Armenian): use one of them"
+		return "mixes letters of alphabets that look alike (Latin, Greek, Cyrillic, Armenian): use only one of them"
 	case len(alphabets) > 0 && onlyTwins && !alphabets["Latin"]:
-		return "looks as if it were written in Latin letters, and is not: use Latin letters"
+		return "looks like Latin letters but is not: use Latin letters"
 	}
 	return ""
 }
@@ -80,21 +79,20 @@ func at(id string, place int, r rune, what string) string {
 	return fmt.Sprintf("has %U as character %d, %s", r, utf8.RuneCountInString(id[:place])+1, what)
 }
 
-// checkRune says what is wrong with r behind previous, which is a blank at the
-// beginning.
+// checkRune returns what is wrong with r after previous, which is a blank at the beginning.
 func checkRune(r, previous rune) string {
 	switch {
 	case r == ' ' && previous == ' ':
-		return "a blank too many: only single blanks inside are allowed"
+		return "an extra blank: only single blanks between other characters are allowed"
 	case r < utf8.RuneSelf && unicode.IsPrint(r):
 		return ""
 	case !unicode.IsPrint(r), strings.ContainsRune(invisible, r),
 		unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector):
-		return "which cannot be seen: leave it out, or use a plain blank inside"
+		return "which is invisible: remove it, or use a plain blank"
 	case unicode.Is(unicode.Nd, r):
 		return "a digit: write 0 to 9"
 	case unicode.Is(unicode.M, r) && !unicode.In(previous, unicode.L, unicode.M), unicode.In(r, unicode.Me, combining):
-		return "an accent that does not make one character with the letter before it: leave it out"
+		return "an accent that does not combine with the letter before it: remove it"
 	}
 	if plain := plainForm(r); plain != "" {
 		return fmt.Sprintf("which looks like another character: write %s", plain)
@@ -102,7 +100,7 @@ func checkRune(r, previous rune) string {
 	return ""
 }
 
-// plainForm is what somebody who reads r would type, or "" for r itself.
+// plainForm returns the character that a reader of r would type, or "" for r itself.
 func plainForm(r rune) string {
 	for _, group := range asciiTwins {
 		if strings.ContainsRune(group.twins, r) {
@@ -121,16 +119,15 @@ func plainForm(r rune) string {
 	return ""
 }
 
-// invisible characters that Unicode counts as printable, and the replacement
-// character, which stands for one that was lost on the way.
+// invisible lists characters that Unicode counts as printable but that cannot be seen, and the
+// replacement character, which stands for one that was lost.
 const invisible = "\u2800\U0001D159\U00016FE4\uFFFC\uFFFD"
 
-// unlikeTheirForm are characters whose compatibility form (NFKC) looks so
-// different that nobody takes one for the other.
+// unlikeTheirForm lists characters that nobody confuses with their compatibility form (NFKC).
 const unlikeTheirForm = "ªº²³¹¼½¾№™ำຳ"
 
-// asciiTwins are the marks that word processors and keyboards put in place of
-// those of ASCII. (Those with a compatibility form need no entry.)
+// asciiTwins are the marks that word processors and keyboards write instead of ASCII ones. (Those
+// with a compatibility form need no entry.)
 var asciiTwins = []struct{ plain, twins string }{
 	{`"-"`, "‐‑‒–—―⁃−➖˗"},
 	{`"'"`, "‘’‚‛′‵ʹʻʼʽˈˊˋ´՚׳ꞌ"},
@@ -154,22 +151,22 @@ const latinTwins = "АВЕЅІЈКМНОРСТУХԌԚԜҮЗаеѕіјорсух
 	"ΑΒΕΖΗΙΚΜΝΟΡΤΥΧαικνορυχ" +
 	"ՏՍՕԼոսօհցզյ"
 
-// combining are the accents that Latin, Greek and Cyrillic letters carry. In the
-// composed form one of them is left only where no such letter exists.
+// combining are the accents of Latin, Greek and Cyrillic letters. After composition one of them
+// remains only if there is no composed letter.
 var combining = &unicode.RangeTable{R16: []unicode.Range16{
 	{Lo: 0x0300, Hi: 0x036F, Stride: 1}, {Lo: 0x0483, Hi: 0x0487, Stride: 1}, {Lo: 0x1AB0, Hi: 0x1AFF, Stride: 1},
 	{Lo: 0x1DC0, Hi: 0x1DFF, Stride: 1}, {Lo: 0x20D0, Hi: 0x20FF, Stride: 1}, {Lo: 0xFE20, Hi: 0xFE2F, Stride: 1},
 }}
 
-// alphabets are the scripts in common use (Unicode's annex 31, table 5).
-// Historic ones are full of letters that look like others.
+// alphabets are the scripts in common use (Unicode Standard Annex 31, table 5). Historic ones are
+// full of letters that look like others.
 var alphabets = []string{
 	"Latin", "Cyrillic", "Greek", "Armenian", "Arabic", "Bengali", "Bopomofo", "Devanagari", "Ethiopic", "Georgian",
 	"Gujarati", "Gurmukhi", "Han", "Hangul", "Hebrew", "Hiragana", "Kannada", "Katakana", "Khmer", "Lao", "Malayalam",
 	"Myanmar", "Oriya", "Sinhala", "Tamil", "Telugu", "Thaana", "Thai", "Tibetan", "Common",
 }
 
-// alphabet is the name of the script that the letter r is from, or "".
+// alphabet returns the name of the script of the letter r, or "".
 func alphabet(r rune) string {
 	if r < utf8.RuneSelf {
 		return "Latin"

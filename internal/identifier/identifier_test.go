@@ -146,14 +146,14 @@ func TestCheckRefuses(t *testing.T) {
 
 func TestTheErrorSaysWhereAndWhatToDo(t *testing.T) {
 	for id, want := range map[string]string{
-		"B1 ":        `ends with a blank: leave it out`,
-		"ü\u200b1":   `has U+200B as character 2, which cannot be seen: leave it out, or use a plain blank inside`,
+		"B1 ":        `ends with a blank: remove it`,
+		"ü\u200b1":   `has U+200B as character 2, which is invisible: remove it, or use a plain blank`,
 		"INV–1":      `has U+2013 as character 4, which looks like another character: write "-"`,
 		"\uff22":     `has U+FF22 as character 1, which looks like another character: write B`,
-		"INV\u041e":  `mixes letters of alphabets that look alike (Latin, Greek, Cyrillic, Armenian): use one of them`,
+		"INV\u041e":  `mixes letters of alphabets that look alike (Latin, Greek, Cyrillic, Armenian): use only one of them`,
 		"cafe\u0301": `is not in Unicode's composed form (NFC): write a letter and its accent as one character`,
-		"1\u0301": `has U+0301 as character 2, an accent that does not make one character with the letter before it: ` +
-			`leave it out`,
+		"1\u0301": `has U+0301 as character 2, an accent that does not combine with the letter before it: ` +
+			`remove it`,
 	} {
 		assert.Equal(t, want, Check(id))
 	}

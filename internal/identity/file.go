@@ -8,19 +8,19 @@ import (
 	"sync"
 )
 
-// file is what a file means, read again as soon as it is another one. To look
-// costs a microsecond or two, so each use looks: there is no watcher, no timer,
-// and no moment in which a new key or token is there and not known yet. Content
-// that makes no sense is not read again until it changes, however many ask.
+// file caches the parsed content of a file, and reads the file again when it is replaced. A check
+// takes a microsecond or two, so every use checks: there is no watcher, no timer, and no moment at
+// which a new key or token exists but is not known yet. Content that cannot be parsed is not read
+// again until it changes.
 //
-// The kubelet replaces a file by swapping a symbolic link: a reader sees the
-// old one or the new one, never a part.
+// The kubelet replaces a file by swapping a symbolic link, so a reader sees the old file or the
+// new one, never a part.
 type file[T any] struct {
 	path  string
 	parse func([]byte) (T, error)
 
 	mu    sync.Mutex
-	seen  fs.FileInfo // whose content value and err are; nil if there is none
+	seen  fs.FileInfo // of the content behind value and err; nil before the first read
 	value T
 	err   error
 }
@@ -29,7 +29,7 @@ func (f *file[T]) read() (T, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	value, err := f.look()
-	if errors.Is(err, fs.ErrNotExist) { // replaced while it was being opened?
+	if errors.Is(err, fs.ErrNotExist) { // it may just have been replaced
 		value, err = f.look()
 	}
 	return value, err
@@ -43,7 +43,7 @@ func (f *file[T]) look() (none T, err error) {
 	if f.seen != nil && os.SameFile(f.seen, now) && f.seen.ModTime().Equal(now.ModTime()) && f.seen.Size() == now.Size() {
 		return f.value, f.err
 	}
-	// If it is replaced before the next line, it is read once too often.
+	// If the file is replaced before the next line, it is read once too often.
 	content, err := os.ReadFile(f.path)
 	if err != nil {
 		return none, err

@@ -170,7 +170,7 @@ func TestATokenFileThatIsOfNoUse(t *testing.T) {
 	path := cluster.TokenFile("")
 	token := identity.NewTokenFile(path)
 	request := httptest.NewRequest(http.MethodGet, "/", nil)
-	assert.ErrorContains(t, token.Authorize(request), "there is no token in it")
+	assert.ErrorContains(t, token.Authorize(request), "the file is empty")
 	cluster.TokenFile("one")
 	require.NoError(t, token.Authorize(request))
 	assert.Equal(t, "Bearer one", request.Header.Get("Authorization"))
@@ -197,7 +197,7 @@ func TestConfigIsCompleteOrEmpty(t *testing.T) {
 		t.Run("without "+name, func(t *testing.T) {
 			_, err := read(t, name)
 			assert.ErrorContains(t, err, name+`=""`)
-			assert.ErrorContains(t, err, "allowed is to set all four, or none of them")
+			assert.ErrorContains(t, err, "must be all set, or all unset")
 		})
 	}
 	cfg, err := read(t, "")

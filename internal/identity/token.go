@@ -7,27 +7,27 @@ import (
 	"net/http"
 )
 
-// TokenFile is this service's own token, in a file that the kubelet keeps
-// fresh: it replaces the token when 80 % of its life are over.
+// TokenFile is this service's own token, in a file that the kubelet replaces after 80 % of the
+// token's lifetime.
 type TokenFile struct{ token file[string] }
 
-// NewTokenFile returns the TokenFile at path. It is read when it is needed.
+// NewTokenFile returns the TokenFile at path, which is read on use.
 func NewTokenFile(path string) *TokenFile {
 	return &TokenFile{file[string]{path: path, parse: func(content []byte) (string, error) {
 		content = bytes.TrimSpace(content)
 		if len(content) == 0 {
-			return "", errors.New("there is no token in it")
+			return "", errors.New("the file is empty")
 		}
 		return string(content), nil
 	}}}
 }
 
-// Authorize shows the token with r, and with r alone: a client that followed a
-// redirect to another host would not carry it there.
+// Authorize adds the token to r, and to r alone: a client that follows a redirect to another host
+// does not send it there.
 func (f *TokenFile) Authorize(r *http.Request) error {
 	token, err := f.token.read()
 	if err != nil {
-		return fmt.Errorf("this service's token cannot be read: %w", err)
+		return fmt.Errorf("read this service's token: %w", err)
 	}
 	r.Header.Set("Authorization", "Bearer "+token)
 	return nil

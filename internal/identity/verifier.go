@@ -1,8 +1,7 @@
-// Package identity lets a service know which other one calls it. The caller
-// shows a Kubernetes ServiceAccount token that was made for the one it calls
-// and lives for minutes. That one verifies it with the keys that the cluster
-// has published, in a file: it asks nobody, and needs no credential of its own.
-// While the API server is down, it goes on for as long as the token lives.
+// Package identity lets a service know which service calls it. The caller sends a Kubernetes
+// ServiceAccount token that was issued for the called service and is valid for minutes. The called
+// service verifies it with the cluster's public keys, from a file: that needs no request and no
+// credential, and works for as long as the token is valid while the API server is down.
 package identity
 
 import (
@@ -21,21 +20,21 @@ import (
 )
 
 const (
-	// maxLifetime is from a token's iat to its exp. It is the least that
-	// Kubernetes gives, and what a calling pod is to ask for: the token of a
-	// deleted pod lives as long.
+	// maxLifetime limits the time from a token's iat to its exp. It is the shortest lifetime that
+	// Kubernetes issues, and the one that a calling pod must request: the token of a deleted pod
+	// stays valid that long.
 	maxLifetime = 10 * time.Minute
-	// leeway is how far the clocks of two machines may be apart: a token may
-	// have been issued a moment ago by one that is ahead.
+	// leeway is how far the clocks of two machines may differ: a token may have just been issued by
+	// a machine whose clock is ahead.
 	leeway = 30 * time.Second
 )
 
-// algorithms are those that Kubernetes signs with: all asymmetric, so that a
-// published key can verify and not sign.
+// algorithms are those that Kubernetes signs with. All are asymmetric, so a published key can
+// verify but not sign.
 var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.ES384, jose.ES512}
 
-// Reason is why a request is refused, as it is logged and counted. The caller is not told: that would only help an
-// attacker.
+// Reason is why a request is refused, for the log and the metric. The caller is not told, since
+// that would only help an attacker.
 type Reason string
 
 // The reasons.
@@ -54,13 +53,13 @@ const (
 	KeysUnavailable Reason = "keys_unavailable"
 )
 
-// Reasons lists all of them.
+// Reasons lists all reasons.
 var Reasons = []Reason{
 	NoToken, Malformed, WrongAlgorithm, UnknownKey, WrongSignature, WrongIssuer, WrongAudience,
 	NotYetValid, Expired, LongLived, WrongAccount, KeysUnavailable,
 }
 
-// Config says who may call. The zero Config stands for anybody.
+// Config says which account can call. The zero Config accepts everybody.
 type Config struct {
 	KeysFile string // a JSON Web Key Set: the public keys that tokens are signed with
 	Issuer   string // the tokens' iss
@@ -68,30 +67,29 @@ type Config struct {
 	Account  string // the tokens' sub, as system:serviceaccount:NAMESPACE:NAME
 }
 
-// ReadConfig reads the four variables of a Config. To set some of them, and not
-// all, is refused.
+// ReadConfig reads the four variables of a Config. Either all or none must be set.
 func ReadConfig(s *config.Set) Config {
 	cfg := Config{
-		KeysFile: s.Text("CALLER_KEYS_FILE", "file with the keys (JWKS) that callers' tokens are signed with; with none of these four set, anybody may call"),
-		Issuer:   s.Text("CALLER_ISSUER", "who issues callers' tokens"),
-		Audience: s.Text("CALLER_AUDIENCE", "whom callers' tokens are made for: this service"),
-		Account:  s.Text("CALLER_ACCOUNT", "the one account that may call, as `system:serviceaccount:NAMESPACE:NAME`"),
+		KeysFile: s.Text("CALLER_KEYS_FILE", "file with the keys (JWKS) that callers' tokens are signed with; if none of these four is set, anybody can call"),
+		Issuer:   s.Text("CALLER_ISSUER", "issuer of callers' tokens"),
+		Audience: s.Text("CALLER_AUDIENCE", "audience of callers' tokens: this service"),
+		Account:  s.Text("CALLER_ACCOUNT", "the only account that can call, as `system:serviceaccount:NAMESPACE:NAME`"),
 	}
 	complete := cfg.KeysFile != "" && cfg.Issuer != "" && cfg.Audience != "" && cfg.Account != ""
-	s.Require(complete || cfg == Config{}, "CALLER_KEYS_FILE=%q, CALLER_ISSUER=%q, CALLER_AUDIENCE=%q and CALLER_ACCOUNT=%q are refused: allowed is to set all four, or none of them",
+	s.Require(complete || cfg == Config{}, "CALLER_KEYS_FILE=%q, CALLER_ISSUER=%q, CALLER_AUDIENCE=%q and CALLER_ACCOUNT=%q are invalid: must be all set, or all unset",
 		cfg.KeysFile, cfg.Issuer, cfg.Audience, cfg.Account)
 	return cfg
 }
 
-// Verifier knows the requests of one account from all others.
+// Verifier accepts the requests of one account.
 type Verifier struct {
 	cfg  Config
 	keys file[jose.JSONWebKeySet]
 }
 
-// NewVerifier returns a Verifier for a complete cfg. The keys need not be there
-// yet: until they are, Ready says so and every request is refused. So a rollout
-// without keys stops by itself, and goes on by itself when they come.
+// NewVerifier returns a Verifier for a complete cfg. The keys need not exist yet: until they do,
+// Ready returns an error and every request is refused. So a rollout without keys pauses, and
+// continues when they arrive.
 func NewVerifier(cfg Config, log *slog.Logger) *Verifier {
 	v := &Verifier{cfg: cfg, keys: file[jose.JSONWebKeySet]{
 		path: cfg.KeysFile,
@@ -111,14 +109,14 @@ func NewVerifier(cfg Config, log *slog.Logger) *Verifier {
 
 func parseKeys(content []byte) (keys jose.JSONWebKeySet, err error) {
 	if err := json.Unmarshal(content, &keys); err != nil {
-		return keys, fmt.Errorf("no JSON Web Key Set: %w", err)
+		return keys, fmt.Errorf("not a JSON Web Key Set: %w", err)
 	}
 	if len(keys.Keys) == 0 {
-		return keys, errors.New("there is no key in it")
+		return keys, errors.New("the key set is empty")
 	}
 	for _, key := range keys.Keys {
 		if !key.IsPublic() {
-			return keys, fmt.Errorf("key %q is not a public one", key.KeyID)
+			return keys, fmt.Errorf("key %q is not a public key", key.KeyID)
 		}
 	}
 	return keys, nil
@@ -127,19 +125,19 @@ func parseKeys(content []byte) (keys jose.JSONWebKeySet, err error) {
 // Ready returns why nobody can be verified, or nil.
 func (v *Verifier) Ready() error {
 	if _, err := v.keys.read(); err != nil {
-		return fmt.Errorf("callers' keys cannot be read: %w", err)
+		return fmt.Errorf("read callers' keys: %w", err)
 	}
 	return nil
 }
 
-// Refusal is why a request is refused. Detail is for the log, and never the token.
+// Refusal is why a request is refused. Detail is for the log, and never contains the token.
 type Refusal struct {
 	Reason Reason
 	Detail string
 }
 
-// Verify returns nil if r carries a valid token of the one account, and otherwise why it is refused. What a token
-// says counts only once its signature is verified.
+// Verify returns nil if r carries a valid token of the account, and otherwise why it is refused. A
+// token's claims count only after its signature is verified.
 func (v *Verifier) Verify(r *http.Request) *Refusal {
 	keys, err := v.keys.read()
 	if err != nil {
@@ -166,7 +164,7 @@ func (v *Verifier) Verify(r *http.Request) *Refusal {
 	case err != nil:
 		return &Refusal{Malformed, err.Error()}
 	case claims.Expiry == nil || claims.IssuedAt == nil:
-		return &Refusal{Malformed, "without exp or iat"}
+		return &Refusal{Malformed, "exp or iat is missing"}
 	}
 	expected := jwt.Expected{Issuer: v.cfg.Issuer, AnyAudience: jwt.Audience{v.cfg.Audience}}
 	switch err := claims.ValidateWithLeeway(expected, leeway); {
@@ -176,7 +174,7 @@ func (v *Verifier) Verify(r *http.Request) *Refusal {
 		return &Refusal{WrongAudience, strings.Join(claims.Audience, ", ")}
 	case errors.Is(err, jwt.ErrExpired):
 		return &Refusal{Expired, claims.Expiry.Time().UTC().Format(time.RFC3339)}
-	case err != nil: // nbf or iat are still to come
+	case err != nil: // nbf or iat is in the future
 		return &Refusal{NotYetValid, err.Error()}
 	}
 	if lifetime := claims.Expiry.Time().Sub(claims.IssuedAt.Time()); lifetime > maxLifetime {

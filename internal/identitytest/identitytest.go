@@ -1,6 +1,5 @@
-// Package identitytest plays the cluster in tests of who calls whom: like its
-// API server it signs tokens and publishes keys, and like its kubelet it puts
-// both into files.
+// Package identitytest plays the cluster in tests of service identity: like its API server it
+// signs tokens and publishes keys, and like its kubelet it puts both into files.
 package identitytest
 
 import (
@@ -25,16 +24,15 @@ import (
 	"example.com/invoices/internal/identity"
 )
 
-// Cluster has keys that tokens are signed with. Its methods may be called from
-// several goroutines.
+// Cluster has keys that sign tokens. Its methods are safe for concurrent use.
 type Cluster struct {
 	t      testing.TB
 	folder string
 
 	mu    sync.Mutex
 	kids  int
-	keys  []jose.JSONWebKey // private; the last one signs
-	turns int               // of replace
+	keys  []jose.JSONWebKey // private; the newest signs
+	turns int               // calls of replace
 }
 
 // New returns a Cluster that has published one key.
@@ -45,7 +43,7 @@ func New(t testing.TB) *Cluster {
 	return c
 }
 
-// Config accepts what Token returns, with the keys that are published.
+// Config returns a Config that accepts the tokens that Token returns, with the published keys.
 func (c *Cluster) Config() identity.Config {
 	return identity.Config{
 		KeysFile: filepath.Join(c.folder, "jwks.json"),
@@ -55,8 +53,7 @@ func (c *Cluster) Config() identity.Config {
 	}
 }
 
-// AddKey publishes another key, beside those before, and signs with it from
-// now on.
+// AddKey publishes another key, and signs with it from now on.
 func (c *Cluster) AddKey() {
 	c.t.Helper()
 	c.mu.Lock()
@@ -107,8 +104,8 @@ func (c *Cluster) replace(path string, content []byte) {
 	}
 }
 
-// TokenFile returns the path of a file with content: a token, or anything else.
-// The file is replaced each time.
+// TokenFile replaces the file with the token by one with this content, which may be anything, and
+// returns its path.
 func (c *Cluster) TokenFile(content string) string {
 	c.t.Helper()
 	c.mu.Lock()
@@ -118,10 +115,10 @@ func (c *Cluster) TokenFile(content string) string {
 	return path
 }
 
-// Claims are what a token says.
+// Claims are the claims of a token.
 type Claims = jwt.Claims
 
-// Token returns a token that Config accepts, unless changes say otherwise.
+// Token returns a token that Config accepts, unless the changes make it invalid.
 func (c *Cluster) Token(changes ...func(*Claims)) string {
 	c.t.Helper()
 	c.mu.Lock()
@@ -130,8 +127,8 @@ func (c *Cluster) Token(changes ...func(*Claims)) string {
 	return c.sign(jose.ES256, key, changes)
 }
 
-// Forgeries returns tokens that say what Token's do, and that are signed with
-// no key of this cluster, by what is wrong with them.
+// Forgeries returns tokens with the claims of Token's that no key of this cluster has signed, by
+// what is wrong with them.
 func (c *Cluster) Forgeries() map[string]string {
 	c.t.Helper()
 	c.mu.Lock()

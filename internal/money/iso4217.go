@@ -1,8 +1,8 @@
 package money
 
-// exponents says how many decimals each currency has: ISO 4217 list one as of
-// January 2026, funds included, and without the codes that have no minor unit
-// (metals, SDR, test codes), since nothing can be owed in those to the cent.
+// exponents has the number of decimals of each currency: ISO 4217 list one as of January 2026,
+// including funds, but without the codes that have no minor unit (metals, SDR, test codes), since
+// nobody can owe exact amounts in those.
 var exponents = map[string]uint8{
 	"BIF": 0, "CLP": 0, "DJF": 0, "GNF": 0, "ISK": 0, "JPY": 0, "KMF": 0, "KRW": 0,
 	"PYG": 0, "RWF": 0, "UGX": 0, "UYI": 0, "VND": 0, "VUV": 0, "XAF": 0, "XOF": 0,
@@ -29,12 +29,12 @@ var exponents = map[string]uint8{
 	"CLF": 4, "UYW": 4,
 }
 
-// withdrawn are the codes that ISO took from list one. Amounts in them were
-// agreed and paid, and stay readable; a code that leaves list one moves here with
-// its exponent, and is never deleted.
+// withdrawn are the codes that ISO has removed from list one. Amounts in them were agreed and
+// paid, and stay readable; a code that leaves list one moves here with its exponent, and is never
+// deleted.
 var withdrawn = map[string]struct {
 	digits uint8
-	since  int // the year from which no new amount can be in it
+	since  int // the first year in which no new amount can be in it
 }{
 	"EEK": {2, 2011}, "LVL": {2, 2014}, "LTL": {2, 2015}, "BYR": {0, 2017}, "MRO": {2, 2018}, "STD": {2, 2018},
 	"VEF": {2, 2018}, "CUC": {2, 2021}, "HRK": {2, 2023}, "SLL": {2, 2024}, "ZWL": {2, 2024}, "ANG": {2, 2025},

@@ -12,8 +12,8 @@ import (
 	"github.com/shopspring/decimal"
 )
 
-// Why an amount was refused. Parse wraps one of these; their texts are fit to
-// be shown to whoever sent the amount.
+// Why an amount is invalid. Parse wraps one of these; their texts can be shown to the sender of
+// the amount.
 var (
 	ErrNotANumber      = errors.New("is not a number")
 	ErrNotPositive     = errors.New("must be greater than zero")
@@ -29,19 +29,18 @@ type Amount struct {
 	Currency string // ISO 4217, upper case
 }
 
-// jsonNumber is the grammar of RFC 8259, section 6. A decimal library accepts
-// more ("+1", "1_000", "Inf"), and what is accepted here must not depend on it.
+// jsonNumber is the grammar of RFC 8259, section 6. A decimal library accepts more ("+1", "1_000",
+// "Inf"), and what is valid here must not depend on it.
 var jsonNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
 
 const (
-	maxLiteral  = 1000 // characters; more zeros than anyone has a reason to write
-	maxExponent = 1000 // keeps 1e999999999 from being written out in full
+	maxLiteral  = 1000 // characters; nobody has a reason to write more zeros
+	maxExponent = 1000 // so that 1e999999999 is not written out in full
 )
 
-// Parse reads the text of a JSON number as an amount of currency. The same
-// amount written otherwise (12.150, 1e2) is the same Amount. It returns
-// ErrUnknownCurrency, ErrWithdrawn, ErrNotANumber, ErrNotPositive, ErrTooPrecise
-// or ErrOverflow, wrapped with the text that was refused.
+// Parse parses the text of a JSON number as an amount of currency. Different spellings of one
+// amount (12.150, 1e2) give the same Amount. It returns ErrUnknownCurrency, ErrWithdrawn,
+// ErrNotANumber, ErrNotPositive, ErrTooPrecise or ErrOverflow, wrapped with the invalid text.
 func Parse(literal, currency string) (Amount, error) {
 	if old, is := withdrawn[currency]; is {
 		return Amount{}, fmt.Errorf("currency %q %w as of %d: use the one that replaced it",
@@ -50,7 +49,7 @@ func Parse(literal, currency string) (Amount, error) {
 	return ParseHistoric(literal, currency)
 }
 
-// digits is how many decimals a currency has or, if it was withdrawn, had.
+// digits returns the number of decimals that a currency has or, if it was withdrawn, had.
 func digits(currency string) (n uint8, known bool) {
 	if n, known = exponents[currency]; known {
 		return n, true
@@ -59,8 +58,8 @@ func digits(currency string) (n uint8, known bool) {
 	return old.digits, known
 }
 
-// ParseHistoric reads an amount that was agreed at some time. It is Parse, for
-// withdrawn currencies too.
+// ParseHistoric parses an amount that was agreed in the past. It is Parse, but accepts withdrawn
+// currencies, too.
 func ParseHistoric(literal, currency string) (Amount, error) {
 	digits, known := digits(currency)
 	if !known {
@@ -76,7 +75,7 @@ func ParseHistoric(literal, currency string) (Amount, error) {
 		return refuse(ErrOverflow)
 	}
 	value, err := decimal.NewFromString(literal)
-	if err != nil { // the grammar holds, so only the exponent can be beyond the library
+	if err != nil { // the grammar is right, so only the exponent can be too large for the library
 		if strings.Contains(strings.ToLower(literal), "e-") {
 			return refuse(ErrTooPrecise)
 		}
@@ -100,9 +99,8 @@ func ParseHistoric(literal, currency string) (Amount, error) {
 	return Amount{Minor: minor.BigInt().Int64(), Currency: currency}, nil
 }
 
-// Number is the amount in major units as a JSON number, without trailing
-// zeros: 12.15, 10.5, 7. It returns ErrUnknownCurrency rather than a number that
-// could be a hundred times too large.
+// Number returns the amount in major units as a JSON number, without trailing zeros: 12.15, 10.5,
+// 7. It returns ErrUnknownCurrency rather than a number that could be a hundred times too large.
 func (a Amount) Number() (string, error) {
 	digits, known := digits(a.Currency)
 	if !known {
@@ -112,12 +110,12 @@ func (a Amount) Number() (string, error) {
 }
 
 func unknownStored(currency string) error {
-	return fmt.Errorf("stored currency %.20q %w, nor a withdrawn one: this program cannot tell its decimals",
+	return fmt.Errorf("stored currency %.20q %w, nor a withdrawn one: this program does not know its decimals",
 		currency, ErrUnknownCurrency)
 }
 
-// Text is a sum of minor units in major units as people write it, with all
-// decimals of the currency: 12.15, 10.50, 7.00. Its error is that of Number.
+// Text returns a sum of minor units in major units as people write it, with all decimals of the
+// currency: 12.15, 10.50, 7.00. Its error is that of Number.
 func Text(minor *big.Int, currency string) (string, error) {
 	digits, known := digits(currency)
 	if !known {

@@ -79,8 +79,8 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// What was agreed before its currency was withdrawn is worth what it was, and
-// nothing new is agreed in it.
+// An amount that was agreed before its currency was withdrawn keeps its value, but no new amount
+// can be agreed.
 func TestAWithdrawnCurrency(t *testing.T) {
 	number, err := Amount{1215, "BGN"}.Number()
 	require.NoError(t, err)
@@ -123,7 +123,7 @@ func TestTextHasAllDecimals(t *testing.T) {
 	}
 }
 
-// FuzzParse holds Parse against exact rational arithmetic.
+// FuzzParse compares Parse with exact rational arithmetic.
 func FuzzParse(f *testing.F) {
 	for _, literal := range []string{"12.15", "1e2", "0", "-1", "1e-400", "92233720368547758.07", "12.155", "1E+05"} {
 		f.Add(literal, "EUR")
@@ -136,7 +136,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		exact, ok := new(big.Rat).SetString(literal)
-		require.True(t, ok, "accepted what is no number: %q", literal)
+		require.True(t, ok, "accepted %q, which is not a number", literal)
 		scale := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(exponents[currency])), nil)
 		want := new(big.Rat).Mul(exact, new(big.Rat).SetInt(scale))
 		require.Zero(t, want.Cmp(new(big.Rat).SetInt64(amount.Minor)), "%s became %d", literal, amount.Minor)
@@ -146,6 +146,6 @@ func FuzzParse(f *testing.F) {
 		require.NoError(t, err)
 		again, err := Parse(number, currency)
 		require.NoError(t, err)
-		require.Equal(t, amount, again, "what was shown is not what was meant")
+		require.Equal(t, amount, again, "the amount changed when it was shown")
 	})
 }

@@ -1,4 +1,4 @@
-// Package mutation breaks source code on purpose, to see that a test would notice.
+// Package mutation breaks source code on purpose, to check that a test notices.
 package mutation
 
 import (
@@ -12,12 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Mutation is a fault in a file's source: a text that occurs exactly once, and what
-// stands there instead.
+// Mutation is a fault in a source file: Old, which must occur exactly once, is replaced by New.
 type Mutation struct{ File, Old, New string }
 
-// Overlay returns a file for go build's -overlay that applies the mutation. The
-// source itself, under root, is not touched.
+// Overlay returns a file for go build's -overlay that applies the mutation. The source itself,
+// under root, is not changed.
 func (m Mutation) Overlay(t *testing.T, root string) string {
 	t.Helper()
 	folder := t.TempDir()
@@ -25,7 +24,7 @@ func (m Mutation) Overlay(t *testing.T, root string) string {
 	require.NoError(t, err)
 	source, err := os.ReadFile(original)
 	require.NoError(t, err)
-	require.Equal(t, 1, strings.Count(string(source), m.Old), "%s must have exactly once:\n%s", m.File, m.Old)
+	require.Equal(t, 1, strings.Count(string(source), m.Old), "%s must contain exactly once:\n%s", m.File, m.Old)
 	mutated := filepath.Join(folder, "mutated.go")
 	require.NoError(t, os.WriteFile(mutated, []byte(strings.Replace(string(source), m.Old, m.New, 1)), 0o600))
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{original: mutated}})
@@ -50,5 +49,5 @@ func (m Mutation) RequireCaught(t *testing.T, root, folder, pattern string) {
 	require.Contains(t, output, "--- PASS", "%s has no test %s", folder, pattern)
 	output, err = test("-overlay=" + m.Overlay(t, root))
 	require.Error(t, err, "%s passes with the mutation", pattern)
-	require.Contains(t, output, "--- FAIL", "it does not compile:\n%s", output)
+	require.Contains(t, output, "--- FAIL", "the mutation does not compile:\n%s", output)
 }

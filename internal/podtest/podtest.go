@@ -1,5 +1,5 @@
-// Package podtest builds and runs a service's program as its pod has it: as in
-// the image, and with the memory that the manifest allows.
+// Package podtest builds a service's program and runs it as in its pod: built as for the image,
+// and with the memory limit of the manifest.
 package podtest
 
 import (
@@ -16,8 +16,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Build builds services of the module at root into folder: without the race
-// detector, which takes ten times the memory.
+// Build builds services of the module at root into folder, without the race detector, which takes
+// ten times the memory.
 func Build(root, folder string, services ...string) error {
 	args := []string{"build", "-tags=nosqlite", "-o", folder + "/"}
 	for _, service := range services {
@@ -35,11 +35,11 @@ func Build(root, folder string, services ...string) error {
 type Pod struct {
 	Memory  int64  // bytes
 	goLimit string // GOMEMLIMIT
-	group   string // folder of the control group, or "" where none can be made
+	group   string // folder of the control group, or "" if none can be created
 }
 
-// New reads a service's Deployment in the module at root, and makes a control
-// group of that size until the test ends. Processes in it must have ended by then.
+// New reads a service's Deployment in the module at root, and creates a control group of that size
+// until the test ends. The processes in it must have ended by then.
 func New(t testing.TB, root, service string) *Pod {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(root, "k8s/base", service, "deployment.yaml"))
@@ -70,7 +70,7 @@ func New(t testing.TB, root, service string) *Pod {
 	return p
 }
 
-// Command is a program in the pod. Its Env is for the caller to add to.
+// Command returns a program that runs in the pod. The caller can add to its Env.
 func (p *Pod) Command(program string) *exec.Cmd {
 	command := exec.Command(program)
 	if p.group != "" {
@@ -92,7 +92,7 @@ func memoryGroup(t testing.TB, limit int64) string {
 			continue
 		}
 		t.Cleanup(func() { _ = os.Remove(group) })
-		file, err := os.OpenFile(filepath.Join(group, kind.limit), os.O_WRONLY, 0) // the kernel has made it
+		file, err := os.OpenFile(filepath.Join(group, kind.limit), os.O_WRONLY, 0) // created by the kernel
 		if err != nil {
 			continue
 		}
@@ -102,6 +102,6 @@ func memoryGroup(t testing.TB, limit int64) string {
 			return group
 		}
 	}
-	t.Log("no control group can be made here: no memory limit")
+	t.Log("no control group can be created here: no memory limit")
 	return ""
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Folder makes a temporary folder that belongs to the account that PostgreSQL
-// runs as, which is the test's own unless that is root's.
+// Folder creates a temporary folder that belongs to the account that PostgreSQL runs as: the
+// test's own, unless that is root.
 func Folder(t T) string {
 	t.Helper()
 	dir := folder(t)
@@ -17,7 +17,7 @@ func Folder(t T) string {
 	return dir
 }
 
-// Give makes a file or folder the property of that account.
+// Give makes a file or folder belong to that account.
 func Give(t T, path string) {
 	t.Helper()
 	if os.Getuid() == 0 {
@@ -26,8 +26,8 @@ func Give(t T, path string) {
 	}
 }
 
-// Command is a program, run in folder by that account, with PostgreSQL's own
-// programs on its PATH.
+// Command returns a program that runs in folder as that account, with PostgreSQL's programs on its
+// PATH.
 func Command(t T, folder, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	path := binaries(t) + string(os.PathListSeparator) + os.Getenv("PATH")

@@ -23,8 +23,8 @@ import (
 	"example.com/invoices/internal/porttest"
 )
 
-// T is what a server needs of the test that it is for. A *testing.T has it, and a
-// benchmark that is a separate program can provide it.
+// T is what a server needs from its test. A *testing.T implements it, and a benchmark that is a
+// separate program can do so.
 type T interface {
 	require.TestingT
 	Helper()
@@ -33,14 +33,14 @@ type T interface {
 	Logf(format string, args ...any)
 }
 
-// Server is a PostgreSQL server of a test's own.
+// Server is a PostgreSQL server for one test.
 type Server struct {
 	t        T
 	bin      string // folder of initdb and postgres
 	folder   string
 	settings []string
 	port     int
-	account  *syscall.Credential // nil: the test's own
+	account  *syscall.Credential // nil: the test's
 	process  *exec.Cmd
 	log      *os.File // what the server and its pooler write
 }
@@ -48,10 +48,9 @@ type Server struct {
 // Superuser is the role that every server has, without a password.
 const Superuser = "postgres"
 
-// Start initializes and starts a server, and stops it when the test ends.
-// Settings (name=value) are added to those that are good for a test, or overrule
-// them. Where PostgreSQL is not installed the test fails: it never passes by
-// skipping.
+// Start initializes and starts a server, and stops it when the test ends. Settings (name=value)
+// are added to the defaults for tests, or override them. If PostgreSQL is not installed, the test
+// fails: it never passes by skipping.
 func Start(t T, settings ...string) *Server {
 	t.Helper()
 	s := &Server{t: t, bin: binaries(t), folder: folder(t), settings: settings}
@@ -78,14 +77,13 @@ func Start(t T, settings ...string) *Server {
 	return s
 }
 
-// Run starts the server again after a Kill, and returns when it takes
-// connections.
+// Run starts the server again after a Kill, and returns when it accepts connections.
 func (s *Server) Run() {
 	s.t.Helper()
 	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300",
-		// The kernel keeps what a killed server wrote; fsync is for a power cut,
-		// which no test makes.
+		// The kernel keeps what a killed server has written; fsync is only for a power failure,
+		// which no test simulates.
 		"-c", "fsync=off"}
 	for _, setting := range s.settings {
 		args = append(args, "-c", setting)
@@ -104,8 +102,7 @@ func (s *Server) Run() {
 	}, time.Minute, 100*time.Millisecond, "PostgreSQL did not start")
 }
 
-// Kill ends the server the hard way: every process of it at once, with nothing
-// written down that was not written yet.
+// Kill kills all processes of the server at once, so that nothing more is written.
 func (s *Server) Kill() { s.end(syscall.SIGKILL) }
 
 func (s *Server) end(signal syscall.Signal) {
@@ -115,38 +112,38 @@ func (s *Server) end(signal syscall.Signal) {
 	pid := s.process.Process.Pid
 	var killed []int
 	if signal == syscall.SIGKILL {
-		_ = syscall.Kill(pid, syscall.SIGSTOP) // so that it makes no new children
+		_ = syscall.Kill(pid, syscall.SIGSTOP) // so that it starts no new children
 		killed = s.signalChildren(signal)
 	}
 	_ = syscall.Kill(pid, signal)
-	_ = s.process.Wait() // ended by a signal, as asked
+	_ = s.process.Wait() // ended by the signal
 	s.process = nil
-	// A server does not start as long as one of them has the memory of the last one.
+	// A server does not start while a process still uses the shared memory of the last one.
 	require.Eventually(s.t, func() bool { return !slices.ContainsFunc(killed, runs) },
-		time.Minute, time.Millisecond, "PostgreSQL's processes do not end")
+		time.Minute, time.Millisecond, "PostgreSQL's processes are still running")
 }
 
-// runs says whether there is a process of that id that has not ended.
+// runs reports whether a process with that ID is running.
 func runs(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !bytes.Contains(stat, []byte(") Z "))
 }
 
-// Freeze stops every process of the server where it stands, until Thaw. The
-// kernel still takes connections and what is sent to them.
+// Freeze stops all processes of the server until Thaw. The kernel still accepts connections and
+// data for them.
 func (s *Server) Freeze() {
 	_ = syscall.Kill(s.process.Process.Pid, syscall.SIGSTOP)
 	s.signalChildren(syscall.SIGSTOP)
 }
 
-// Thaw lets the server go on after a Freeze.
+// Thaw lets the server continue after a Freeze.
 func (s *Server) Thaw() {
 	s.signalChildren(syscall.SIGCONT)
 	_ = syscall.Kill(s.process.Process.Pid, syscall.SIGCONT)
 }
 
-// signalChildren reaches those that have left the server's process group, which is all of them, and
-// returns their ids.
+// signalChildren signals the children that have left the server's process group, which all of them
+// do, and returns their IDs.
 func (s *Server) signalChildren(signal syscall.Signal) (ids []int) {
 	pid := s.process.Process.Pid
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
@@ -159,29 +156,29 @@ func (s *Server) signalChildren(signal syscall.Signal) (ids []int) {
 	return ids
 }
 
-// Address is where the server listens, as host:port.
+// Address returns the address that the server listens on, as host:port.
 func (s *Server) Address() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
-// PID is the process that all others of the server are children of.
+// PID returns the process that is the parent of all others of the server.
 func (s *Server) PID() int { return s.process.Process.Pid }
 
-// URL is the DATABASE_URL of a database, for role.
+// URL returns the DATABASE_URL of a database, for role.
 func (s *Server) URL(role, database string) string {
 	return URL(s.Address(), role, database)
 }
 
-// URL is the DATABASE_URL of a database that is reached at address.
+// URL returns the DATABASE_URL of a database at address.
 func URL(address, role, database string) string {
 	return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", role, address, database)
 }
 
-// Pooler starts PgBouncer in front of the server, in transaction mode, and
-// returns what makes the DATABASE_URL of a database that leads through it.
+// Pooler starts PgBouncer in front of the server, in transaction mode, and returns a function for
+// the DATABASE_URL of a database through it.
 func (s *Server) Pooler(roles ...string) (url func(role, database string) string) {
 	s.t.Helper()
 	path, err := exec.LookPath("pgbouncer")
 	if err != nil {
-		path = "/usr/sbin/pgbouncer" // where Debian puts it, which is not on everybody's PATH
+		path = "/usr/sbin/pgbouncer" // where Debian puts it; not on every PATH
 	}
 	var users strings.Builder
 	for _, role := range append(roles, Superuser) {
@@ -201,7 +198,7 @@ func (s *Server) Pooler(roles ...string) (url func(role, database string) string
 	require.NoError(s.t, pooler.Start(), "PgBouncer is not installed: apt-get install pgbouncer")
 	s.t.Cleanup(func() {
 		_ = pooler.Process.Kill()
-		_ = pooler.Wait() // ended by a signal, as asked
+		_ = pooler.Wait() // ended by the signal
 	})
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	url = func(role, database string) string { return URL(address, role, database) }
@@ -215,7 +212,7 @@ func (s *Server) Pooler(roles ...string) (url func(role, database string) string
 	return url
 }
 
-// RequirePassword lets role in by its password only. (Others need none.)
+// RequirePassword makes role use its password. (The others need none.)
 func (s *Server) RequirePassword(role string) {
 	s.t.Helper()
 	path := filepath.Join(s.data(), "pg_hba.conf")
@@ -262,7 +259,7 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	return c
 }
 
-// binaries finds a server's programs: on PATH, or where Debian keeps them.
+// binaries returns the folder of the server's programs: from PATH, or where Debian keeps them.
 func binaries(t T) string {
 	if path, err := exec.LookPath("initdb"); err == nil {
 		return filepath.Dir(path)
@@ -272,7 +269,7 @@ func binaries(t T) string {
 	return filepath.Dir(slices.Max(found))
 }
 
-// folder is not t.TempDir, whose parents other accounts may not enter.
+// folder is not t.TempDir, whose parents other accounts cannot enter.
 func folder(t T) string {
 	dir, err := os.MkdirTemp("", "postgrestest-")
 	require.NoError(t, err)
@@ -280,8 +277,8 @@ func folder(t T) string {
 	return dir
 }
 
-// unprivileged is the account that the server runs as where the test runs as
-// root, which PostgreSQL refuses to.
+// unprivileged returns the account that the server runs as if the test runs as root, which
+// PostgreSQL refuses.
 func unprivileged(t T) *syscall.Credential {
 	account, err := user.Lookup("postgres")
 	if err != nil {

@@ -14,24 +14,24 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// bodies says what the bodies of a route's requests may be.
+// bodies describes the request bodies that a route accepts.
 type bodies struct {
 	max   int64
 	types []string
 }
 
-// smallJSON is what a route takes that says nothing else.
+// smallJSON is what a route accepts by default.
 var smallJSON = bodies{smallBody, []string{"application/json"}}
 
-// AcceptBody lets the requests of a route have bodies of one of types and of
-// up to maxBytes, instead of a few KiB of JSON.
+// AcceptBody lets a route accept request bodies of the given types and of up to maxBytes, instead
+// of a few KiB of JSON.
 func (s *Server) AcceptBody(method, path string, maxBytes int64, types ...string) {
 	s.bodies[method+" "+path] = bodies{maxBytes, types}
 }
 
-// receive reads the beginning of the request's body, which is all of it unless
-// the route takes larger ones. Only when a body is at its end does the server
-// notice that the client has gone.
+// receive reads the beginning of the request's body, which is all of it unless the route accepts
+// larger ones. The server notices that the client has gone only after the whole body has been
+// read.
 func (s *Server) receive(c *gin.Context) {
 	x, r := exchangeOf(c), c.Request
 	if r.ContentLength == 0 {
@@ -43,7 +43,7 @@ func (s *Server) receive(c *gin.Context) {
 		accepted = smallJSON
 	}
 	whole := &body{x: x, r: http.MaxBytesReader(nil, r.Body, accepted.max)}
-	r.Body = http.NoBody // ReadBody and OpenBody are the ways to it
+	r.Body = http.NoBody // handlers use ReadBody or OpenBody
 	start, err := io.ReadAll(io.LimitReader(whole, min(smallBody, accepted.max)+1))
 	if err == nil && len(start) > 0 && r.Method != http.MethodGet {
 		if wrong := rightType(r, accepted.types); wrong != nil {
@@ -60,8 +60,7 @@ func (s *Server) receive(c *gin.Context) {
 	}
 }
 
-// body is what a client sends, in the time that it gets for that. The errors of
-// Read are Failures.
+// body is a request body that must arrive in time. The errors of Read are Failures.
 type body struct {
 	x      *exchange
 	r      io.Reader
@@ -85,16 +84,16 @@ func (b *body) Read(p []byte) (int, error) {
 	case errors.As(err, &tooLarge):
 		err = &Failure{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("the body is over %d bytes", tooLarge.Limit)}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = &Failure{Status: http.StatusRequestTimeout, Text: fmt.Sprintf("the body does not arrive: %d bytes in %s", b.read, b.waited.Round(time.Second))}
+		err = &Failure{Status: http.StatusRequestTimeout, Text: fmt.Sprintf("the body arrives too slowly: %d bytes in %s", b.read, b.waited.Round(time.Second))}
 	default:
 		err = malformed("the body ended early")
 	}
 	return n, err
 }
 
-// OpenBody returns the request's body, to be read as it arrives. Its errors
-// are Failures: 413 if it is over the route's limit, 408 if it does not arrive,
-// 400 if it ends early; and 503 if too many large ones are being read.
+// OpenBody returns the request's body, to be read as it arrives. Its errors are Failures: 413 if
+// the body exceeds the route's limit, 408 if it arrives too slowly, 400 if it ends early, and 503
+// if too many large bodies are being read.
 func OpenBody(c *gin.Context) (io.Reader, error) {
 	x := exchangeOf(c)
 	if x.bulk {
@@ -106,8 +105,8 @@ func OpenBody(c *gin.Context) (io.Reader, error) {
 	return x.body, nil
 }
 
-// ReadBody returns the whole body, of at most 1 MiB: as OpenBody, and 400 if it
-// is empty.
+// ReadBody returns the whole body, of at most 1 MiB. Its errors are those of OpenBody, and 400 if
+// the body is empty.
 func ReadBody(c *gin.Context) ([]byte, error) {
 	r, err := OpenBody(c)
 	if err != nil {
@@ -125,21 +124,20 @@ func ReadBody(c *gin.Context) ([]byte, error) {
 	return content, nil
 }
 
-// Decode reads one JSON value into into. Stricter than encoding/json where
-// money is at stake (a duplicate key or anything after the value is refused),
-// and as lenient where the original API was: unknown fields are ignored, and
-// the case of a key does not matter.
+// Decode reads one JSON value into into. It is stricter than encoding/json where money is at stake
+// (duplicate keys and text after the value are errors), and as lenient as the original API
+// elsewhere: unknown fields are ignored, and the case of keys does not matter.
 func Decode(body []byte, into any) error {
 	err := json.Unmarshal(body, into, json.MatchCaseInsensitiveNames(true))
 	var syntax *jsontext.SyntacticError
 	var semantic *json.SemanticError
-	var failure *Failure // of a type that reads itself
+	var failure *Failure // of a type with its own UnmarshalJSONFrom
 	switch {
 	case errors.As(err, &failure):
 		return failure
 	case errors.As(err, &syntax):
 		if errors.Is(err, jsontext.ErrDuplicateName) {
-			return malformed("the body has a key twice: %s", syntax.JSONPointer)
+			return malformed("the body has a duplicate key: %s", syntax.JSONPointer)
 		}
 		return malformed("the body is not JSON, at byte %d", syntax.ByteOffset)
 	case errors.As(err, &semantic):

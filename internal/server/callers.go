@@ -11,15 +11,16 @@ import (
 	"example.com/invoices/internal/requestid"
 )
 
-// RequireCaller returns a middleware that ends every request whose caller the verifier does not accept: with 401 for
-// no valid token, 403 for a valid one of another account, and 503 for keys that cannot be read.
+// RequireCaller returns a middleware that rejects every request that the verifier does not accept:
+// with 401 if it has no valid token, 403 if its token is valid but of another account, and 503 if
+// the keys cannot be read.
 func (s *Server) RequireCaller(verifier *identity.Verifier) gin.HandlerFunc {
 	refused := promauto.With(s.registry).NewCounterVec(prometheus.CounterOpts{
 		Name: "callers_refused_total",
-		Help: "Requests refused because of who called, by reason.",
+		Help: "Requests refused because of their caller, by reason.",
 	}, []string{"reason"})
 	for _, reason := range identity.Reasons {
-		refused.WithLabelValues(string(reason)) // there from the start, as 0
+		refused.WithLabelValues(string(reason)) // exported as 0 from the start
 	}
 	return func(c *gin.Context) {
 		refusal := verifier.Verify(c.Request)
@@ -33,7 +34,7 @@ func (s *Server) RequireCaller(verifier *identity.Verifier) gin.HandlerFunc {
 		case identity.KeysUnavailable:
 			Fail(c, &Failure{Status: http.StatusServiceUnavailable, Text: "callers cannot be verified, try again"})
 		case identity.WrongAccount:
-			Fail(c, &Failure{Status: http.StatusForbidden, Text: "this account may not call"})
+			Fail(c, &Failure{Status: http.StatusForbidden, Text: "this account is not allowed to call"})
 		default:
 			c.Header("WWW-Authenticate", "Bearer")
 			Fail(c, &Failure{Status: http.StatusUnauthorized, Text: "a valid token is required"})

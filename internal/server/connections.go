@@ -14,24 +14,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connections is a listener that keeps at most max connections open. The next
-// one waits in Accept until another ends, and those behind it wait in the
-// kernel's queue, where they cost the pod nothing. Meanwhile the connection that
-// has waited longest for its client, because it is idle or its client is slow to
-// send a request, is closed once the listener's patience is over. So clients that
-// only hold connections keep nobody out, and probes reach a busy server. A
-// connection that waits for the server is never closed: on a starved machine
-// that can take longer than any patience.
+// connections is a listener that keeps at most max connections open. The next one waits in Accept
+// until another ends, and those behind it wait in the kernel's queue, where they cost the pod
+// nothing. Meanwhile the connection that has waited longest for its client, because it is idle or
+// its client is slow to send a request, is closed once the listener's patience is over. So clients
+// that only hold connections keep nobody out, and probes reach a busy server. A connection that
+// waits for the server is never closed: on a starved machine that can take longer than any
+// patience.
 type connections struct {
 	net.Listener
 	max    int
-	closed prometheus.Counter // before their time
-	ended  chan struct{}      // has an element when a connection, or the listener, was closed
+	closed prometheus.Counter // early, to make room
+	ended  chan struct{}      // receives when a connection or the listener is closed
 
 	mu       sync.Mutex
 	open     int
 	waiting  list.List     // of *connection: those between a response and the next request
-	patience time.Duration // with them, while another is at the door
+	patience time.Duration // with them, while another connection waits in Accept
 	stopped  bool
 }
 
@@ -45,8 +44,8 @@ func (l *connections) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	if tcp, ok := accepted.(*net.TCPConn); ok {
-		// What the kernel keeps counts for the pod, too. An error would be that the
-		// connection is gone, which the next read says.
+		// The kernel's buffers count towards the pod's memory. An error means that the connection is
+		// gone, which the next read reports.
 		_ = tcp.SetReadBuffer(socketBuffer)
 		_ = tcp.SetWriteBuffer(socketBuffer)
 	}
@@ -68,13 +67,13 @@ func (l *connections) Accept() (net.Conn, error) {
 	}
 }
 
-// admit takes c in, or returns what has to come first: a connection to close, or
-// a time to wait, unless another is closed earlier.
+// admit lets c in, or returns what must happen first: a connection to close, or a time to wait
+// unless another connection is closed earlier.
 func (l *connections) admit(c *connection) (wait time.Duration, slow *connection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open < l.max || l.stopped {
-		if l.open < l.max/2 { // no crowd any more
+		if l.open < l.max/2 { // no longer crowded
 			l.patience = clientPatience
 		}
 		l.open++
@@ -97,13 +96,14 @@ func (l *connections) admit(c *connection) (wait time.Duration, slow *connection
 		slow.wait()
 	}
 	if !slow.served {
-		// Whoever does this on purpose comes with many: each leaves the next ones less time.
+		// Clients that do this on purpose come in large numbers: each one leaves less time to the
+		// next.
 		l.patience = max(l.patience-l.patience/16, crowdedPatience)
 	}
 	return 0, slow
 }
 
-// Close stops the listener. Who is at the door still comes in.
+// Close stops the listener. A connection that waits in Accept is still let in.
 func (l *connections) Close() error {
 	l.mu.Lock()
 	l.stopped = true
@@ -119,15 +119,15 @@ func (l *connections) notify() {
 	}
 }
 
-// connection is one of connections'.
+// connection is a connection of the listener connections.
 type connection struct {
 	net.Conn
 	of      *connections
 	reading atomic.Bool // the server is in Read
 
-	place  *list.Element // in of.waiting, or nil; guarded by of.mu, as the rest
-	since  time.Time     // when it got that
-	served bool          // a request of it was
+	place  *list.Element // in of.waiting, or nil; guarded by of.mu, like the rest
+	since  time.Time     // when it got its place
+	served bool          // at least one request
 	closed bool
 }
 

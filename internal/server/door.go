@@ -12,24 +12,24 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// door refuses what a web page of somebody else makes a browser send: anybody
-// whose page a developer opens could otherwise add invoices and have them paid.
-// Programs that are no browser notice nothing of it.
+// door rejects requests that a foreign web page makes a browser send: otherwise any page that a
+// developer opens could add invoices and have them paid. Other clients are not affected.
 func (s *Server) door(c *gin.Context) {
 	r := c.Request
 	if err := s.crossOrigin.Check(r); err != nil {
-		Fail(c, &Failure{Status: http.StatusForbidden, Text: "a page of another origin may not change anything here"})
+		Fail(c, &Failure{Status: http.StatusForbidden, Text: "pages of another origin are not allowed to change anything"})
 		return
 	}
 	if fromBrowser(r) && !s.known(r.Host) {
-		// A name that somebody points at this address makes his page one of the same origin.
+		// If somebody points a name of theirs at this address, their page counts as one of the same
+		// origin.
 		Fail(c, &Failure{Status: http.StatusMisdirectedRequest, Text: fmt.Sprintf(
-			"browsers may not reach this as %.100q; use localhost or an IP address, or add the name to ALLOWED_HOSTS", r.Host)})
+			"browsers cannot use the name %.100q; use localhost or an IP address, or add the name to ALLOWED_HOSTS", r.Host)})
 	}
 }
 
-// fromBrowser reports whether a browser sent r: each of them sends at least one
-// of these, which a page cannot leave out.
+// fromBrowser reports whether a browser sent r: every browser sends at least one of these headers,
+// and a page cannot suppress them.
 func fromBrowser(r *http.Request) bool {
 	for _, name := range []string{"Origin", "Sec-Fetch-Site", "Accept-Language"} {
 		if _, sent := r.Header[name]; sent {
@@ -39,8 +39,8 @@ func fromBrowser(r *http.Request) bool {
 	return false
 }
 
-// known reports whether nobody else can point host at this server, or whether
-// it is one of AllowedHosts. A name without a dot is in no public DNS.
+// known reports whether host is one of AllowedHosts, or a name that nobody else can point at this
+// server. A name without a dot is not in public DNS.
 func (s *Server) known(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -52,7 +52,7 @@ func (s *Server) known(host string) bool {
 	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost") || slices.Contains(s.AllowedHosts, host)
 }
 
-// rightType refuses a body that is of none of types.
+// rightType returns a Failure unless the Content-Type of r is one of types.
 func rightType(r *http.Request, types []string) *Failure {
 	sent := r.Header.Get("Content-Type")
 	media, _, err := mime.ParseMediaType(sent)
@@ -63,5 +63,5 @@ func rightType(r *http.Request, types []string) *Failure {
 	if sent == "" {
 		found = "missing"
 	}
-	return &Failure{Status: http.StatusUnsupportedMediaType, Text: fmt.Sprintf("the Content-Type is %s; send %s", found, strings.Join(types, ", "))}
+	return &Failure{Status: http.StatusUnsupportedMediaType, Text: fmt.Sprintf("the Content-Type is %s: must be %s", found, strings.Join(types, ", "))}
 }

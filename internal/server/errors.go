@@ -16,7 +16,7 @@ import (
 type Failure struct {
 	Status int
 	Code   string // for programs that must tell failures apart; may be empty
-	Text   string // what the client is shown
+	Text   string // shown to the client
 	Cause  error  // logged and never shown; nil where Text says it all
 }
 
@@ -28,7 +28,8 @@ func (f *Failure) Unwrap() error { return f.Cause }
 // NoSuchPath is the response to a path that is not served.
 var NoSuchPath = &Failure{Status: http.StatusNotFound, Text: "no such path"}
 
-// Fail ends the request with the response to err, see Explain: {"error": text}, and the code if there is one.
+// Fail ends the request with the response that Explain returns for err: {"error": text}, and the
+// code if there is one.
 func Fail(c *gin.Context, err error) {
 	failure := Explain(c, err)
 	body := gin.H{"error": failure.Text}
@@ -38,15 +39,15 @@ func Fail(c *gin.Context, err error) {
 	c.AbortWithStatusJSON(failure.Status, body)
 }
 
-// Explain returns the response to err, and logs what the client is not shown. An error that is no Failure is one that
-// the service did not expect: a 500.
+// Explain returns the response to err, and logs what the client is not shown. An error that is not
+// a Failure is unexpected, and becomes a 500.
 func Explain(c *gin.Context, err error) *Failure {
 	ctx := c.Request.Context()
 	var failure *Failure
 	if !errors.As(err, &failure) {
 		failure = &Failure{Status: http.StatusInternalServerError, Text: "internal error", Cause: err}
-		// When the time is over, or the client has gone, err is most likely the consequence of that and says nothing
-		// about the service.
+		// After the deadline, or once the client has gone, err is most likely a consequence of that
+		// and says nothing about the service.
 		if ctx.Err() != nil {
 			failure = &Failure{Status: http.StatusServiceUnavailable, Text: "the request was canceled, try again", Cause: err}
 		}
@@ -61,8 +62,8 @@ func Explain(c *gin.Context, err error) *Failure {
 	return failure
 }
 
-// CodeMalformed says that a body could not be read as what it has to be. It is
-// no verdict on what the sender meant: the body may have been cut on its way.
+// CodeMalformed means that the body could not be parsed. It says nothing about the sender's
+// intent: the body may have been cut off on the way.
 const CodeMalformed = "malformed"
 
 func malformed(format string, args ...any) *Failure {

@@ -16,18 +16,18 @@ import (
 	"example.com/invoices/internal/requestid"
 )
 
-// exchange is one request and its answer, as the handler's ResponseWriter. It
-// stands between the handler and the connection so that the client gets an
-// answer in time also from a handler that does not return.
+// exchange is one request and its response, and the handler's ResponseWriter. It stands between
+// the handler and the connection, so that the client gets a response in time even if the handler
+// does not return.
 type exchange struct {
 	server     *Server
 	start      time.Time
 	id         string
-	client     *http.Request // as it came in; its context ends when the client has gone
+	client     *http.Request // as received; its context ends when the client has gone
 	connection *http.ResponseController
-	header     http.Header // the handler's own: it may still write to it when the time is over
+	header     http.Header // the handler's: it may still write to it after the deadline
 	body       io.Reader   // what the client sends
-	bulk       bool        // it is large, and no slot is occupied for that yet
+	bulk       bool        // it is large, and has no slot yet
 	timer      *time.Timer
 	slots      []Slots // occupied by the handler
 
@@ -36,9 +36,9 @@ type exchange struct {
 	route   string
 	status  int // 0: nothing was sent
 	bytes   int
-	over    bool  // nothing that the handler writes is sent any more
-	cut     bool  // the answer ends early
-	unheard bool  // the client had gone before the answer began
+	over    bool  // what the handler writes is no longer sent
+	cut     bool  // the response ends early
+	unheard bool  // the client had gone before the response began
 	failed  error // of a write
 }
 
@@ -48,8 +48,7 @@ func exchangeOf(c *gin.Context) *exchange {
 	return c.Request.Context().Value(exchangeKey{}).(*exchange)
 }
 
-// ServeHTTP answers a request. A HEAD is handled as a GET whose body is not
-// sent.
+// ServeHTTP handles a request. A HEAD is handled as a GET whose body is not sent.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{
 		server: s, start: time.Now(), id: requestid.Accept(r.Header.Get(requestid.Header)), client: r,
@@ -58,7 +57,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer x.timer.Stop()
 	x.header.Set(requestid.Header, x.id)
-	defer x.observe() // a panic on the way counts, too
+	defer x.observe() // also after a panic
 	defer x.finish()
 
 	ctx, cancel := context.WithCancelCause(context.WithValue(requestid.With(r.Context(), x.id), exchangeKey{}, x))
@@ -84,7 +83,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			x.abort(cause)
 		}
 	case <-x.timer.C:
-		sent := x.giveUp() // first: a handler that fails when its context ends must not begin another answer
+		sent := x.giveUp() // first: a handler that fails when its context ends must not begin another response
 		cancel(context.DeadlineExceeded)
 		if sent {
 			x.abort(http.ErrAbortHandler)
@@ -101,17 +100,17 @@ func (x *exchange) occupy() {
 	}
 }
 
-// finish ends the exchange for a handler that still runs.
+// finish ends the exchange, although its handler may still be running.
 func (x *exchange) finish() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.over = true
 }
 
-// giveUp answers in the place of a handler whose time is over, unless that has
-// sent something already.
+// giveUp responds instead of a handler that has exceeded its time, unless the handler has already
+// sent something.
 func (x *exchange) giveUp() (sent bool) {
-	x.mu.Lock() // a write that is going on ends at the connection's own deadline
+	x.mu.Lock() // a write in progress ends at the connection's own deadline
 	defer x.mu.Unlock()
 	x.over = true
 	if x.status != 0 {
@@ -121,12 +120,12 @@ func (x *exchange) giveUp() (sent bool) {
 		requestid.Header: {x.id},
 		"Content-Type":   {"application/json; charset=utf-8"},
 	})
-	x.bytes, x.failed = fmt.Fprintf(x.w, `{"error":"no answer within %s: it may or may not be done, and it is safe to ask again"}`, AnswerTimeout)
+	x.bytes, x.failed = fmt.Fprintf(x.w, `{"error":"no response within %s: it may or may not have been done, and it is safe to try again"}`, AnswerTimeout)
 	return false
 }
 
-// abort cuts the connection: the client must not take half an answer for a
-// whole one.
+// abort cuts the connection, so that the client does not take a partial response for a complete
+// one.
 func (x *exchange) abort(cause any) {
 	x.mu.Lock()
 	x.cut = true
@@ -134,9 +133,9 @@ func (x *exchange) abort(cause any) {
 	panic(cause)
 }
 
-// allow gives the handler another d, and the connection a little more, so that
-// the client can still be told that the time is over. The read deadline counts,
-// too: when it passes, the request's context ends.
+// allow gives the handler another d, and the connection a little more, so that the client can
+// still be told about the timeout. The read deadline matters as well: when it passes, the
+// request's context ends.
 func (x *exchange) allow(d time.Duration) { x.deadlines(d, d+sendTimeout, d+sendTimeout) }
 
 func (x *exchange) deadlines(handler, read, write time.Duration) {
@@ -147,16 +146,16 @@ func (x *exchange) deadlines(handler, read, write time.Duration) {
 	}
 	now := time.Now()
 	x.timer.Reset(handler)
-	// These fail only where the writer is not a connection's, as in a test.
+	// These fail only if the writer is not a connection's, as in a test.
 	_ = x.connection.SetReadDeadline(now.Add(read))
 	_ = x.connection.SetWriteDeadline(now.Add(write))
 }
 
-// ExtendDeadlines gives the handler another d, from now, for its answer. A
-// handler that streams does so for each part.
+// ExtendDeadlines gives the handler another d, from now, for its response. A handler that streams
+// calls it for each part.
 func ExtendDeadlines(c *gin.Context, d time.Duration) { exchangeOf(c).allow(d) }
 
-// Header is the answer's header, for the handler.
+// Header returns the response header, for the handler.
 func (x *exchange) Header() http.Header { return x.header }
 
 // WriteHeader sends the header.
@@ -172,22 +171,21 @@ func (x *exchange) sendHeader(status int, header http.Header) {
 	x.status = status
 	occupy(x.client.Context())
 	x.unheard = x.client.Context().Err() != nil
-	if x.server.draining.Load() || crowded(x.client.Context()) { // the client is not to send another request on this connection
+	if x.server.draining.Load() || crowded(x.client.Context()) { // the client must not reuse this connection
 		header.Set("Connection", "close")
 	}
 	switch status {
 	case http.StatusServiceUnavailable:
 		header.Set("Retry-After", "1")
-	case http.StatusRequestTimeout, http.StatusRequestEntityTooLarge: // the rest is not waited for
+	case http.StatusRequestTimeout, http.StatusRequestEntityTooLarge: // the rest of the body is not read
 		header.Set("Connection", "close")
 	}
 	maps.Copy(x.w.Header(), header)
 	x.w.WriteHeader(status)
 }
 
-// headEnough is how many bytes of a body that is not sent a handler has to
-// write: net/http works out the length of a short one. The whole list need not
-// be read for its header.
+// headEnough is how many bytes a handler must write in response to a HEAD: net/http computes the
+// Content-Length of a short body. A long list need not be read for its header.
 const headEnough = 4 << 10
 
 // Write sends a part of the body.
@@ -226,17 +224,16 @@ func (x *exchange) Flush() {
 	}
 }
 
-// statusGone is what is noted of a request whose client had gone before it had
-// its answer: nginx' number for that.
+// statusGone is recorded for a request whose client had gone before the response; the number is
+// nginx's.
 const statusGone = 499
 
-// end tells how the exchange ended: with which status, and whether the answer
-// was cut.
+// end returns the status with which the exchange ended, and whether the response was cut.
 func (x *exchange) end() (status int, cut bool) {
 	left := x.client.Context().Err() != nil
 	switch {
 	case errors.Is(x.failed, os.ErrDeadlineExceeded):
-		return x.status, true // the client is there, and does not take it
+		return x.status, true // the client is there, but does not read
 	case x.failed != nil, left && (x.cut || x.unheard || x.status == 0):
 		return statusGone, false
 	}

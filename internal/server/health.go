@@ -8,13 +8,13 @@ import (
 )
 
 const (
-	readyEvery   = time.Second     // the check is asked at most so often
-	readyTimeout = 2 * time.Second // less than the kubelet waits
+	readyEvery   = time.Second     // the minimum time between two checks
+	readyTimeout = 2 * time.Second // less than the kubelet's timeout
 )
 
-// readiness asks its check at most once a second and once at a time, however
-// many ask it. Only the one who starts a check waits for it, the others get
-// the answer before: a check that hangs makes nobody hang.
+// readiness runs its check at most once per second and one at a time, regardless of the number of
+// callers. Only the caller that starts a check waits for it; the others get the previous result,
+// so a check that hangs blocks nobody else.
 type readiness struct {
 	check func(context.Context) error
 
@@ -25,7 +25,7 @@ type readiness struct {
 }
 
 func newReadiness(check func(context.Context) error) *readiness {
-	return &readiness{check: check, last: errors.New("the first check has not ended yet")}
+	return &readiness{check: check, last: errors.New("the first check is still running")}
 }
 
 func (r *readiness) ask() error {
@@ -37,7 +37,7 @@ func (r *readiness) ask() error {
 	r.running = true
 	r.mu.Unlock()
 
-	// Not the caller's context: the answer is for the others too.
+	// Not the caller's context: the result is for the others, too.
 	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	checked := make(chan struct{})
 	go func() {
@@ -55,7 +55,7 @@ func (r *readiness) ask() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.running {
-		r.last = errors.New("the check does not end")
+		r.last = errors.New("the check hangs")
 	}
 	return r.last
 }

@@ -8,11 +8,11 @@ import (
 	"example.com/invoices/internal/identifier"
 )
 
-// ID returns the identifier in the path of a route with ":id", or false if none
-// that can have been stored is there: then there is nothing of that id.
+// ID returns the ID in the path of a route with ":id". It returns false for an ID that cannot have
+// been stored.
 func ID(c *gin.Context) (string, bool) {
 	id := c.Param("id")
-	if c.Request.URL.RawPath != "" { // otherwise the path is decoded already
+	if c.Request.URL.RawPath != "" { // otherwise the path is already decoded
 		decoded, err := url.PathUnescape(id)
 		if err != nil {
 			return "", false

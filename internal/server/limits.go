@@ -7,54 +7,53 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// What the server spends on its clients. For each kind of request, its number
-// at once times what one of them costs stays far below a pod's memory limit;
-// test/limits tries that with hostile clients, and docs/bounds.md has the sum.
+// What the server spends on its clients. For each kind of request, the maximum number at a time
+// multiplied by the cost of one stays far below a pod's memory limit; test/limits tries that with
+// hostile clients, and docs/bounds.md has the calculation.
 const (
-	// maxConnections counts them all, idle ones included. The worst is one that
-	// sends a header full of tiny fields: 16 times its size in memory.
+	// maxConnections counts all connections, including idle ones. The most expensive one sends a
+	// header full of tiny fields, which takes 16 times its size in memory.
 	maxConnections = 256
 	maxHeader      = 4 << 10  // bytes; net/http adds 4 KiB
-	socketBuffer   = 64 << 10 // bytes that the kernel keeps for a client that does not read
+	socketBuffer   = 64 << 10 // bytes that the kernel buffers for a client that does not read
 
-	maxRequests  = 128 // that are worked on at once, probes not counted
-	maxBulk      = 2   // of these, with a body over smallBody
-	maxScrapes   = 4   // of these, for /metrics
+	maxRequests  = 128 // handled at a time, not counting probes
+	maxBulk      = 2   // of these with a body over smallBody
+	maxScrapes   = 4   // of these for /metrics
 	smallBody    = 8 << 10
 	maxBody      = 1 << 20 // bytes that ReadBody reads into memory
 	slotPatience = time.Second
 	// clientPatience is how long a client may take over its request while others
 	// wait for its connection: less than a readiness probe waits.
 	clientPatience = 2 * time.Second
-	// crowdedPatience takes the place of either when there are as many connections
-	// as there may be: the kernel's queue of 4,096 is through in a few seconds,
-	// probes in it.
+	// crowdedPatience replaces both when all connections are in use: the kernel's queue of 4,096
+	// then takes a few seconds, including the probes in it.
 	crowdedPatience = 100 * time.Millisecond
 )
 
-// Limits of every connection in time. A handler that streams or takes long
-// extends them, see ExtendDeadlines.
+// Time limits of every connection. A handler that streams or takes long extends them with
+// ExtendDeadlines.
 const (
 	headerTimeout = 10 * time.Second
-	// A body has bodyGrace, and a second more for each bodyRate bytes of it.
+	// A body may take bodyGrace, plus one second per bodyRate bytes.
 	bodyGrace = 10 * time.Second
 	bodyRate  = 64 << 10
-	// AnswerTimeout is from the end of a request's header and body to its answer.
+	// AnswerTimeout is the time from the end of the request to the response.
 	AnswerTimeout = 10 * time.Second
-	// sendTimeout is what is left then to send that the time is over.
+	// sendTimeout is the time left after that to report the timeout.
 	sendTimeout = 5 * time.Second
 	idleTimeout = 60 * time.Second // between two requests of a connection
 )
 
-// Slots bounds how many requests do something costly at the same time.
+// Slots limits how many requests do something costly at a time.
 type Slots chan struct{}
 
 // NewSlots returns n free slots.
 func NewSlots(n int) Slots { return make(Slots, n) }
 
-// Take waits a moment for a free slot and occupies it until the request's
-// handler has returned, even if the client has its answer by then. If all are
-// occupied, the error is a 503.
+// Take waits a moment for a free slot and occupies it until the request's handler has returned,
+// even if the client already has its response by then. If there is no free slot, the error is a
+// 503.
 func (s Slots) Take(c *gin.Context) error {
 	wait := slotPatience
 	if crowded(c.Request.Context()) {
@@ -73,7 +72,7 @@ func (s Slots) Take(c *gin.Context) error {
 	return &Failure{Status: http.StatusServiceUnavailable, Text: "too many requests at once, try again"}
 }
 
-// AtMost is a middleware that lets n requests at a time through.
+// AtMost returns a middleware that lets through n requests at a time.
 func AtMost(n int) gin.HandlerFunc {
 	slots := NewSlots(n)
 	return func(c *gin.Context) {

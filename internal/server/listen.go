@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// listen opens address. A process whose parent has the listening socket open
-// already takes over that one, as the descriptor that LISTEN_FD names.
+// listen opens address. If the parent process has already opened the listening socket, the
+// descriptor that LISTEN_FD names is used instead.
 func listen(address string) (net.Listener, error) {
 	if os.Getenv("LISTEN_FD") == "" {
 		listener, err := net.Listen("tcp", address)
@@ -25,8 +25,8 @@ func listen(address string) (net.Listener, error) {
 	return net.FileListener(socket)
 }
 
-// sayReady tells the parent, if it asks for that by READY_FD, that from now on
-// this process answers what comes in on the socket.
+// sayReady tells the parent process, if it has set READY_FD, that this process serves the socket
+// from now on.
 func sayReady() error {
 	if os.Getenv("READY_FD") == "" {
 		return nil
@@ -43,7 +43,7 @@ func sayReady() error {
 func inherited(variable string) (*os.File, error) {
 	fd, err := strconv.ParseUint(os.Getenv(variable), 10, 31)
 	if err != nil {
-		return nil, fmt.Errorf("%s is the number of a descriptor: %w", variable, err)
+		return nil, fmt.Errorf("%s must be the number of a file descriptor: %w", variable, err)
 	}
 	return os.NewFile(uintptr(fd), variable), nil
 }

@@ -18,12 +18,12 @@ import (
 func newDurations(registry *prometheus.Registry) *prometheus.HistogramVec {
 	return promauto.With(registry).NewHistogramVec(prometheus.HistogramOpts{
 		Name: "http_request_duration_seconds",
-		Help: "Time to answer, by route and status: 499 where the client had gone, aborted where the answer was cut.",
+		Help: "Response time by route and status: 499 if the client had gone, aborted if the response was cut.",
 	}, []string{"method", "route", "status"})
 }
 
-// observe logs and counts the exchange, however it ended. Probes and scrapes
-// are logged only at debug level.
+// observe logs and counts the exchange, however it ended. Probes and scrapes are logged at debug
+// level only.
 func (x *exchange) observe() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -45,7 +45,7 @@ func (x *exchange) observe() {
 	x.server.log.Log(x.client.Context(), level, "request", attributes...)
 }
 
-// method bounds the label's values: a client can invent methods.
+// method limits the label's values: clients can invent methods.
 func method(r *http.Request) string {
 	switch r.Method {
 	case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodHead, http.MethodOptions:
@@ -54,8 +54,7 @@ func method(r *http.Request) string {
 	return "other"
 }
 
-// noteRoute tells the exchange which route it takes: the pattern, for an id
-// must not become a label.
+// noteRoute records the route of the exchange: the pattern, since an ID must not become a label.
 func noteRoute(c *gin.Context) {
 	x := exchangeOf(c)
 	x.mu.Lock()
@@ -70,12 +69,12 @@ func recoverPanic(log *slog.Logger) gin.HandlerFunc {
 			if cause == nil {
 				return
 			}
-			if cause == http.ErrAbortHandler { // meant: the connection is to be cut
+			if cause == http.ErrAbortHandler { // deliberate: the connection is to be cut
 				panic(cause)
 			}
 			log.Error("panic", "cause", fmt.Sprint(cause), "stack", string(debug.Stack()),
 				"request_id", requestid.From(c.Request.Context()))
-			if c.Writer.Written() { // half an answer must not look like a whole one
+			if c.Writer.Written() { // a partial response must not look complete
 				panic(http.ErrAbortHandler)
 			}
 			Fail(c, &Failure{Status: http.StatusInternalServerError, Text: "internal error"})

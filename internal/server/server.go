@@ -1,5 +1,5 @@
-// Package server is what both services' HTTP side stands on: listening,
-// health, draining, logs, metrics, request ids, and the shape of an error.
+// Package server provides the HTTP server that both services share: listening, health, draining,
+// logs, metrics, request IDs and error responses.
 package server
 
 import (
@@ -19,18 +19,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// drainNotice is how long a stopping server still answers, telling each
-// client to close, before it closes the connections itself. Without it a
-// connection that was accepted but not yet read, or on which the client is
-// just writing, dies unanswered.
+// drainNotice is how long a stopping server still responds, asking each client to close its
+// connection, before it closes the connections itself. Without it, a connection that has just been
+// accepted, or on which the client is just writing, would be cut without a response.
 const drainNotice = 500 * time.Millisecond
 
-// Server is a service's HTTP side. Add routes to Router, then Run it. Each
-// request has AnswerTimeout for its answer, unless the handler extends that:
-// then it is answered with 503, whatever the handler does.
+// Server is a service's HTTP server. Add routes to Router, then call Run. Each request gets a
+// response within AnswerTimeout, unless its handler extends that: after that time it is a 503,
+// whatever the handler does.
 type Server struct {
 	Router       gin.IRouter
-	AllowedHosts []string // names, in lower case, by which browsers may reach it besides localhost
+	AllowedHosts []string // names, in lower case, that browsers can use besides localhost
 
 	router      *gin.Engine
 	registry    *prometheus.Registry
@@ -43,9 +42,8 @@ type Server struct {
 	draining    atomic.Bool
 }
 
-// New returns a Server with /livez, /readyz, /metrics, which shows what is in
-// registry, /version, and /openapi.yaml, the service's own description. ready tells
-// whether the service can do its work, within the context's deadline.
+// New returns a Server with /livez, /readyz, /metrics (for what is in registry), /version and
+// /openapi.yaml. ready reports within its context's deadline whether the service can work.
 func New(log *slog.Logger, registry *prometheus.Registry, openapi []byte, ready func(context.Context) error) *Server {
 	gin.SetMode(gin.ReleaseMode)
 	r := gin.New()
@@ -59,14 +57,14 @@ func New(log *slog.Logger, registry *prometheus.Registry, openapi []byte, ready 
 
 	r.HandleMethodNotAllowed = true // 405 with Allow
 	r.RedirectTrailingSlash = false
-	r.UseRawPath = true          // an id may hold an escaped slash
-	r.UnescapePathValues = false // gin's way makes "+" a space; see ID
+	r.UseRawPath = true          // an ID can contain an escaped slash
+	r.UnescapePathValues = false // gin would turn "+" into a space; see ID
 	r.Use(noteRoute, recoverPanic(log), s.door, s.receive, s.admit)
 	r.NoRoute(func(c *gin.Context) { Fail(c, NoSuchPath) })
 	r.NoMethod(func(c *gin.Context) {
 		allowed := strings.Replace(c.Writer.Header().Get("Allow"), http.MethodGet, "GET, HEAD", 1)
 		c.Header("Allow", allowed)
-		Fail(c, &Failure{Status: http.StatusMethodNotAllowed, Text: "allowed here: " + allowed})
+		Fail(c, &Failure{Status: http.StatusMethodNotAllowed, Text: "allowed methods:" + allowed})
 	})
 
 	probe := newReadiness(ready)
@@ -83,7 +81,7 @@ func New(log *slog.Logger, registry *prometheus.Registry, openapi []byte, ready 
 		}
 		c.String(http.StatusOK, "ok")
 	})
-	// A compressor takes more memory than all else of a scrape.
+	// A compressor takes more memory than the rest of a scrape.
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{DisableCompression: true})
 	r.GET("/metrics", AtMost(maxScrapes), gin.WrapH(metrics))
 	r.GET("/version", showVersion)
@@ -91,9 +89,9 @@ func New(log *slog.Logger, registry *prometheus.Registry, openapi []byte, ready 
 	return s
 }
 
-// Run listens on address and serves until ctx is done. Then it stops in order:
-// onDrain is called, so that long work comes to an end; no connection is
-// accepted any more; requests in flight are answered, for at most grace.
+// Run listens on address and serves until ctx is done. Then it stops in order: it calls onDrain,
+// so that long operations end, accepts no more connections, and finishes the requests in flight
+// within grace.
 func (s *Server) Run(ctx context.Context, address string, grace time.Duration, onDrain func()) error {
 	listener, err := listen(address)
 	if err != nil {
@@ -101,7 +99,7 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	}
 	limited := newConnections(listener, maxConnections, promauto.With(s.registry).NewCounter(prometheus.CounterOpts{
 		Name: "http_connections_closed_early_total",
-		Help: "Connections without a request that were closed because others wanted in.",
+		Help: "Connections without a request that were closed to make room for others.",
 	}))
 	defer limited.Close()
 	server := &http.Server{
@@ -135,8 +133,8 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	left, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	if err := server.Shutdown(left); err != nil {
-		// Ends the contexts of what still runs: whoever closes the database next
-		// would wait for it.
+		// This ends the contexts of the handlers that still run, or closing the database would wait
+		// for them.
 		server.Close()
 		return fmt.Errorf("requests were still running after %s (SHUTDOWN_TIMEOUT): %w", grace, err)
 	}
@@ -144,11 +142,11 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 	return nil
 }
 
-// Routes are those of Router.
+// Routes returns the routes of Router.
 func (s *Server) Routes() gin.RoutesInfo { return s.router.Routes() }
 
-// admit waits for one of the slots of requests that are worked on. Probes need
-// none: that others wait says nothing about this replica's health.
+// admit waits for a slot for the request. Probes need none: other requests that wait say nothing
+// about this replica's health.
 func (s *Server) admit(c *gin.Context) {
 	exchangeOf(c).occupy()
 	if path := c.FullPath(); path != "/livez" && path != "/readyz" {

@@ -14,7 +14,7 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// version says which program is running, and what it was built from.
+// version describes the running program and what it was built from.
 type version struct {
 	Service  string            `json:"service"`
 	SHA256   string            `json:"sha256"` // of the program's file
@@ -27,7 +27,7 @@ type version struct {
 	Modules  map[string]string `json:"modules"` // versions by path
 }
 
-// readVersion reads the whole program, so it does so once, and only if somebody asks.
+// readVersion hashes the whole program, so it does that once, and only on demand.
 var readVersion = sync.OnceValues(func() (*version, error) {
 	sum, err := sumProgram()
 	if err != nil {
@@ -60,7 +60,7 @@ var readVersion = sync.OnceValues(func() (*version, error) {
 })
 
 func sumProgram() (string, error) {
-	// On Linux this is what runs, even if another file has taken the program's place since.
+	// On Linux this is the running program, even if its file has been replaced since.
 	file, err := os.Open("/proc/self/exe")
 	if err != nil {
 		var name string

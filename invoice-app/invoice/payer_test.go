@@ -187,7 +187,7 @@ func TestOneRejectionDoesNotBlockTheOthers(t *testing.T) {
 func TestARefusalOfTheCallerNeverParks(t *testing.T) {
 	for status, text := range map[int]string{
 		http.StatusUnauthorized: `{"error":"a valid token is required"}`,
-		http.StatusForbidden:    `{"error":"this account may not call"}`,
+		http.StatusForbidden:    `{"error":"this account is not allowed to call"}`,
 	} {
 		s := open(t, 3)
 		var known atomic.Bool

@@ -171,7 +171,7 @@ func TestABatchHasAVerdictForEach(t *testing.T) {
 		"the body is not a list":             `{"id":"I6","value":1,"currency":"EUR"}`,
 		"/1/id is of the wrong type: number": `[{"id":"I6","value":1,"currency":"EUR"},{"id":6}]`,
 		"the body is not JSON, at byte 40":   `[{"id":"I6","value":1,"currency":"EUR"},`,
-		"the body has a key twice: /0/value": `[{"id":"I6","value":1,"value":2,"currency":"EUR"}]`,
+		"the body has a duplicate key: /0/value": `[{"id":"I6","value":1,"value":2,"currency":"EUR"}]`,
 		"the body is empty":                  ``,
 	} {
 		answer := c.Do(t, http.MethodPost, "/payments/batch", list)

@@ -225,7 +225,7 @@ func TestAPathIsTakenAsItIs(t *testing.T) {
 	assert.FileExists(t, filepath.Join(folder, "payments.db"))
 
 	_, err = Open(t.Context(), "sqlite://data/payments.db", 1)
-	assert.ErrorContains(t, err, "without //")
+	assert.ErrorContains(t, err, "must be sqlite:PATH")
 }
 
 func TestADamagedFileIsRefusedAndLeftAlone(t *testing.T) {

@@ -163,7 +163,7 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 		"not a token":      {"hello", 401, "malformed"},
 	}
 	body := fmt.Sprintf(`{"id":%q,"value":%s,"currency":%q}`, invoice.InvoiceId, invoice.Value, invoice.Currency)
-	generic := map[int]string{401: `{"error":"a valid token is required"}`, 403: `{"error":"this account may not call"}`}
+	generic := map[int]string{401: `{"error":"a valid token is required"}`, 403: `{"error":"this account is not allowed to call"}`}
 	t.Run("refused", func(t *testing.T) {
 		for name, refused := range cases {
 			t.Run(name, func(t *testing.T) {
