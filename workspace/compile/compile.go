@@ -141,7 +141,7 @@ func (c Compiler) download(ctx context.Context, m Module, flags, packages []stri
 	const template = "{{if .Stale}}stale: {{.StaleReason}}{{end}}"
 	err = c.Console.Step(ctx, "downloading Go modules, where they are not there yet", m.name+"-modules",
 		func(ctx context.Context, step *process.Step) error {
-			step.Far(func(time.Duration) string {
+			step.SetProgress(func(time.Duration) string {
 				log, _ := os.ReadFile(step.Log())
 				return fmt.Sprintf("%d modules downloaded", bytes.Count(log, []byte("\ngo: downloading ")))
 			})
@@ -174,7 +174,7 @@ func (c Compiler) build(ctx context.Context, m Module, b build, flags []string, 
 				log, _ := os.ReadFile(step.Log())
 				return max(0, bytes.Count(log, []byte("\n"))-1)
 			}
-			step.Far(func(elapsed time.Duration) string { return p.far(lines(), elapsed) })
+			step.SetProgress(func(elapsed time.Duration) string { return p.far(lines(), elapsed) })
 			command := m.command(ctx, c.Paths, slices.Concat([]string{"build", "-v"}, flags, b.paths)...)
 			command.Env = c.environment(cgo)
 			err := step.Run(command)
