@@ -62,7 +62,7 @@ func (m Module) command(ctx context.Context, p paths.Paths, args ...string) *exe
 // Programs compiles some of a module's programs into a folder.
 func (c Compiler) Programs(ctx context.Context, m Module, folder string, names ...string) error {
 	if _, err := exec.LookPath("go"); err != nil {
-		return errors.New("Go is not installed: see https://go.dev/dl")
+		return errors.New("this requires Go: see https://go.dev/dl")
 	}
 	var static, dynamic build
 	for _, name := range names {

@@ -57,7 +57,7 @@ func (s system) install(ctx context.Context, console *process.Console, packages 
 		return nil
 	}
 	if !s.canInstall() {
-		return fmt.Errorf("Debian packages are missing: sudo apt-get install %s", strings.Join(missing, " "))
+		return fmt.Errorf("missing Debian packages: sudo apt-get install %s", strings.Join(missing, " "))
 	}
 	return s.apt(ctx, console, missing)
 }

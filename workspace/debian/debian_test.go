@@ -166,5 +166,5 @@ func TestInstallOnlyMissingPackages(t *testing.T) {
 
 	s.root = false
 	assert.EqualError(t, s.install(t.Context(), console, []string{"there", "new"}),
-		"Debian packages are missing: sudo apt-get install new")
+		"missing Debian packages: sudo apt-get install new")
 }

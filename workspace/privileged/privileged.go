@@ -97,7 +97,7 @@ func (d engine) install(ctx context.Context) error {
 			return err
 		}
 		if runtime != "runc" {
-			return fmt.Errorf("Docker's default runtime is %s: the workaround supports only runc", runtime)
+			return fmt.Errorf("the default runtime of Docker is %s: the workaround supports only runc", runtime)
 		}
 	}
 	if err := root.Require(ctx, "changing Docker's configuration", "privileged", "install"); err != nil {
@@ -197,7 +197,7 @@ func (d engine) installed(runtime string) bool {
 func defaultRuntime(ctx context.Context) (string, error) {
 	runtime, err := process.Output(process.Command(ctx, "docker", "info", "--format", "{{.DefaultRuntime}}"))
 	if err != nil {
-		return "", fmt.Errorf("Docker is not responding: %w", err)
+		return "", fmt.Errorf("no response from Docker: %w", err)
 	}
 	return runtime, nil
 }
@@ -254,7 +254,7 @@ func (d engine) reload(ctx context.Context, settings object, runtime string) err
 	}
 	return d.console.Step(ctx, "waiting for Docker to reload "+d.config, "docker-reload",
 		func(ctx context.Context, _ *process.Step) error {
-			ctx, stop := context.WithTimeoutCause(ctx, time.Minute, errors.New("Docker did not apply it"))
+			ctx, stop := context.WithTimeoutCause(ctx, time.Minute, errors.New("timed out"))
 			defer stop()
 			for {
 				if now, err := defaultRuntime(ctx); err == nil && now == runtime {

@@ -187,7 +187,7 @@ func TestInstallChangesNothing(t *testing.T) {
 		"if they fail for another reason": {func(m *machine) { m.refuses = "no space left" },
 			"failed for an unknown reason"},
 		"if Docker has another runtime": {func(m *machine) { m.refuses, m.runtime = refused, "crun" },
-			"Docker's default runtime is crun: the workaround supports only runc"},
+			"the default runtime of Docker is crun: the workaround supports only runc"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
@@ -256,5 +256,5 @@ func TestStatus(t *testing.T) {
 	assert.Contains(t, said(), "installed, but not needed")
 
 	t.Setenv("PATH", t.TempDir())
-	assert.EqualError(t, m.status(t.Context()), "Docker is not responding: docker is not on PATH")
+	assert.EqualError(t, m.status(t.Context()), "no response from Docker: docker is not on PATH")
 }
