@@ -16,17 +16,17 @@ func (w *workspace) privilegedCommand() *cobra.Command {
 	}
 	return &cobra.Command{
 		Use:   "privileged status|install|remove",
-		Short: "Let a Docker that refuses privileged containers start them",
-		Long: `Some machines (nested sandboxes) run Docker without CAP_SYS_RESOURCE. There every "docker run --privileged"
+		Short: "Work around a Docker that cannot start privileged containers",
+		Long: `Some machines (nested sandboxes) run Docker without CAP_SYS_RESOURCE. On these every "docker run --privileged"
 fails with "unable to apply caps: operation not permitted", and a kind node is a privileged container.
 
-  status    says whether this machine is one of them
-  install   where it is, and only there: puts a program in front of Docker's runc that asks for that one capability
-            less (tools/cluster/oci-runtime)
-  remove    takes it away again
+  status    reports whether this machine is affected
+  install   if it is, installs a wrapper for Docker's runc that does not request that capability
+            (tools/cluster/oci-runtime)
+  remove    uninstalls the wrapper
 
-Docker takes up the change by a reload: it is not restarted, and no container is touched. Nothing is granted by it:
-less is asked for.`,
+Docker applies the change on reload, so neither Docker nor any container is restarted. Containers get no additional
+privileges: one capability less is requested.`,
 		ValidArgs: []string{"status", "install", "remove"},
 		Args:      cobra.MatchAll(arguments(1, 1), onlyValid),
 		RunE: func(command *cobra.Command, args []string) error {

@@ -1,4 +1,4 @@
-// Package compile compiles Go programs in the versions that the go.mod files of tools/ pin.
+// Package compile compiles Go programs in the versions pinned by the go.mod files in tools/.
 package compile
 
 import (
@@ -20,14 +20,14 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Compiler compiles for machines of one kind, which go by Go's names.
+// Compiler compiles for one operating system and architecture, as named by Go.
 type Compiler struct {
 	Console  *process.Console
 	Paths    paths.Paths
 	OS, Arch string
 }
 
-// Inputs is a hash of all that a module's programs are made from.
+// Inputs returns a hash of everything that a module's programs are made from.
 func (m Module) Inputs(ctx context.Context, p paths.Paths) (string, error) {
 	files, err := p.Hash("tools/" + m.name)
 	if err != nil {
@@ -41,12 +41,12 @@ func (m Module) Inputs(ctx context.Context, p paths.Paths) (string, error) {
 	return fmt.Sprintf("%s-%x-%s", files, how[:4], version), nil
 }
 
-// Version is that of a Go module, as the go.mod pins it.
+// Version returns the pinned version of a Go module.
 func (m Module) Version(ctx context.Context, p paths.Paths, module string) (string, error) {
 	return process.Output(m.command(ctx, p, "list", "-m", "-f", "{{.Version}}", module))
 }
 
-// Files is the folder of a Go module's files, which are downloaded where they are not there yet.
+// Files returns the folder with a Go module's files, and downloads them if necessary.
 func (m Module) Files(ctx context.Context, p paths.Paths, module string) (string, error) {
 	if err := process.Run(m.command(ctx, p, "mod", "download", module)); err != nil {
 		return "", err
@@ -62,7 +62,7 @@ func (m Module) command(ctx context.Context, p paths.Paths, args ...string) *exe
 // Programs compiles some of a module's programs into a folder.
 func (c Compiler) Programs(ctx context.Context, m Module, folder string, names ...string) error {
 	if _, err := exec.LookPath("go"); err != nil {
-		return errors.New("this needs Go: https://go.dev/dl")
+		return errors.New("this requires Go: see https://go.dev/dl")
 	}
 	var static, dynamic build
 	for _, name := range names {
@@ -112,13 +112,13 @@ func (c Compiler) Programs(ctx context.Context, m Module, folder string, names .
 	return err
 }
 
-// build is one call of go build.
+// build is one invocation of go build.
 type build struct {
 	names, paths, packages []string
 	cgo                    bool
 }
 
-// flags are the module's, with versions in the place of modules.
+// flags returns the flags for a module's programs, with versions substituted for modules.
 func (c Compiler) flags(ctx context.Context, m Module) ([]string, error) {
 	flags := []string{"-trimpath", "-buildvcs=false"}
 	var failed error
@@ -136,12 +136,12 @@ func (c Compiler) environment(more ...string) []string {
 	return slices.Concat(os.Environ(), []string{"GOOS=" + c.OS, "GOARCH=" + c.Arch}, more)
 }
 
-// download gets the Go modules that packages need, and counts what will have to be compiled.
+// download downloads the Go modules that packages need, and returns the number of packages to compile.
 func (c Compiler) download(ctx context.Context, m Module, flags, packages []string) (total int, err error) {
 	const template = "{{if .Stale}}stale: {{.StaleReason}}{{end}}"
-	err = c.Console.Step(ctx, "downloading Go modules, where they are not there yet", m.name+"-modules",
+	err = c.Console.Step(ctx, "downloading missing Go modules", m.name+"-modules",
 		func(ctx context.Context, step *process.Step) error {
-			step.Far(func(time.Duration) string {
+			step.SetProgress(func(time.Duration) string {
 				log, _ := os.ReadFile(step.Log())
 				return fmt.Sprintf("%d modules downloaded", bytes.Count(log, []byte("\ngo: downloading ")))
 			})
@@ -158,7 +158,7 @@ func (c Compiler) download(ctx context.Context, m Module, flags, packages []stri
 	return total, err
 }
 
-// build compiles, and counts packages as they are compiled.
+// build compiles programs, and returns the number of compiled packages.
 func (c Compiler) build(ctx context.Context, m Module, b build, flags []string, p progress) (compiled int, err error) {
 	if len(b.names) == 0 {
 		return 0, nil
@@ -169,12 +169,12 @@ func (c Compiler) build(ctx context.Context, m Module, b build, flags []string, 
 	}
 	err = c.Console.Step(ctx, "compiling "+strings.Join(b.names, " "), log,
 		func(ctx context.Context, step *process.Step) error {
-			// go build names each package that it compiles in a line.
+			// go build prints a line for each package that it compiles.
 			lines := func() int {
 				log, _ := os.ReadFile(step.Log())
 				return max(0, bytes.Count(log, []byte("\n"))-1)
 			}
-			step.Far(func(elapsed time.Duration) string { return p.far(lines(), elapsed) })
+			step.SetProgress(func(elapsed time.Duration) string { return p.describe(lines(), elapsed) })
 			command := m.command(ctx, c.Paths, slices.Concat([]string{"build", "-v"}, flags, b.paths)...)
 			command.Env = c.environment(cgo)
 			err := step.Run(command)
@@ -184,10 +184,10 @@ func (c Compiler) build(ctx context.Context, m Module, b build, flags []string, 
 	return compiled, err
 }
 
-// progress is of all packages that have to be compiled, some of them before.
+// progress is the number of packages to compile, and how many previous builds have compiled.
 type progress struct{ total, before int }
 
-func (p progress) far(compiled int, elapsed time.Duration) string {
+func (p progress) describe(compiled int, elapsed time.Duration) string {
 	all := p.before + compiled
 	if compiled == 0 || all >= p.total {
 		return fmt.Sprintf("%d of %d packages", all, max(all, p.total))
@@ -196,8 +196,8 @@ func (p progress) far(compiled int, elapsed time.Duration) string {
 	return fmt.Sprintf("%d of %d packages, about %s left", all, p.total, process.Minutes(left))
 }
 
-// tiltWithPage returns a go.mod of Tilt with a web page: its module has none in it, and go build cannot add a file
-// to a module. So a copy gets one, in which Tilt is told to find itself.
+// tiltWithPage returns a go.mod that replaces Tilt by a copy with a web page: Tilt's module does not include one, and
+// go build cannot add a file to a module.
 func (c Compiler) tiltWithPage(ctx context.Context, m Module) (modfile string, err error) {
 	module, err := m.Files(ctx, c.Paths, tilt)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
-// clone is one with nothing in it but what is compiled here, in a folder with an awkward name.
+// clone creates a clone with only the files that these tests need, in a folder with an awkward name.
 func clone(t *testing.T) (Compiler, *bytes.Buffer) {
 	folder := filepath.Join(t.TempDir(), "späte & |Rechnungen|")
 	p := paths.Paths{Root: folder + "/clone", Cache: folder + "/cache"}
@@ -39,7 +39,7 @@ func clone(t *testing.T) (Compiler, *bytes.Buffer) {
 	return Compiler{Console: console, Paths: p, OS: "plan9", Arch: "mips"}, out
 }
 
-// fake answers as go does.
+// fake returns a fake go.
 func fake(c Compiler) func(processtest.Call) processtest.Answer {
 	return func(call processtest.Call) processtest.Answer {
 		args := strings.Join(call.Args, " ")
@@ -101,8 +101,8 @@ func TestPrograms(t *testing.T) {
 		c.Paths.Cache+"/tilt.mod")
 }
 
-// A copy that was interrupted half way is made anew.
-func TestTiltIsCopiedAnew(t *testing.T) {
+// The copy starts over, in case the last one was interrupted.
+func TestTiltIsCopiedFromScratch(t *testing.T) {
 	c, _ := clone(t)
 	processtest.Put(t, "go", fake(c))
 	require.NoError(t, os.MkdirAll(c.Paths.Cache+"/tilt/old", 0o755))
@@ -113,7 +113,7 @@ func TestTiltIsCopiedAnew(t *testing.T) {
 	}
 }
 
-func TestAFailureIsShown(t *testing.T) {
+func TestFailure(t *testing.T) {
 	for _, failing := range []string{"list -m", "list -deps", "build"} {
 		t.Run(failing, func(t *testing.T) {
 			c, _ := clone(t)
@@ -125,7 +125,7 @@ func TestAFailureIsShown(t *testing.T) {
 			})
 			err := c.Programs(t.Context(), Cluster, c.Paths.Cache+"/bin", "kind", "kubectl")
 			assert.ErrorContains(t, err, failing)
-			assert.Contains(t, golang.Calls()[len(golang.Calls())-1], failing, "it went on")
+			assert.Contains(t, golang.Calls()[len(golang.Calls())-1], failing, "nothing may run after a failure")
 		})
 	}
 }
@@ -150,10 +150,10 @@ func TestInterrupted(t *testing.T) {
 func TestWithoutGo(t *testing.T) {
 	c, _ := clone(t)
 	t.Setenv("PATH", t.TempDir())
-	assert.EqualError(t, c.Programs(t.Context(), Cluster, c.Paths.Cache, "kind"), "this needs Go: https://go.dev/dl")
+	assert.EqualError(t, c.Programs(t.Context(), Cluster, c.Paths.Cache, "kind"), "this requires Go: see https://go.dev/dl")
 }
 
-func TestAProgramThatIsNotPinned(t *testing.T) {
+func TestUnknownProgram(t *testing.T) {
 	c, _ := clone(t)
 	processtest.Put(t, "go", fake(c))
 	assert.EqualError(t, c.Programs(t.Context(), Cluster, c.Paths.Cache, "helm"), "tools/cluster has no program helm")
@@ -169,14 +169,14 @@ func TestProgress(t *testing.T) {
 		{progress{total: 100}, 25, "25 of 100 packages, about 0m30s left"},
 		{progress{total: 100, before: 50}, 25, "75 of 100 packages, about 0m10s left"},
 		{progress{total: 100, before: 100}, 0, "100 of 100 packages"},
-		{progress{total: 100}, 110, "110 of 110 packages"}, // it was an estimate
+		{progress{total: 100}, 110, "110 of 110 packages"}, // the total is an estimate
 	} {
-		assert.Equal(t, test.want, test.progress.far(test.compiled, 10*time.Second))
+		assert.Equal(t, test.want, test.progress.describe(test.compiled, 10*time.Second))
 	}
 }
 
-// What go.mod's tool block lists is what is compiled: neither more nor less.
-func TestEveryToolIsCompiled(t *testing.T) {
+// The programs are exactly the tools in go.mod.
+func TestProgramsMatchGoMod(t *testing.T) {
 	for _, module := range []Module{Cluster, Minikube, Crictl} {
 		content, err := os.ReadFile("../../tools/" + module.name + "/go.mod")
 		require.NoError(t, err)
@@ -217,7 +217,7 @@ func TestInputs(t *testing.T) {
 	inputs := func(m Module) string {
 		hash, err := m.Inputs(t.Context(), c.Paths)
 		require.NoError(t, err)
-		assert.NotContains(t, hash, "/", "a name with a slash is where an image was pulled from")
+		assert.NotContains(t, hash, "/", "a label with a slash means that the image was pulled")
 		return hash
 	}
 	before := inputs(Cluster)

@@ -1,22 +1,21 @@
 package compile
 
-// Module is a go.mod in tools/, and how the programs that it pins are compiled.
+// Module is a go.mod in tools/ that pins programs, with the flags to compile them.
 type Module struct {
-	name     string // of its folder
+	name     string // the folder in tools/
 	programs []program
-	// The flags of go build. {MODULE} is that module's version, without its v.
+	// Flags for go build. {MODULE} stands for that module's version without the v.
 	flags []string
 }
 
 type program struct {
 	name, path string
 	cgo        bool
-	packages   []string // Debian's, which it needs to be compiled, beside a C compiler
+	packages   []string // Debian packages needed to compile it, besides a C compiler
 }
 
-// Cluster is all that a cluster is made of, but minikube. Everything except Tilt and runc is compiled without cgo:
-// static, so that it runs in an image that holds nothing else. With these build tags, both kinds share what they
-// are compiled from.
+// Cluster has all programs of a cluster except minikube. Those other than Tilt and runc are compiled without cgo, and
+// thus static, so that they run in images without libraries. The build tags let both groups share compiled packages.
 var Cluster = Module{
 	name: "cluster",
 	programs: []program{
@@ -56,8 +55,8 @@ var Cluster = Module{
 
 const tilt = "github.com/tilt-dev/tilt"
 
-// Minikube is minikube, which agrees with Cluster's programs on nothing that they are made of. A driver of it that
-// nobody uses here needs C.
+// Minikube has minikube, whose dependencies conflict with those of Cluster's programs. It needs cgo for a driver that
+// is not used here.
 var Minikube = Module{
 	name:     "minikube",
 	programs: []program{{name: "minikube", path: "k8s.io/minikube/cmd/minikube", cgo: true}},
@@ -68,7 +67,7 @@ var Minikube = Module{
 	},
 }
 
-// Crictl is the program of that name, which minikube looks for on its node, and does not agree with either.
+// Crictl has crictl, which minikube expects on its node. Its dependencies conflict with both other modules.
 var Crictl = Module{
 	name:     "crictl",
 	programs: []program{{name: "crictl", path: "sigs.k8s.io/cri-tools/cmd/crictl"}},

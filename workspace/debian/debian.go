@@ -1,5 +1,5 @@
-// Package debian installs Debian's packages, where this is Debian (or its kin) and root; elsewhere it says what to
-// install.
+// Package debian installs Debian packages if run by root on Debian or a derivative; otherwise it tells the user what
+// to install.
 package debian
 
 import (
@@ -13,33 +13,32 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// system is the machine that packages are installed on.
+// system is the machine on which packages are installed.
 type system struct {
 	root   bool
-	policy string // the file by which Debian is told not to start services
-	lock   string // one run at a time has that file there
+	policy string // the file that tells Debian not to start services
+	lock   string // protects that file
 }
 
 func here() system {
 	return system{root: os.Geteuid() == 0, policy: "/usr/sbin/policy-rc.d", lock: "/run/lock/invoices-packages.lock"}
 }
 
-// Need makes sure that a program is there, or else installs the packages that it needs. A service that these bring
-// is not started.
+// Need installs packages if a program is missing, without starting their services.
 func Need(ctx context.Context, console *process.Console, program string, packages ...string) error {
 	return here().need(ctx, console, program, packages)
 }
 
-// Install installs the packages that are missing, and does not start their services.
+// Install installs the missing packages, without starting their services.
 func Install(ctx context.Context, console *process.Console, packages ...string) error {
 	return here().install(ctx, console, packages)
 }
 
 func (s system) need(ctx context.Context, console *process.Console, program string, packages []string) error {
-	if has(program) {
+	if installed(program) {
 		return nil
 	}
-	if !s.can() {
+	if !s.canInstall() {
 		return fmt.Errorf("%s is missing: install it (on Debian: apt-get install %s) and try again",
 			program, strings.Join(packages, " "))
 	}
@@ -57,20 +56,20 @@ func (s system) install(ctx context.Context, console *process.Console, packages 
 	if len(missing) == 0 {
 		return nil
 	}
-	if !s.can() {
-		return fmt.Errorf("install these first, Debian's packages: sudo apt-get install %s", strings.Join(missing, " "))
+	if !s.canInstall() {
+		return fmt.Errorf("missing Debian packages: sudo apt-get install %s", strings.Join(missing, " "))
 	}
 	return s.apt(ctx, console, missing)
 }
 
-// can tells whether packages can be installed here.
-func (s system) can() bool {
+// canInstall reports whether packages can be installed here.
+func (s system) canInstall() bool {
 	_, err := exec.LookPath("apt-get")
 	return err == nil && s.root
 }
 
-// has tells whether a program is there. PostgreSQL's are not on PATH where Debian installs them.
-func has(program string) bool {
+// installed reports whether a program is installed. Debian does not put all of PostgreSQL's programs on PATH.
+func installed(program string) bool {
 	if _, err := exec.LookPath(program); err == nil {
 		return true
 	}
@@ -101,7 +100,7 @@ func (s system) apt(ctx context.Context, console *process.Console, packages []st
 			if apt(install...) == nil {
 				return nil
 			}
-			// On a new machine the list of packages is missing or old.
+			// On a new machine the package lists are missing or outdated.
 			if err := apt("update"); err != nil {
 				return err
 			}

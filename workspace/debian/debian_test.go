@@ -31,7 +31,7 @@ func apt(args ...string) string { return "-o DPkg::Lock::Timeout=300 " + strings
 var install = apt("install --yes --no-install-recommends the-package")
 
 func TestNeed(t *testing.T) {
-	t.Run("a program that is there", func(t *testing.T) {
+	t.Run("installed", func(t *testing.T) {
 		aptGet := processtest.Put(t, "apt-get", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
 		s, console, out := machine(t, true)
 		require.NoError(t, s.need(t.Context(), console, "sh", []string{"the-package"}))
@@ -39,11 +39,11 @@ func TestNeed(t *testing.T) {
 		assert.Empty(t, out.String())
 	})
 
-	t.Run("one that is missing, for root", func(t *testing.T) {
+	t.Run("missing, as root", func(t *testing.T) {
 		s, console, _ := machine(t, true)
 		aptGet := processtest.Put(t, "apt-get", func(call processtest.Call) processtest.Answer {
 			policy, err := os.ReadFile(s.policy)
-			assert.NoError(t, err, "a service would be started")
+			assert.NoError(t, err, "services must not be started")
 			assert.Equal(t, "#!/bin/sh\nexit 101\n", string(policy))
 			assert.Contains(t, call.Env, "DEBIAN_FRONTEND=noninteractive")
 			return processtest.Answer{}
@@ -53,7 +53,7 @@ func TestNeed(t *testing.T) {
 		assert.NoFileExists(t, s.policy)
 	})
 
-	t.Run("one that is missing, for another user", func(t *testing.T) {
+	t.Run("missing, as another user", func(t *testing.T) {
 		aptGet := processtest.Put(t, "apt-get", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
 		s, console, _ := machine(t, false)
 		assert.EqualError(t, s.need(t.Context(), console, "no-such-program", []string{"a", "b"}),
@@ -61,13 +61,13 @@ func TestNeed(t *testing.T) {
 		assert.Empty(t, aptGet.Calls())
 	})
 
-	t.Run("one that is missing, and no Debian", func(t *testing.T) {
+	t.Run("missing, not on Debian", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
 		s, console, _ := machine(t, true)
 		assert.ErrorContains(t, s.need(t.Context(), console, "no-such-program", []string{"a"}), "is missing: install it")
 	})
 
-	t.Run("a list of packages that is old", func(t *testing.T) {
+	t.Run("outdated package lists", func(t *testing.T) {
 		s, console, _ := machine(t, true)
 		updated := false
 		aptGet := processtest.Put(t, "apt-get", func(call processtest.Call) processtest.Answer {
@@ -83,7 +83,7 @@ func TestNeed(t *testing.T) {
 		assert.Equal(t, []string{install, apt("update"), install}, aptGet.Calls())
 	})
 
-	t.Run("no way to install it", func(t *testing.T) {
+	t.Run("installation fails", func(t *testing.T) {
 		s, console, out := machine(t, true)
 		processtest.Put(t, "apt-get", func(processtest.Call) processtest.Answer {
 			return processtest.Answer{Stderr: "E: no network\n", Code: 100}
@@ -94,14 +94,14 @@ func TestNeed(t *testing.T) {
 		assert.NoFileExists(t, s.policy)
 	})
 
-	t.Run("a policy of the machine's own stays", func(t *testing.T) {
+	t.Run("an existing policy is kept", func(t *testing.T) {
 		s, console, _ := machine(t, true)
-		require.NoError(t, os.WriteFile(s.policy, []byte("its own"), 0o600))
+		require.NoError(t, os.WriteFile(s.policy, []byte("existing"), 0o600))
 		processtest.Put(t, "apt-get", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
 		require.NoError(t, s.need(t.Context(), console, "no-such-program", []string{"the-package"}))
 		content, err := os.ReadFile(s.policy)
 		require.NoError(t, err)
-		assert.Equal(t, "its own", string(content))
+		assert.Equal(t, "existing", string(content))
 	})
 
 	t.Run("interrupted", func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestNeed(t *testing.T) {
 	})
 }
 
-// Of two at once, neither takes the policy away under the other.
+// Two concurrent runs do not remove each other's policy.
 func TestTwoAtOnce(t *testing.T) {
 	s, console, _ := machine(t, true)
 	console.Out = &locked{}
@@ -133,7 +133,7 @@ func TestTwoAtOnce(t *testing.T) {
 	assert.NoFileExists(t, s.policy)
 }
 
-// locked is a buffer for two.
+// locked is a buffer for concurrent use.
 type locked struct {
 	lock sync.Mutex
 	bytes.Buffer
@@ -145,7 +145,7 @@ func (l *locked) Write(data []byte) (int, error) {
 	return l.Buffer.Write(data)
 }
 
-func TestInstallOnlyWhatIsMissing(t *testing.T) {
+func TestInstallOnlyMissingPackages(t *testing.T) {
 	query := func(call processtest.Call) processtest.Answer {
 		switch call.Args[2] {
 		case "there":
@@ -166,5 +166,5 @@ func TestInstallOnlyWhatIsMissing(t *testing.T) {
 
 	s.root = false
 	assert.EqualError(t, s.install(t.Context(), console, []string{"there", "new"}),
-		"install these first, Debian's packages: sudo apt-get install new")
+		"missing Debian packages: sudo apt-get install new")
 }

@@ -293,7 +293,7 @@ func TestARunThatIsInterruptedAnywhereIsMadeUpForByTheNext(t *testing.T) {
 
 func TestWhatFailsIsSaid(t *testing.T) {
 	for program, want := range map[string]string{
-		"docker": "Docker does not answer: ",
+		"docker": "Docker is not responding: ",
 		"ctlptl": "cluster a and its registry: failed: ",
 		"tilt":   "Run CLUSTER_NAME=a ./deploy.sh again when it is mended; CLUSTER_NAME=a ./deploy.sh --force starts over",
 	} {

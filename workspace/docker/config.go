@@ -12,15 +12,15 @@ import (
 	"slices"
 )
 
-// Config is the configuration of Docker's client.
+// Config is the configuration of the Docker client.
 type Config struct {
 	Path        string                       `json:"-"`
 	CredsStore  string                       `json:"credsStore"`
 	CredHelpers map[string]string            `json:"credHelpers"` // by registry
-	Proxies     map[string]map[string]string `json:"proxies"`     // what it gives to containers, by engine
+	Proxies     map[string]map[string]string `json:"proxies"`     // set in containers, by engine
 }
 
-// ReadConfig reads it. Where there is none, it is empty.
+// ReadConfig reads the Docker client's configuration, which is empty if there is no file.
 func ReadConfig() (Config, error) {
 	folder := os.Getenv("DOCKER_CONFIG")
 	if folder == "" {
@@ -43,7 +43,7 @@ func ReadConfig() (Config, error) {
 	return config, err
 }
 
-// MissingHelper is a program that Docker is to ask for passwords and that is not there, or "".
+// MissingHelper returns a configured credential helper that is not installed, or "".
 func (c Config) MissingHelper() string {
 	for _, name := range append(slices.Sorted(maps.Values(c.CredHelpers)), c.CredsStore) {
 		helper := "docker-credential-" + name

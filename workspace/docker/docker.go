@@ -1,4 +1,4 @@
-// Package docker asks Docker, by its own command, for what the workspace needs to know of its containers.
+// Package docker inspects and removes Docker's containers and images, using the docker command.
 package docker
 
 import (
@@ -10,7 +10,7 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Container is what Docker says of a container.
+// Container is the part of docker container inspect that the workspace uses.
 type Container struct {
 	Image  string // its ID
 	State  struct{ Status string }
@@ -25,7 +25,7 @@ type Container struct {
 	NetworkSettings struct{ Networks map[string]struct{} }
 }
 
-// Inspect returns nil if there is no container of that name.
+// Inspect returns the named container, or nil if it does not exist.
 func Inspect(ctx context.Context, name string) (*Container, error) {
 	said, err := process.Output(process.Command(ctx, "docker", "container", "inspect", name))
 	if err != nil {
@@ -41,7 +41,7 @@ func Inspect(ctx context.Context, name string) (*Container, error) {
 	return &containers[0], nil
 }
 
-// HostPort is the port of this machine that a container's port is mapped to, or "".
+// HostPort returns the port of this machine that is mapped to a container's port, or "".
 func (c *Container) HostPort(port string) string {
 	if bindings := c.HostConfig.PortBindings[port]; len(bindings) > 0 {
 		return bindings[0].HostPort
@@ -49,12 +49,12 @@ func (c *Container) HostPort(port string) string {
 	return ""
 }
 
-// Running tells whether the container runs, be it frozen.
+// Running reports whether the container is running or paused.
 func (c *Container) Running() bool {
 	return c != nil && (c.State.Status == "running" || c.State.Status == "paused")
 }
 
-// Unpause lets a container go on that was frozen.
+// Unpause resumes the container if it is paused.
 func (c *Container) Unpause(ctx context.Context, name string) error {
 	if c == nil || c.State.Status != "paused" {
 		return nil
@@ -63,7 +63,7 @@ func (c *Container) Unpause(ctx context.Context, name string) error {
 	return process.Run(process.Command(ctx, "docker", "unpause", name))
 }
 
-// InspectImage is what Docker says of an image, or "" where there is none of that name.
+// InspectImage returns the template's output for an image, or "" if there is no such image.
 func InspectImage(ctx context.Context, name, template string) (string, error) {
 	said, err := process.Output(process.Command(ctx, "docker", "image", "inspect", "--format", template, name))
 	if err != nil && strings.Contains(strings.ToLower(err.Error()), "no such image") {
@@ -72,7 +72,7 @@ func InspectImage(ctx context.Context, name, template string) (string, error) {
 	return said, err
 }
 
-// ImageID is the ID of the image that a tag is now, or "" where Docker knows none.
+// ImageID returns the ID of the image that a tag currently refers to, or "" if there is none.
 func ImageID(ctx context.Context, tag string) string {
 	id, err := InspectImage(ctx, tag, "{{.Id}}")
 	if err != nil {
@@ -81,7 +81,7 @@ func ImageID(ctx context.Context, tag string) string {
 	return id
 }
 
-// Remove removes all that a listing command of docker names: what is a word such as "container".
+// Remove removes all objects of a kind, such as "container", that docker ls lists with the given arguments.
 func Remove(ctx context.Context, what string, list []string, remove ...string) error {
 	said, err := process.Output(process.Command(ctx, "docker", append([]string{what, "ls", "--quiet"}, list...)...))
 	if err != nil || said == "" {
@@ -91,7 +91,7 @@ func Remove(ctx context.Context, what string, list []string, remove ...string) e
 	return process.Run(process.Command(ctx, "docker", append(args, strings.Fields(said)...)...))
 }
 
-// Version is the engine's, or why it does not answer.
+// Version returns the engine's version in a format, or an error that says why the engine does not respond.
 func Version(ctx context.Context, format string) (string, error) {
 	return process.Output(process.Command(ctx, "docker", "version", "--format", format))
 }

@@ -1,4 +1,4 @@
-// Package doctor looks at whether a machine can do what the workspace asks of it.
+// Package doctor checks whether a machine meets the requirements of the workspace.
 package doctor
 
 import (
@@ -15,12 +15,12 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Finding is what a look at one thing has found.
+// Finding is the result of one check.
 type Finding struct {
 	Level Level
 	Thing string // such as "Docker"
 	Found string
-	Do    string // what mends it, in a line to paste where there is one
+	Do    string // how to fix it, as a command to paste if there is one
 }
 
 // Level says how bad a finding is.
@@ -28,38 +28,38 @@ type Level int
 
 const (
 	Fine Level = iota
-	Note       // works, or what needs it is not needed by everybody
-	Bad        // deploying cannot work
+	Note       // may not matter to everybody
+	Bad        // deploying will fail
 )
 
 func (l Level) String() string { return [...]string{"ok", "note", "BAD"}[l] }
 
 type look func(context.Context, machine) Finding
 
-// machine is what is looked at.
+// machine is the machine to check.
 type machine struct {
 	paths.Paths
 	cluster *cluster.Cluster
-	engine  func() (engine, error) // Docker is asked once
+	engine  func() (engine, error) // cached
 }
 
 func newMachine(ctx context.Context, where paths.Paths, c *cluster.Cluster) machine {
 	return machine{where, c, sync.OnceValues(func() (engine, error) { return info(ctx) })}
 }
 
-// quick are the looks that cost next to nothing; deploying begins with them, once Docker answers.
+// quick are the checks that take almost no time: deploying starts with them.
 var quick = []look{lookAtCredentials, lookAtEngine, lookAtMemory, lookAtDisk, lookAtInotify}
 
-// thorough need an image, or time.
+// thorough are the checks that need an image, or take longer.
 var thorough = []look{lookAtKubernetesTools, lookAtContainers, lookAtNftables, lookAtEnvironment}
 
-// Examine looks at everything and writes what it found. It fails if deploying cannot work.
+// Examine checks everything and writes the findings. It fails if deploying would fail.
 func Examine(ctx context.Context, out io.Writer, where paths.Paths, c *cluster.Cluster) error {
 	m := newMachine(ctx, where, c)
 	bad := 0
 	for _, look := range slices.Concat([]look{lookAtDocker}, quick, thorough) {
 		f := look(ctx, m)
-		if f.Thing == "" { // nothing to look at, on this machine
+		if f.Thing == "" { // does not apply to this machine
 			continue
 		}
 		if f.Level == Bad {
@@ -69,17 +69,17 @@ func Examine(ctx context.Context, out io.Writer, where paths.Paths, c *cluster.C
 		if f.Do != "" {
 			fmt.Fprintf(out, "      %-12s %s\n", "", strings.ReplaceAll(f.Do, "\n", "\n                   "))
 		}
-		if f.Level == Bad && f.Thing == "Docker" { // all else asks it
+		if f.Level == Bad && f.Thing == "Docker" { // the other checks need it
 			break
 		}
 	}
 	if bad > 0 {
-		return errors.New("deploying cannot work: see above")
+		return errors.New("deploying will fail: see above")
 	}
 	return nil
 }
 
-// Docker fails if Docker does not answer.
+// Docker fails if Docker is not responding.
 func Docker(ctx context.Context) error {
 	if f := lookAtDocker(ctx, machine{}); f.Level == Bad {
 		return fmt.Errorf("%s\n%s", f.Found, f.Do)
@@ -87,12 +87,12 @@ func Docker(ctx context.Context) error {
 	return nil
 }
 
-// Quick does the quick part. It says what is to be noted, and fails if deploying cannot work.
+// Quick runs the quick checks. It prints notes, and fails if deploying would fail.
 func Quick(ctx context.Context, console *process.Console, where paths.Paths, c *cluster.Cluster) error {
 	return check(ctx, console, newMachine(ctx, where, c), quick)
 }
 
-// Try tries, with an image, whether a cluster could run here.
+// Try checks whether a cluster can run here, using the images.
 func Try(ctx context.Context, console *process.Console, where paths.Paths, c *cluster.Cluster) error {
 	return check(ctx, console, newMachine(ctx, where, c), []look{lookAtContainers, lookAtNftables})
 }

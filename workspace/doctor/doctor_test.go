@@ -19,8 +19,8 @@ import (
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
-// engineThat is a Docker that answers, as info says, and in which a container sees what sees says.
-func engineThat(t *testing.T, info, run processtest.Answer) {
+// fakeDocker installs a Docker with the given responses to docker info and docker run.
+func fakeDocker(t *testing.T, info, run processtest.Answer) {
 	t.Helper()
 	processtest.Put(t, "docker", func(call processtest.Call) processtest.Answer {
 		line := strings.Join(call.Args, " ")
@@ -50,23 +50,23 @@ func examined(t *testing.T, product string) (string, error) {
 	return out.String(), err
 }
 
-func TestAMachineThatDoesNotDo(t *testing.T) {
+func TestUnsuitableMachine(t *testing.T) {
 	for name, test := range map[string]struct {
 		product   string
 		info, run processtest.Answer
 		found, do string
 	}{
 		"another machine's Docker": {"kind", usual, processtest.Answer{Stdout: "other\n"},
-			"Docker runs on another machine, or is not allowed to look there (snap)", "docker context use default"},
+			"Docker runs on another machine, or has no access to it (snap)", "docker context use default"},
 		"a folder that is not shared": {"kind", usual, processtest.Answer{Stderr: "mounts denied", Code: 125},
 			"mounts denied", "File sharing"},
-		"users are mapped": {"minikube", processtest.Answer{Stdout: `{"MemTotal": 25769803776, "SecurityOptions": ["name=userns"]}`},
+		"remapped users": {"minikube", processtest.Answer{Stdout: `{"MemTotal": 25769803776, "SecurityOptions": ["name=userns"]}`},
 			processtest.Answer{}, "userns-remap", "./deploy.sh --product kind"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			engineThat(t, test.info, test.run)
+			fakeDocker(t, test.info, test.run)
 			said, err := examined(t, test.product)
-			require.EqualError(t, err, "deploying cannot work: see above")
+			require.EqualError(t, err, "deploying will fail: see above")
 			assert.Contains(t, said, test.found)
 			assert.Contains(t, said, test.do)
 			assert.Contains(t, said, "BAD")
@@ -74,21 +74,21 @@ func TestAMachineThatDoesNotDo(t *testing.T) {
 	}
 }
 
-func TestDockerIsNotThere(t *testing.T) {
+func TestDockerIsMissing(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	said, err := examined(t, "kind")
 	require.Error(t, err)
-	assert.Contains(t, said, "the command docker is not on PATH")
+	assert.Contains(t, said, "docker is not on PATH")
 }
 
-func TestDockerMayNotBeUsed(t *testing.T) {
+func TestDockerPermissionDenied(t *testing.T) {
 	processtest.Put(t, "docker", func(processtest.Call) processtest.Answer {
 		return processtest.Answer{Stderr: "Got permission denied while trying to connect to the Docker daemon socket", Code: 1}
 	})
 	said, err := examined(t, "kind")
 	require.Error(t, err)
 	assert.Contains(t, said, `sudo usermod --append --groups docker "$USER"`)
-	assert.Equal(t, 1, strings.Count(said, "BAD"), "all else asks Docker:\n%s", said)
+	assert.Equal(t, 1, strings.Count(said, "BAD"), "the other checks need Docker:\n%s", said)
 }
 
 func TestNotes(t *testing.T) {
@@ -96,7 +96,7 @@ func TestNotes(t *testing.T) {
 	where := paths.Paths{Root: root, Cache: t.TempDir()}
 	c, err := cluster.New(where, "kind", "a")
 	require.NoError(t, err)
-	engineThat(t, processtest.Answer{Stdout: `{"MemTotal": 2147483648, "SecurityOptions": ["name=rootless"]}`}, processtest.Answer{})
+	fakeDocker(t, processtest.Answer{Stdout: `{"MemTotal": 2147483648, "SecurityOptions": ["name=rootless"]}`}, processtest.Answer{})
 	folder := t.TempDir()
 	t.Setenv("DOCKER_CONFIG", folder)
 	config := filepath.Join(folder, "config.json")
@@ -104,8 +104,8 @@ func TestNotes(t *testing.T) {
 
 	var out bytes.Buffer
 	console := &process.Console{Out: &out, Logs: t.TempDir(), Every: time.Hour}
-	require.NoError(t, Quick(t.Context(), console, where, c), "it may work")
-	assert.Contains(t, out.String(), config+" names docker-credential-desktop, which is not on PATH")
+	require.NoError(t, Quick(t.Context(), console, where, c), "notes are not errors")
+	assert.Contains(t, out.String(), config+" refers to docker-credential-desktop, which is not on PATH")
 	assert.Contains(t, out.String(), "https://kind.sigs.k8s.io/docs/user/rootless")
-	assert.Contains(t, out.String(), "give Docker's virtual machine more")
+	assert.Contains(t, out.String(), "give Docker's virtual machine more memory")
 }

@@ -22,12 +22,12 @@ func lookAtDisk(_ context.Context, m machine) Finding {
 	free := float64(s.Bavail) * float64(s.Bsize) / gigabyte
 	f := Finding{Fine, "disk", fmt.Sprintf("%.0f GB free", free), ""}
 	if free < 5 {
-		f.Level, f.Do = Note, "the images and the cluster take 3 GB, and building all of it 12 GB: docker system prune, go clean -cache"
+		f.Level, f.Do = Note, "the images and the cluster need 3 GB, and building everything 12 GB: docker system prune, go clean -cache"
 	}
 	return f
 }
 
-// lookAtKubernetesTools looks for the tools; which of them are missing, deploying makes.
+// lookAtKubernetesTools looks for the tools. Deploying compiles missing ones.
 func lookAtKubernetesTools(context.Context, machine) Finding {
 	var there, missing []string
 	for _, tool := range []string{"ctlptl", "kind", "kubectl", "tilt"} {
@@ -39,12 +39,12 @@ func lookAtKubernetesTools(context.Context, machine) Finding {
 	}
 	f := Finding{Fine, "tools", strings.Join(there, ", "), ""}
 	if len(missing) > 0 {
-		f.Level, f.Found, f.Do = Note, "missing: "+strings.Join(missing, ", "), "./deploy.sh compiles them, once"
+		f.Level, f.Found, f.Do = Note, "missing: "+strings.Join(missing, ", "), "./deploy.sh compiles them once"
 	}
 	return f
 }
 
-// lookAtEnvironment tells what ctlptl and tilt are to be told on this machine by somebody who starts them by hand.
+// lookAtEnvironment prints the commands to use ctlptl and tilt by hand, with the variables that this machine needs.
 func lookAtEnvironment(ctx context.Context, m machine) Finding {
 	if _, err := m.cluster.State(ctx); err != nil {
 		return Finding{Bad, "by hand", err.Error(), ""}
@@ -60,5 +60,5 @@ func lookAtEnvironment(ctx context.Context, m machine) Finding {
 		lines = append(lines, "export "+name+"="+process.Quote(value))
 	}
 	lines = append(lines, "ctlptl apply -f ctlptl.yaml", "tilt up --context kind-invoices")
-	return Finding{Fine, "by hand", "ctlptl and tilt work without ./deploy.sh, once tools and images are there:", strings.Join(lines, "\n")}
+	return Finding{Fine, "by hand", "to use ctlptl and tilt without ./deploy.sh, once you have the tools and images:", strings.Join(lines, "\n")}
 }

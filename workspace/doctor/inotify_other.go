@@ -4,5 +4,5 @@ package doctor
 
 import "context"
 
-// lookAtInotify has nothing to look at: Docker runs in a virtual machine of its own.
+// lookAtInotify does nothing: Docker runs in a virtual machine with a separate kernel.
 func lookAtInotify(context.Context, machine) Finding { return Finding{} }

@@ -28,7 +28,7 @@ const (
 	minikube = "minikube"
 )
 
-// inputs is the hashes of what an image is built from. minikube's node is kind's and a little more.
+// inputs returns the hashes of an image's build inputs. minikube's node image is based on kind's.
 func (i *Images) inputs(ctx context.Context, image image) (string, error) {
 	name := image.folder()
 	files := []string{"offline/" + name, "offline/debian.sh"}
@@ -43,7 +43,7 @@ func (i *Images) inputs(ctx context.Context, image image) (string, error) {
 	}
 	hash, err := i.paths.Hash(files...)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("%s is not one that can be built: %w", image.tag, err)
+		return "", fmt.Errorf("%s cannot be built: %w", image.tag, err)
 	}
 	hashes := []string{hash}
 	for _, module := range modules {
@@ -53,8 +53,8 @@ func (i *Images) inputs(ctx context.Context, image image) (string, error) {
 	return strings.Join(hashes, "-"), err
 }
 
-// toBuild is what is not made in one of these ways, and for minikube's node the one that it is built on top of, which
-// comes first.
+// toBuild returns the images that are missing or were made in none of these ways. If minikube's node image is one of
+// them, kind's, which it is based on, comes first unless it was built.
 func (i *Images) toBuild(ctx context.Context, ways way) ([]image, error) {
 	missing, err := i.missing(ctx, i.all(), ways)
 	if err != nil || !slices.ContainsFunc(missing, onTop) {
@@ -65,11 +65,11 @@ func (i *Images) toBuild(ctx context.Context, ways way) ([]image, error) {
 	return append(first, missing...), err
 }
 
-// onTop tells whether an image is built on top of another.
+// onTop reports whether an image is built on top of another.
 func onTop(image image) bool { return image.folder() == minikube }
 
-// build builds what is not made in one of these ways. Each image has a folder in offline/: the program debian makes its
-// root file system from packages, and the Dockerfile says how it is run.
+// build builds the images that toBuild returns. Each image has a folder in offline/: the program debian there makes
+// its root file system from packages, and the Dockerfile adds its configuration.
 func (i *Images) build(ctx context.Context, ways way) error {
 	missing, err := i.toBuild(ctx, ways)
 	if err != nil || len(missing) == 0 {
@@ -84,13 +84,13 @@ func (i *Images) build(ctx context.Context, ways way) error {
 		return err
 	}
 	defer lock.Close()
-	if missing, err = i.toBuild(ctx, ways); err != nil { // another run may have built them meanwhile
+	if missing, err = i.toBuild(ctx, ways); err != nil { // another run may have built them in the meantime
 		return err
 	}
 	if err := debian.Need(ctx, i.console, "mmdebstrap", "mmdebstrap"); err != nil {
 		return err
 	}
-	defer unix.Umask(unix.Umask(0o022)) // the users of an image are to read its files, whatever the user's say
+	defer unix.Umask(unix.Umask(0o022)) // users in the image must be able to read its files, whatever our umask
 	b := builder{Images: i, compiler: compiler, folder: filepath.Join(i.paths.Cache, "build")}
 	if err := os.RemoveAll(b.folder); err != nil {
 		return err
@@ -112,9 +112,9 @@ func (i *Images) build(ctx context.Context, ways way) error {
 	return nil
 }
 
-// compiler compiles for the machine that Docker runs on, if images can be built for that here.
+// compiler returns a compiler for the machine that Docker runs on, or an error if images cannot be built here.
 func (i *Images) compiler(ctx context.Context) (compile.Compiler, error) {
-	const otherwise = "pull them (workspace/run images pull), or load a file that was written elsewhere " +
+	const otherwise = "pull them (workspace/run images pull), or load them from a file exported on another machine " +
 		"(workspace/run images load FILE)"
 	compiler := compile.Compiler{Console: i.console, Paths: i.paths, OS: "linux"}
 	if _, err := exec.LookPath("apt-get"); err != nil || runtime.GOOS != "linux" {
@@ -126,7 +126,7 @@ func (i *Images) compiler(ctx context.Context) (compile.Compiler, error) {
 		return compiler, err
 	}
 	if compiler.Arch != runtime.GOARCH {
-		return compiler, fmt.Errorf("building images needs a machine as Docker's, which is %s and this one %s: %s",
+		return compiler, fmt.Errorf("building images needs Docker's architecture, %s, but this machine is %s: %s",
 			compiler.Arch, runtime.GOARCH, otherwise)
 	}
 	err = root.Require(ctx, "building images", "images", "source", "--product", i.product)
@@ -136,25 +136,25 @@ func (i *Images) compiler(ctx context.Context) (compile.Compiler, error) {
 	return compiler, err
 }
 
-// builder builds images in a folder, where each has one of its name.
+// builder builds images in a folder, with a subfolder for each.
 type builder struct {
 	*Images
 	compiler compile.Compiler
 	folder   string
 }
 
-// recipe is a run of an image's program debian.
+// recipe is a running debian program of an image.
 type recipe struct {
 	image  image
 	output bytes.Buffer
 	done   chan error
 }
 
-// fromPackages builds images. Packages are downloaded and unpacked while the compiler computes.
+// fromPackages builds images. It downloads and unpacks packages while the programs are being compiled.
 func (b builder) fromPackages(ctx context.Context, images []image) error {
 	ctx, stop := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	defer running.Wait() // nothing is left that writes into the folder
+	defer running.Wait() // until nothing writes to the folder any more
 	defer stop()
 	var recipes []*recipe
 	for _, image := range images {
@@ -163,24 +163,24 @@ func (b builder) fromPackages(ctx context.Context, images []image) error {
 		running.Go(func() { r.done <- b.debian(ctx, r) })
 	}
 	if slices.ContainsFunc(images, func(i image) bool { return i.folder() == node }) {
-		b.console.Say("in the background: Debian packages")
+		b.console.Say("installing Debian packages in the background")
 		if err := b.compiler.Programs(ctx, compile.Cluster, b.programs(), nodePrograms...); err != nil {
 			return err
 		}
 	}
 	for _, r := range recipes {
 		name := r.image.folder()
-		err := b.console.Step(ctx, r.image.tag+": its Debian packages", name+"-debian",
+		err := b.console.Step(ctx, r.image.tag+": installing Debian packages", name+"-debian",
 			func(_ context.Context, step *process.Step) error {
 				err := <-r.done
 				_, _ = step.Write(r.output.Bytes())
 				return err
 			})
 		if err == nil && name == node {
-			err = b.console.Step(ctx, r.image.tag+": its programs", "node-programs", b.install)
+			err = b.console.Step(ctx, r.image.tag+": installing programs", "node-programs", b.install)
 		}
 		if err == nil {
-			err = b.console.Step(ctx, r.image.tag+": into Docker", name+"-import",
+			err = b.console.Step(ctx, r.image.tag+": importing into Docker", name+"-import",
 				func(ctx context.Context, step *process.Step) error { return b.load(ctx, step, r.image) })
 		}
 		if err != nil {
@@ -190,10 +190,10 @@ func (b builder) fromPackages(ctx context.Context, images []image) error {
 	return nil
 }
 
-// programs is the folder of the compiled programs.
+// programs returns the folder with the compiled programs.
 func (b builder) programs() string { return filepath.Join(b.paths.Cache, node) }
 
-// rootFileSystem is the folder of an image's files.
+// rootFileSystem returns the folder with an image's files.
 func (b builder) rootFileSystem(name string) string { return filepath.Join(b.folder, name) }
 
 func (b builder) debian(ctx context.Context, r *recipe) error {
@@ -212,7 +212,7 @@ func (b builder) debian(ctx context.Context, r *recipe) error {
 	return command.Run()
 }
 
-// load makes an image of a root file system and a Dockerfile.
+// load makes a Docker image from a root file system and a Dockerfile.
 func (b builder) load(ctx context.Context, step *process.Step, image image) error {
 	name := image.folder()
 	base := "invoices/" + name + ":root-file-system"
@@ -229,7 +229,7 @@ func (b builder) load(ctx context.Context, step *process.Step, image image) erro
 	command := process.Command(ctx, "docker", "import", "-", base)
 	command.Stdin = files
 	err = step.Run(command)
-	files.CloseWithError(err) // ends the writer, where nobody reads on
+	files.CloseWithError(err) // stops the writer if Docker did not read everything
 	if err != nil {
 		return err
 	}
@@ -248,7 +248,7 @@ func (b builder) load(ctx context.Context, step *process.Step, image image) erro
 	if made, err := docker.InspectImage(ctx, image.tag, "{{.Id}}"); err != nil || replaced == "" || made == replaced {
 		return err
 	}
-	// A cluster that still runs on it keeps the image that was replaced.
+	// This fails if a cluster still uses the replaced image.
 	_ = step.Run(process.Command(ctx, "docker", "rmi", replaced))
 	return nil
 }

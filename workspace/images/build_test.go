@@ -16,7 +16,7 @@ import (
 	"example.com/invoices/workspace/processtest"
 )
 
-// recipes are two images' to be built, of which the second one's ends with a line of shell.
+// recipes returns a builder for two images. The recipe of the second one ends with the given line of shell.
 func recipes(t *testing.T, d *engine, last string) (builder, *processtest.Program) {
 	images, program, _ := open(t, "kind", d)
 	for name, end := range map[string]string{"one": "", "two": last} {
@@ -51,7 +51,7 @@ func TestBuild(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(log), "unpacking\n")
 
-	// Another recipe is another image.
+	// After a change to its recipe an image is outdated.
 	files(t, b.paths.Root+"/offline", map[string]string{"two/debian": "#!/bin/sh\n"})
 	missing, err = b.missing(t.Context(), b.list, built)
 	require.NoError(t, err)
@@ -59,11 +59,11 @@ func TestBuild(t *testing.T) {
 	assert.Equal(t, "invoices/two:local", missing[0].tag)
 }
 
-func TestARecipeThatFails(t *testing.T) {
+func TestFailingRecipe(t *testing.T) {
 	d := &engine{}
 	b, _ := recipes(t, d, "echo no space left >&2; exit 3")
 	err := b.fromPackages(t.Context(), b.list)
-	assert.ErrorContains(t, err, "invoices/two:local: its Debian packages: failed: exit status 3")
+	assert.ErrorContains(t, err, "invoices/two:local: installing Debian packages: failed: exit status 3")
 	assert.Contains(t, d.labels, "invoices/one:local")
 	assert.NotContains(t, d.labels, "invoices/two:local")
 	log, err := os.ReadFile(b.console.Logs + "/two-debian.log")
@@ -71,7 +71,7 @@ func TestARecipeThatFails(t *testing.T) {
 	assert.Contains(t, string(log), "no space left")
 }
 
-func TestBuildingIsInterrupted(t *testing.T) {
+func TestBuildInterrupted(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	d := &engine{}
 	b, _ := recipes(t, d, `echo $$ >"$1/pid"; sleep 600`)
@@ -86,12 +86,12 @@ func TestBuildingIsInterrupted(t *testing.T) {
 	assert.ErrorIs(t, b.fromPackages(ctx, b.list), context.Canceled)
 	pid, err := os.ReadFile(filepath.Join(b.folder, "two/pid"))
 	require.NoError(t, err)
-	assert.Error(t, exec.Command("kill", "-0", strings.TrimSpace(string(pid))).Run(), "it goes on")
+	assert.Error(t, exec.Command("kill", "-0", strings.TrimSpace(string(pid))).Run(), "the recipe is still running")
 	assert.NotContains(t, d.labels, "invoices/two:local")
 }
 
-// An image that is replaced goes, unless it is the same again.
-func TestWhatIsReplacedGoes(t *testing.T) {
+// A replaced image is removed, unless the new one is identical.
+func TestReplacedImageIsRemoved(t *testing.T) {
 	d := &engine{labels: map[string]string{"invoices/one:local": "old"}}
 	b, docker := recipes(t, d, "")
 	require.NoError(t, b.fromPackages(t.Context(), b.list[:1]))
@@ -105,7 +105,7 @@ func TestWhatIsReplacedGoes(t *testing.T) {
 }
 
 func TestBuildingNeedsRoot(t *testing.T) {
-	if os.Geteuid() == 0 { // as what asks for it: sudo -E
+	if os.Geteuid() == 0 { // root is refused only with another user's home, as with sudo -E
 		home := t.TempDir()
 		require.NoError(t, os.Chown(home, 4711, 4711))
 		t.Setenv("HOME", home)

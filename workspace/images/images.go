@@ -1,5 +1,5 @@
-// Package images fills the local image tags that a cluster is made from, which images.txt lists: it pulls the images,
-// or builds them from Go modules and Debian packages, or reads them from a file that was written elsewhere.
+// Package images provides the local images that a cluster is made from, which images.txt lists: it pulls them,
+// builds them from Go modules and Debian packages, or loads them from a file exported on another machine.
 package images
 
 import (
@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	// label of an image is what it was made from, so that a second run can tell: where it was pulled from, or the
-	// hashes of what it was built from.
+	// label records what an image was made from, to detect outdated images: the name it was pulled from, or the
+	// hashes of its build inputs.
 	label = "invoices.inputs"
-	// patience is how long the first image, which is the smallest, may take to be pulled where it may be built as well.
+	// patience limits the pull of the first and smallest image if images may be built instead.
 	patience = time.Minute
 )
 
-// Images are those of a product's clusters.
+// Images are the images for clusters of one product, kind or minikube.
 type Images struct {
 	console *process.Console
 	paths   paths.Paths
@@ -30,13 +30,13 @@ type Images struct {
 	list    []image
 }
 
-// Open reads the list: IMAGE_LIST, or else images.txt.
+// Open reads the list of images from IMAGE_LIST, by default images.txt.
 func Open(console *process.Console, p paths.Paths, product string) (*Images, error) {
 	list, err := readList(p)
 	return &Images{console: console, paths: p, product: product, list: list}, err
 }
 
-// Ensure fills the tags of a product's clusters as Fill does.
+// Ensure opens a product's images and fills their tags.
 func Ensure(ctx context.Context, console *process.Console, p paths.Paths, product, how string) error {
 	images, err := Open(console, p, product)
 	if err != nil {
@@ -45,8 +45,8 @@ func Ensure(ctx context.Context, console *process.Console, p paths.Paths, produc
 	return images.Fill(ctx, how)
 }
 
-// Fill does what is left to do for every tag to be filled: "pull" pulls, "source" builds, and "" takes what is there
-// however it was made, pulls the rest, and builds what cannot be pulled.
+// Fill provides the missing or outdated images: "pull" pulls them, "source" builds them, and "" accepts existing
+// images of either kind, pulls the rest, and builds what cannot be pulled.
 func (i *Images) Fill(ctx context.Context, how string) error {
 	switch how {
 	case "pull":
@@ -62,44 +62,44 @@ func (i *Images) Fill(ctx context.Context, how string) error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	cannot := i.pull(ctx, missing, patience)
-	if cannot == nil || ctx.Err() != nil {
-		return cannot
+	pullErr := i.pull(ctx, missing, patience)
+	if pullErr == nil || ctx.Err() != nil {
+		return pullErr
 	}
-	i.console.Say("%v\nimages: what cannot be pulled is built from Go modules and Debian packages", cannot)
+	i.console.Say("%v\nimages: building the remaining ones from Go modules and Debian packages", pullErr)
 	if err := i.build(ctx, pulled|built); err != nil {
-		return fmt.Errorf("images cannot be pulled, as said above, and: %w", err)
+		return fmt.Errorf("pulling images failed (see above), and so did building them: %w", err)
 	}
 	return nil
 }
 
-// Export writes the images to one file, to be carried elsewhere.
+// Export writes the images to one file, for use on another machine.
 func (i *Images) Export(ctx context.Context, file string) error {
 	missing, err := i.missing(ctx, i.all(), pulled|built)
 	if err != nil {
 		return err
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("%s is not filled: run workspace/run images first", missing[0].tag)
+		return fmt.Errorf("image %s is missing or outdated: run workspace/run images first", missing[0].tag)
 	}
 	var tags []string
 	for _, image := range i.all() {
 		tags = append(tags, image.tag)
 	}
-	return i.console.Step(ctx, fmt.Sprintf("writing %s to %s", strings.Join(tags, " "), file), "export",
+	return i.console.Step(ctx, fmt.Sprintf("exporting %s to %s", strings.Join(tags, " "), file), "export",
 		func(ctx context.Context, step *process.Step) error {
 			return step.Run(process.Command(ctx, "docker", append([]string{"save", "--output", file}, tags...)...))
 		})
 }
 
-// Load reads a file that Export has written.
+// Load loads images from a file written by Export.
 func (i *Images) Load(ctx context.Context, file string) error {
-	return i.console.Step(ctx, "reading "+file, "load", func(ctx context.Context, step *process.Step) error {
+	return i.console.Step(ctx, "loading "+file, "load", func(ctx context.Context, step *process.Step) error {
 		return step.Run(process.Command(ctx, "docker", "load", "--input", file))
 	})
 }
 
-// way is how an image can have been made.
+// way is a set of ways in which an image was made.
 type way int
 
 const (
@@ -107,10 +107,10 @@ const (
 	built
 )
 
-// all is the images of the product's clusters.
+// all returns the images for the product's clusters.
 func (i *Images) all() []image { return of(i.list, i.product) }
 
-// missing is those images that are not made in one of these ways, from what they should be made from now.
+// missing returns the images that do not exist, are outdated, or were made in none of these ways.
 func (i *Images) missing(ctx context.Context, images []image, ways way) ([]image, error) {
 	var missing []image
 	for _, image := range images {
@@ -135,12 +135,12 @@ func (i *Images) missing(ctx context.Context, images []image, ways way) ([]image
 	return missing, nil
 }
 
-// madeFrom is an image's label, or "" where there is no such image.
+// madeFrom returns an image's label, or "" if there is no such image.
 func madeFrom(ctx context.Context, tag string) (string, error) {
 	return docker.InspectImage(ctx, tag, `{{index .Config.Labels "`+label+`"}}`)
 }
 
-// pull pulls images. The first may take as long as limit says, unless that is 0.
+// pull pulls images. A limit other than 0 is a timeout for the first one.
 func (i *Images) pull(ctx context.Context, missing []image, limit time.Duration) error {
 	for _, image := range missing {
 		why := ""
@@ -148,7 +148,7 @@ func (i *Images) pull(ctx context.Context, missing []image, limit time.Duration)
 			func(ctx context.Context, step *process.Step) error {
 				if limit > 0 {
 					var stop context.CancelFunc
-					ctx, stop = context.WithTimeoutCause(ctx, limit, fmt.Errorf("it has not ended within %s", limit))
+					ctx, stop = context.WithTimeoutCause(ctx, limit, fmt.Errorf("timed out after %s", limit))
 					defer stop()
 				}
 				said, err := fill(ctx, step, image)
@@ -170,7 +170,7 @@ func (i *Images) pull(ctx context.Context, missing []image, limit time.Duration)
 	return nil
 }
 
-// fill fills a tag from where it is pulled from, and returns what Docker complained of.
+// fill pulls an image and tags it. If that fails, complaint is Docker's standard error.
 func fill(ctx context.Context, step *process.Step, image image) (complaint string, err error) {
 	id, err := docker.InspectImage(ctx, image.upstream, "{{.Id}}")
 	if err != nil {
@@ -191,7 +191,7 @@ func fill(ctx context.Context, step *process.Step, image image) (complaint strin
 	return "", step.Run(command)
 }
 
-// missingHelper is a sentence about the program that Docker is to ask for passwords, where that is not there.
+// missingHelper returns advice about a missing credential helper, if Docker complained about one.
 func missingHelper(complaint string) string {
 	if !strings.Contains(complaint, "docker-credential-") {
 		return ""
@@ -201,6 +201,6 @@ func missingHelper(complaint string) string {
 	if err != nil || helper == "" {
 		return ""
 	}
-	return fmt.Sprintf("\n%s names a program that is not there, %s: install it, or take its line out of the file",
+	return fmt.Sprintf("\n%s refers to %s, which is not installed: install it, or remove that line from the file",
 		config.Path, helper)
 }

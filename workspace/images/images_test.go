@@ -29,12 +29,11 @@ invoices/node:local      registry.example.com/node@sha256:2  kind
 invoices/minikube:local  registry.example.com/kicbase@sha256:3  minikube
 `
 
-// engine is a Docker that has images, from a registry that may fail. What was made from what it keeps as Docker does, in a
-// label.
+// engine is a fake Docker with images and a registry that may fail.
 type engine struct {
 	lock    sync.Mutex
-	labels  map[string]string // of the images that are there
-	failing map[string]string // what pulling an image says, if it fails
+	labels  map[string]string // by existing image
+	failing map[string]string // errors by image that cannot be pulled
 	arch    string
 	pulled  func()
 }
@@ -106,20 +105,20 @@ func TestPull(t *testing.T) {
 
 	for _, how := range []string{"pull", ""} {
 		require.NoError(t, images.Fill(t.Context(), how))
-		assert.Equal(t, want, pulls(docker), "filled is filled")
+		assert.Equal(t, want, pulls(docker), "nothing is pulled twice")
 	}
 }
 
-// What was built is good enough, unless pulling is asked for.
-func TestPullWhatWasBuilt(t *testing.T) {
+// "pull" replaces images that were built.
+func TestPullReplacesBuiltImages(t *testing.T) {
 	d := &engine{labels: map[string]string{"small:local": "a hash", "registry.example.com/small@sha256:1": ""}}
 	images, docker, _ := open(t, "kind", d)
 	require.NoError(t, images.Fill(t.Context(), "pull"))
-	assert.Equal(t, []string{"registry.example.com/node@sha256:2"}, pulls(docker), "the other is there already")
+	assert.Equal(t, []string{"registry.example.com/node@sha256:2"}, pulls(docker), "the other one exists already")
 	assert.Equal(t, "registry.example.com/small@sha256:1", d.labels["small:local"])
 }
 
-func TestAnotherListIsPulledAnew(t *testing.T) {
+func TestChangedListIsPulledAgain(t *testing.T) {
 	d := &engine{labels: map[string]string{"small:local": "registry.example.com/small@sha256:0"}}
 	images, docker, _ := open(t, "minikube", d)
 	require.NoError(t, images.Fill(t.Context(), "pull"))
@@ -127,8 +126,8 @@ func TestAnotherListIsPulledAnew(t *testing.T) {
 		pulls(docker))
 }
 
-// Whichever image cannot be pulled: it is said why, and the rest is to be built.
-func TestAPullThatFails(t *testing.T) {
+// If any image cannot be pulled, the error is shown and the remaining images are built.
+func TestFailingPull(t *testing.T) {
 	for _, failing := range []string{"registry.example.com/small@sha256:1", "registry.example.com/node@sha256:2"} {
 		t.Run(failing, func(t *testing.T) {
 			d := &engine{failing: map[string]string{failing: "toomanyrequests: You have reached your pull rate limit"}}
@@ -138,14 +137,14 @@ func TestAPullThatFails(t *testing.T) {
 			assert.ErrorContains(t, err, "pulling "+failing+": failed")
 			assert.ErrorContains(t, err, "toomanyrequests")
 
-			d.arch = "another" // for which nothing can be built here
+			d.arch = "another" // so that building fails
 			err = images.Fill(t.Context(), "")
-			assert.ErrorContains(t, err, "images cannot be pulled, as said above, and: building images needs")
+			assert.ErrorContains(t, err, "pulling images failed (see above), and so did building them: building images needs")
 			assert.Contains(t, out.String(), "toomanyrequests")
-			assert.Contains(t, out.String(), "images: what cannot be pulled is built from Go modules and Debian packages")
+			assert.Contains(t, out.String(), "images: building the remaining ones from Go modules and Debian packages")
 			assert.Contains(t, pulls(docker), failing)
 
-			// Half of them are not taken for all.
+			// The next run continues with the missing images.
 			missing, err := images.missing(t.Context(), images.all(), pulled|built)
 			require.NoError(t, err)
 			assert.NotEmpty(t, missing)
@@ -158,25 +157,25 @@ func TestAPullThatFails(t *testing.T) {
 	}
 }
 
-func TestAPullThatIsInterrupted(t *testing.T) {
+func TestPullInterrupted(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	d := &engine{failing: map[string]string{"registry.example.com/small@sha256:1": "context canceled"}, pulled: stop}
 	images, docker, out := open(t, "kind", d)
 	assert.ErrorIs(t, images.Fill(ctx, ""), context.Canceled)
 	assert.Len(t, pulls(docker), 1)
-	assert.NotContains(t, out.String(), "is built")
+	assert.NotContains(t, out.String(), "building")
 }
 
-func TestAPullThatHangs(t *testing.T) {
+func TestPullTimesOut(t *testing.T) {
 	release := make(chan struct{})
 	d := &engine{pulled: func() { <-release }}
 	images, _, _ := open(t, "kind", d)
 	defer close(release)
 	err := images.pull(t.Context(), of(images.list, "kind"), time.Millisecond)
-	assert.ErrorContains(t, err, "it has not ended within 1ms")
+	assert.ErrorContains(t, err, "timed out after 1ms")
 }
 
-func TestAHelperForPasswordsIsMissing(t *testing.T) {
+func TestMissingCredentialHelper(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "späte Rechnungen")
 	require.NoError(t, os.Mkdir(folder, 0o700))
 	t.Setenv("DOCKER_CONFIG", folder)
@@ -190,7 +189,7 @@ func TestAHelperForPasswordsIsMissing(t *testing.T) {
 		d.failing = map[string]string{"registry.example.com/small@sha256:1": "error getting credentials - err: exec: " +
 			`"docker-credential-of-nobody": executable file not found in $PATH, out: `}
 		assert.ErrorContains(t, images.Fill(t.Context(), "pull"),
-			file+" names a program that is not there, docker-credential-of-nobody: install it, or take its line out of the file")
+			file+" refers to docker-credential-of-nobody, which is not installed: install it, or remove that line from the file")
 	}
 	processtest.Put(t, "docker-credential-of-nobody", func(processtest.Call) processtest.Answer {
 		return processtest.Answer{}
@@ -199,7 +198,7 @@ func TestAHelperForPasswordsIsMissing(t *testing.T) {
 	assert.Empty(t, missingHelper("toomanyrequests"))
 }
 
-func TestDockerDoesNotAnswer(t *testing.T) {
+func TestDockerIsNotInstalled(t *testing.T) {
 	images, _, _ := open(t, "kind", &engine{})
 	t.Setenv("PATH", t.TempDir())
 	for _, how := range []string{"", "pull", "source"} {
@@ -207,14 +206,14 @@ func TestDockerDoesNotAnswer(t *testing.T) {
 	}
 }
 
-func TestWhereNothingCanBeBuilt(t *testing.T) {
-	t.Run("Docker's machine is another one", func(t *testing.T) {
+func TestBuildNotSupported(t *testing.T) {
+	t.Run("another architecture", func(t *testing.T) {
 		images, _, _ := open(t, "kind", &engine{arch: "s390x"})
 		processtest.Put(t, "apt-get", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
 		assert.ErrorContains(t, images.Fill(t.Context(), "source"),
-			"needs a machine as Docker's, which is s390x and this one "+runtime.GOARCH+": pull them (workspace/run images pull)")
+			"needs Docker's architecture, s390x, but this machine is "+runtime.GOARCH+": pull them (workspace/run images pull)")
 	})
-	t.Run("no Debian", func(t *testing.T) {
+	t.Run("not Debian", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
 		images, _, _ := open(t, "kind", &engine{arch: runtime.GOARCH})
 		assert.ErrorContains(t, images.Fill(t.Context(), "source"), "building images needs Debian: pull them")
@@ -224,7 +223,7 @@ func TestWhereNothingCanBeBuilt(t *testing.T) {
 func TestExport(t *testing.T) {
 	d := &engine{}
 	images, docker, _ := open(t, "kind", d)
-	assert.EqualError(t, images.Export(t.Context(), "file"), "small:local is not filled: run workspace/run images first")
+	assert.EqualError(t, images.Export(t.Context(), "file"), "image small:local is missing or outdated: run workspace/run images first")
 	require.NoError(t, images.Fill(t.Context(), "pull"))
 	require.NoError(t, images.Export(t.Context(), "/a folder/file"))
 	assert.Equal(t, []string{"save", "--output", "/a folder/file", "small:local", "invoices/node:local"},
@@ -233,18 +232,18 @@ func TestExport(t *testing.T) {
 	assert.Equal(t, []string{"load", "--input", "/a folder/file"}, docker.Last().Args)
 }
 
-func TestTheListIsRead(t *testing.T) {
+func TestReadList(t *testing.T) {
 	t.Setenv("IMAGE_LIST", "")
 	images, err := Open(&process.Console{Out: io.Discard}, paths.Paths{Root: "../.."}, "kind")
 	require.NoError(t, err)
 	var tags []string
 	for _, image := range images.list {
 		tags = append(tags, image.tag)
-		assert.Contains(t, image.upstream, "@sha256:", "it may become another one")
+		assert.Contains(t, image.upstream, "@sha256:", "a tag may change")
 		assert.FileExists(t, "../../offline/"+image.folder()+"/Dockerfile")
 		inputs, err := images.inputs(t.Context(), image)
 		require.NoError(t, err)
-		assert.NotContains(t, inputs, "/", "a label with a slash is where an image was pulled from")
+		assert.NotContains(t, inputs, "/", "a label with a slash means that the image was pulled")
 	}
 	assert.Equal(t, []string{"invoices/registry:local", "invoices/postgres:local", "invoices/node:local",
 		"invoices/minikube:local"}, tags)
@@ -257,11 +256,11 @@ func TestTheListIsRead(t *testing.T) {
 	assert.ErrorIs(t, err, os.ErrNotExist)
 	require.NoError(t, os.WriteFile(file, []byte("a:local\n"), 0o600))
 	_, err = Open(nil, paths.Paths{}, "kind")
-	assert.ErrorContains(t, err, `"a:local" is not a tag, where it is pulled from, and perhaps a product`)
+	assert.ErrorContains(t, err, `"a:local" is invalid: must be TAG UPSTREAM [PRODUCT]`)
 }
 
-// minikube's node is built on top of kind's, whichever way that was made.
-func TestWhatIsToBeBuilt(t *testing.T) {
+// minikube's node image is built on top of kind's, which is built too if it was pulled.
+func TestToBuild(t *testing.T) {
 	d := &engine{labels: map[string]string{
 		"small:local":         "registry.example.com/small@sha256:1",
 		"invoices/node:local": "registry.example.com/node@sha256:2",
@@ -281,7 +280,7 @@ func TestWhatIsToBeBuilt(t *testing.T) {
 	}
 }
 
-func TestAnImageWithoutARecipe(t *testing.T) {
+func TestImageWithoutRecipe(t *testing.T) {
 	images, _, _ := open(t, "kind", &engine{labels: map[string]string{"small:local": "a hash"}})
-	assert.ErrorContains(t, images.Fill(t.Context(), "source"), "small:local is not one that can be built")
+	assert.ErrorContains(t, images.Fill(t.Context(), "source"), "small:local cannot be built")
 }

@@ -14,18 +14,18 @@ import (
 
 // image is a line of the list.
 type image struct {
-	tag      string // the local one, which everything else names
+	tag      string // the local one, which everything else refers to
 	upstream string // where it is pulled from
-	product  string // whose clusters need it, or "" for all
+	product  string // the product whose clusters need it, or "" for all
 }
 
-// folder is where the image's recipe is, in offline/.
+// folder returns the folder in offline/ that has the image's recipe.
 func (i image) folder() string {
 	name, _, _ := strings.Cut(path.Base(i.tag), ":")
 	return name
 }
 
-// readList reads IMAGE_LIST, or else the list that is beside this file.
+// readList reads the list at IMAGE_LIST, by default images.txt.
 func readList(p paths.Paths) ([]image, error) {
 	name := cmp.Or(os.Getenv("IMAGE_LIST"), p.Root+"/workspace/images/images.txt")
 	file, err := os.Open(name)
@@ -41,7 +41,7 @@ func readList(p paths.Paths) ([]image, error) {
 			continue
 		}
 		if len(fields) < 2 || len(fields) > 3 {
-			return nil, fmt.Errorf("%s: %q is not a tag, where it is pulled from, and perhaps a product", name, lines.Text())
+			return nil, fmt.Errorf("%s: %q is invalid: must be TAG UPSTREAM [PRODUCT]", name, lines.Text())
 		}
 		fields = append(fields, "")
 		all = append(all, image{tag: fields[0], upstream: fields[1], product: fields[2]})
@@ -49,7 +49,7 @@ func readList(p paths.Paths) ([]image, error) {
 	return all, lines.Err()
 }
 
-// of is the images of every cluster, and of those made with a product.
+// of returns the images that a product's clusters need.
 func of(list []image, product string) []image {
 	return slices.DeleteFunc(slices.Clone(list), func(i image) bool { return i.product != "" && i.product != product })
 }

@@ -10,8 +10,8 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// minikube makes minikube's base image: the node image, and what minikube expects beside it, from its own module and
-// from Debian.
+// minikube builds minikube's base image: the node image plus the files and packages that minikube expects, from its
+// Go module and from Debian.
 func (b builder) minikube(ctx context.Context, image image) error {
 	if err := b.compiler.Programs(ctx, compile.Crictl, filepath.Join(b.paths.Cache, minikube), "crictl"); err != nil {
 		return err
@@ -22,7 +22,7 @@ func (b builder) minikube(ctx context.Context, image image) error {
 	}
 	return b.console.Step(ctx, image.tag+": on top of invoices/node:local", "minikube-image",
 		func(ctx context.Context, step *process.Step) error {
-			// Nobody else's: apt downloads as a user who may not look into root's folders.
+			// Not in root's cache: apt downloads as another user, who cannot access root's folders.
 			folder, err := os.MkdirTemp("", "invoices-minikube-")
 			if err != nil {
 				return err
@@ -42,7 +42,7 @@ func (b builder) minikube(ctx context.Context, image image) error {
 		})
 }
 
-// minikubeFiles copies what is there already.
+// minikubeFiles copies the files that need not be downloaded or built.
 func (b builder) minikubeFiles(ctx context.Context, folder string) error {
 	module, err := compile.Minikube.Files(ctx, b.paths, "k8s.io/minikube")
 	if err != nil {
@@ -76,7 +76,7 @@ func (b builder) minikubeFiles(ctx context.Context, folder string) error {
 	return os.WriteFile(filepath.Join(folder, "version.json"), content, 0o644)
 }
 
-// minikubePackages downloads the packages that the node image has not got yet.
+// minikubePackages downloads the packages that the node image lacks.
 func (b builder) minikubePackages(ctx context.Context, step *process.Step, folder string) error {
 	if err := os.MkdirAll(filepath.Join(folder, "packages/partial"), 0o755); err != nil {
 		return err
@@ -98,7 +98,7 @@ func (b builder) minikubePackages(ctx context.Context, step *process.Step, folde
 	if download() == nil {
 		return nil
 	}
-	// On a new machine the list of packages is missing or old.
+	// On a new machine the package lists are missing or outdated.
 	if err := step.Run(process.Command(ctx, "apt-get", "update")); err != nil {
 		return err
 	}

@@ -29,15 +29,15 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// nodePrograms are what the node image has in it.
+// nodePrograms are the compiled programs in the node image.
 var nodePrograms = []string{
 	"kubeadm", "kubelet", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "server",
 	"containerd", "containerd-shim-runc-v2", "ctr", "runc", "oci-runtime", "bridge", "loopback", "host-local", "portmap",
 	"kube-router", "coredns", "pause", "provisioner",
 }
 
-// install puts the compiled programs into the node's root file system: those that run on the node itself, and those
-// that run in pods, as images in the store of the node's containerd.
+// install puts the compiled programs into the node's root file system: as files if they run on the node itself, or
+// as images in the node's containerd if they run in pods.
 func (b builder) install(ctx context.Context, step *process.Step) error {
 	n := nodeImage{builder: b, root: b.rootFileSystem(node), scratch: filepath.Join(b.folder, "scratch")}
 	kubernetes, err := compile.Cluster.Version(ctx, b.paths, "k8s.io/kubernetes")
@@ -47,7 +47,7 @@ func (b builder) install(ctx context.Context, step *process.Step) error {
 	if err := n.installPrograms(kubernetes); err != nil {
 		return err
 	}
-	if err := n.askForNames(ctx, step, kubernetes); err != nil {
+	if err := n.listNames(ctx, step, kubernetes); err != nil {
 		return err
 	}
 	if err := n.configureContainerd(ctx, step); err != nil {
@@ -63,11 +63,11 @@ func (b builder) install(ctx context.Context, step *process.Step) error {
 	return n.importImages(ctx, step, archive)
 }
 
-// nodeImage is the image in the making.
+// nodeImage is the node image while it is being built.
 type nodeImage struct {
 	builder
-	root, scratch string   // its root file system, and a folder for what is only needed meanwhile
-	names         []string // of the images that kubeadm asks for
+	root, scratch string   // its root file system, and a folder for temporary files
+	names         []string // of the images that kubeadm uses
 }
 
 func (n *nodeImage) installPrograms(kubernetes string) error {
@@ -85,7 +85,7 @@ func (n *nodeImage) installPrograms(kubernetes string) error {
 			}
 		}
 	}
-	// See tools/cluster/oci-runtime: on most machines it changes nothing.
+	// See tools/cluster/oci-runtime: it makes no difference on most machines.
 	if err := n.copyProgram("runc", "usr/local/sbin/runc.real"); err != nil {
 		return err
 	}
@@ -96,18 +96,18 @@ func (n *nodeImage) copyProgram(program, to string) error {
 	return copyFile(filepath.Join(n.programs(), program), filepath.Join(n.root, to), 0o755)
 }
 
-func (n *nodeImage) askForNames(ctx context.Context, step *process.Step, kubernetes string) error {
+func (n *nodeImage) listNames(ctx context.Context, step *process.Step, kubernetes string) error {
 	names, err := step.Output(process.Command(ctx, filepath.Join(n.programs(), "kubeadm"),
 		"config", "images", "list", "--kubernetes-version", kubernetes))
 	n.names = strings.Fields(names)
 	return err
 }
 
-// imageOf is the name under which kubeadm asks for a component.
+// imageOf returns the image name that kubeadm uses for a component.
 func (n *nodeImage) imageOf(component string) (string, error) {
 	i := slices.IndexFunc(n.names, func(name string) bool { return strings.Contains(name, "/"+component+":") })
 	if i < 0 {
-		return "", fmt.Errorf("kubeadm names no image of %s, but %q", component, n.names)
+		return "", fmt.Errorf("kubeadm lists no image for %s: %q", component, n.names)
 	}
 	return n.names[i], nil
 }
@@ -133,28 +133,28 @@ func (n *nodeImage) configureContainerd(ctx context.Context, step *process.Step)
 	if err != nil {
 		return err
 	}
-	// A process without CAP_SYS_RESOURCE may not make itself less likely to be killed than its parent; asking for less is
-	// harmless elsewhere.
+	// A process without CAP_SYS_RESOURCE cannot lower its OOM score below its parent's. The restriction is harmless on
+	// other machines.
 	for pattern, value := range map[string]string{
 		`sandbox_image = .*`:             `sandbox_image = "` + pause + `"`,
 		`restrict_oom_score_adj = false`: `restrict_oom_score_adj = true`,
 	} {
 		setting := regexp.MustCompile(pattern)
 		if !setting.Match(config) {
-			return fmt.Errorf("kind's config.toml has no %s", pattern)
+			return fmt.Errorf("kind's config.toml has no match for %s", pattern)
 		}
 		config = setting.ReplaceAllLiteral(config, []byte(value))
 	}
 	return os.WriteFile(file, config, 0o644)
 }
 
-// withHook is the specification of a container in which kind's node hides what the machine is.
+// withHook adds the hook to a container specification by which kind's node hides the machine's product name.
 func withHook(spec []byte) ([]byte, error) {
 	decoder := json.NewDecoder(bytes.NewReader(spec))
-	decoder.UseNumber() // each as it is written
+	decoder.UseNumber() // preserves numbers as they are written
 	var all map[string]any
 	if err := decoder.Decode(&all); err != nil {
-		return nil, fmt.Errorf("what ctr says of a container: %w", err)
+		return nil, fmt.Errorf("output of ctr oci spec: %w", err)
 	}
 	hooks, _ := all["hooks"].(map[string]any)
 	if hooks == nil {
@@ -169,11 +169,11 @@ func withHook(spec []byte) ([]byte, error) {
 	return json.MarshalIndent(all, "", "  ")
 }
 
-// network is the folder of what kube-proxy and kube-router call.
+// network returns the folder with the programs that kube-proxy and kube-router call.
 func (n *nodeImage) network() string { return filepath.Join(n.scratch, "network") }
 
-// networkFiles copies the programs that kube-proxy and kube-router call, with their libraries, out of the node's own
-// root file system.
+// networkFiles copies the programs that kube-proxy and kube-router call, with their libraries, from the node's root
+// file system.
 func (n *nodeImage) networkFiles(ctx context.Context, step *process.Step) error {
 	files := []string{"/usr/sbin/xtables-nft-multi", "/usr/sbin/nft", "/usr/sbin/ipset", "/sbin/ip", "/bin/sh", "/bin/cp"}
 	libraries, err := step.Output(process.Command(ctx, "chroot", append([]string{n.root, "ldd"}, files...)...))
@@ -181,7 +181,7 @@ func (n *nodeImage) networkFiles(ctx context.Context, step *process.Step) error 
 		return err
 	}
 	files = append(files, regexp.MustCompile(`/lib\S*`).FindAllString(libraries, -1)...)
-	// Without it nft says "6" for tcp, and kube-proxy takes each element of its maps that it reads for one too many.
+	// Without it nft prints "6" instead of tcp, and kube-proxy considers every map element that it reads stale.
 	files = append(files, "/etc/protocols")
 	extensions, err := filepath.Glob(filepath.Join(n.root, "usr/lib/*/xtables/*.so"))
 	if err != nil {
@@ -214,8 +214,7 @@ func (n *nodeImage) networkFiles(ctx context.Context, step *process.Step) error 
 	return nil
 }
 
-// resolve is where a file of a root file system is. A link there leads to another one there, and not to this
-// machine's.
+// resolve follows the symbolic links of a file in a root file system, without leaving that root file system.
 func resolve(root, file string) (string, error) {
 	for range 40 { // as many links as Linux follows
 		at, parts := "/", strings.Split(strings.Trim(file, "/"), "/")
@@ -236,10 +235,10 @@ func resolve(root, file string) (string, error) {
 			return root + at, nil
 		}
 	}
-	return "", fmt.Errorf("%s in %s: links without end", file, root)
+	return "", fmt.Errorf("%s in %s: too many levels of symbolic links", file, root)
 }
 
-// writeImages writes the images of what runs in pods to an archive, as docker save does.
+// writeImages writes the images of the programs that run in pods to an archive, as docker save does.
 func (n *nodeImage) writeImages(archive string) error {
 	network, err := n.layer(n.network())
 	if err != nil {
@@ -247,7 +246,7 @@ func (n *nodeImage) writeImages(archive string) error {
 	}
 	all := map[name.Tag]v1.Image{}
 	for _, pod := range []struct {
-		component, program string // the program, if it goes by another name
+		component, program string // program defaults to component
 		layers             []v1.Layer
 	}{
 		{component: "kube-apiserver"},
@@ -279,7 +278,7 @@ func (n *nodeImage) writeImages(archive string) error {
 	return tarball.MultiWriteToFile(archive, all)
 }
 
-// image is an image of one program, on top of layers.
+// image returns an image with one program on top of layers.
 func (n *nodeImage) image(component, program string, layers []v1.Layer) (v1.Image, error) {
 	path := "/usr/local/bin/" + component
 	if program == "" {
@@ -309,7 +308,7 @@ func (n *nodeImage) image(component, program string, layers []v1.Layer) (v1.Imag
 	return mutate.AppendLayers(image, append(layers, own)...)
 }
 
-// layer makes a layer of a folder, which it removes: a program is needed once on the disk.
+// layer turns a folder into a layer and removes the folder, to save disk space.
 func (n *nodeImage) layer(folder string) (v1.Layer, error) {
 	file, err := os.Create(folder + ".tar")
 	if err != nil {
@@ -328,7 +327,7 @@ func (n *nodeImage) layer(folder string) (v1.Layer, error) {
 	return fileLayer{file.Name(), hash, size}, os.RemoveAll(folder)
 }
 
-// fileLayer is a layer that is not compressed: the node unpacks it when it is first used.
+// fileLayer is an uncompressed layer: the node unpacks it on first use.
 type fileLayer struct {
 	path string
 	hash v1.Hash
@@ -342,10 +341,10 @@ func (l fileLayer) MediaType() (types.MediaType, error)  { return types.DockerUn
 func (l fileLayer) Compressed() (io.ReadCloser, error)   { return os.Open(l.path) }
 func (l fileLayer) Uncompressed() (io.ReadCloser, error) { return os.Open(l.path) }
 
-// importImages puts images into the node's store, by a containerd that runs here for as long as that takes. They are
-// unpacked when they are first used: a third of the size, and no overlay is mounted by this program.
+// importImages puts images into the node's store, using a temporary containerd. They are unpacked on first use, which
+// reduces the size to a third and avoids mounting an overlay here.
 func (n *nodeImage) importImages(ctx context.Context, step *process.Step, archive string) error {
-	state, err := os.MkdirTemp("", "invoices-") // a socket's path is short
+	state, err := os.MkdirTemp("", "invoices-") // the length of a socket's path is limited
 	if err != nil {
 		return err
 	}
@@ -372,7 +371,7 @@ address = %s
 	return err
 }
 
-// fillStore imports an archive once containerd answers.
+// fillStore imports an archive once containerd is ready.
 func (n *nodeImage) fillStore(ctx context.Context, step *process.Step, socket, archive string, ended chan error) error {
 	for {
 		if _, err := os.Stat(socket); err == nil {
@@ -381,7 +380,7 @@ func (n *nodeImage) fillStore(ctx context.Context, step *process.Step, socket, a
 		select {
 		case err := <-ended:
 			ended <- err
-			return errors.Join(errors.New("containerd has ended"), err)
+			return errors.Join(errors.New("containerd exited"), err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -396,7 +395,7 @@ func (n *nodeImage) fillStore(ctx context.Context, step *process.Step, socket, a
 	if err != nil {
 		return err
 	}
-	// Images with this label are the kubelet's, and its garbage collection leaves the sandbox's image alone.
+	// This label makes the images visible to the kubelet, whose garbage collection spares the sandbox image.
 	for _, name := range strings.Fields(names) {
 		if _, err := ctr("images", "label", name, "io.cri-containerd.image=managed"); err != nil {
 			return err
@@ -405,7 +404,7 @@ func (n *nodeImage) fillStore(ctx context.Context, step *process.Step, socket, a
 	return nil
 }
 
-// copyFile copies a file, with the folders that it is in.
+// copyFile copies a file, creating the parent folders.
 func copyFile(from, to string, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
@@ -415,7 +414,7 @@ func copyFile(from, to string, mode os.FileMode) error {
 		return err
 	}
 	if err = copyInto(file, from); err == nil {
-		err = file.Chmod(mode) // whatever the umask says
+		err = file.Chmod(mode) // regardless of the umask
 	}
 	return errors.Join(err, file.Close())
 }

@@ -20,7 +20,7 @@ import (
 	"example.com/invoices/workspace/paths"
 )
 
-// files makes files of a folder, and links where the content begins with "-> ".
+// files creates files in a folder, or symbolic links if the content starts with "-> ".
 func files(t *testing.T, folder string, contents map[string]string) {
 	for name, content := range contents {
 		path := filepath.Join(folder, name)
@@ -42,7 +42,7 @@ func TestResolve(t *testing.T) {
 	})
 	for file, want := range map[string]string{
 		"/usr/bin/ip": "/usr/bin/ip",
-		"/sbin/ip":    "/usr/bin/ip", // an absolute link is the node's, and not this machine's
+		"/sbin/ip":    "/usr/bin/ip", // an absolute link is relative to the root file system
 		"/lib/a.so":   "/usr/lib/a.so.1",
 		"/out":        "/usr/bin/ip",
 		"/missing":    "/missing",
@@ -52,10 +52,10 @@ func TestResolve(t *testing.T) {
 		assert.Equal(t, root+want, found, file)
 	}
 	_, err := resolve(root, "/loop")
-	assert.ErrorContains(t, err, "links without end")
+	assert.ErrorContains(t, err, "too many levels of symbolic links")
 }
 
-func TestTheSameContentIsTheSameLayer(t *testing.T) {
+func TestReproducibleTar(t *testing.T) {
 	write := func(when time.Time) []byte {
 		folder := filepath.Join(t.TempDir(), "späte & |Rechnungen|")
 		files(t, folder, map[string]string{"b/file": "content", "a": "-> b/file"})
@@ -82,7 +82,7 @@ func TestTheSameContentIsTheSameLayer(t *testing.T) {
 	assert.Equal(t, []string{"5 ./ ", "2 a b/file", "5 b/ ", "0 b/file ", "1 b/hard b/file"}, names)
 }
 
-func TestATarKeepsTimes(t *testing.T) {
+func TestTarPreservesTimesAndModes(t *testing.T) {
 	folder := t.TempDir()
 	files(t, folder, map[string]string{"file": "content"})
 	when := time.Unix(1_000_000_000, 0)
@@ -99,7 +99,7 @@ func TestATarKeepsTimes(t *testing.T) {
 	assert.Equal(t, int64(0o4711), header.Mode)
 }
 
-func TestAFailingTarFails(t *testing.T) {
+func TestTarOfMissingFolder(t *testing.T) {
 	assert.Error(t, writeTar(io.Discard, filepath.Join(t.TempDir(), "missing"), false))
 }
 
@@ -161,14 +161,14 @@ func TestImagesOfPods(t *testing.T) {
 		assert.Equal(t, want.content, last)
 		wantLayers := 1
 		if tagName == "registry.k8s.io/kube-proxy:v1" || tagName == "invoices/kube-router:local" {
-			wantLayers = 2 // what they call is in the first
+			wantLayers = 2 // the programs they call are in the first
 		}
 		assert.Len(t, layers, wantLayers, tagName)
 	}
 
 	n.names = nil
 	files(t, n.network(), map[string]string{"usr/sbin/nft": "nft"})
-	assert.ErrorContains(t, n.writeImages(archive), "kubeadm names no image of kube-apiserver")
+	assert.ErrorContains(t, n.writeImages(archive), "kubeadm lists no image for kube-apiserver")
 }
 
 func TestWithHook(t *testing.T) {
@@ -177,7 +177,7 @@ func TestWithHook(t *testing.T) {
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"process": {"user": {"uid": 18446744073709551615}}, "other": true,
 		"hooks": {"createContainer": [{"path": "/first"}, {"path": "/kind/bin/mount-product-files.sh"}]}}`, string(base))
-	assert.Contains(t, string(base), "18446744073709551615", "a number is as it was written")
+	assert.Contains(t, string(base), "18446744073709551615", "large numbers keep their precision")
 
 	base, err = withHook([]byte(`{}`))
 	require.NoError(t, err)

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// writeTar writes a folder as a tar file: by default with its owners and times, or all of it as root's and of one time,
-// so that the same content is the same file.
-func writeTar(to io.Writer, folder string, same bool) error {
+// writeTar writes a folder as a tar file, with its owners and times. If reproducible, everything is owned by root and
+// has the same time, so that equal content gives equal files.
+func writeTar(to io.Writer, folder string, reproducible bool) error {
 	archive := tar.NewWriter(to)
-	links := map[[2]uint64]string{} // of a device and a number there, the first name
+	links := map[[2]uint64]string{} // the first name of each device and inode number
 	err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -41,7 +41,7 @@ func writeTar(to io.Writer, folder string, same bool) error {
 		if entry.IsDir() {
 			header.Name += "/"
 		}
-		if same {
+		if reproducible {
 			header.Uid, header.Gid, header.ModTime = 0, 0, time.Unix(0, 0)
 		}
 		if stat := info.Sys().(*syscall.Stat_t); info.Mode().IsRegular() && stat.Nlink > 1 {

@@ -1,4 +1,4 @@
-// Package kubectl asks a cluster, by kubectl.
+// Package kubectl builds kubectl commands.
 package kubectl
 
 import (
@@ -10,15 +10,16 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Context is a cluster and a user of it, by the name that kubectl knows them by.
+// Context is the name of a kubectl context.
 type Context string
 
-// Command prepares kubectl with this context.
+// Command returns a kubectl command that uses this context.
 func (c Context) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return process.Command(ctx, "kubectl", append([]string{"--context=" + string(c)}, args...)...)
 }
 
-// Send is Command for one that reads an object from its standard input: there no other user of the machine sees it.
+// Send returns a kubectl command that reads an object from standard input, where other users of this machine cannot
+// see it.
 func (c Context) Send(ctx context.Context, object any, args ...string) (*exec.Cmd, error) {
 	text, err := json.Marshal(object)
 	if err != nil {

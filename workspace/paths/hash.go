@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-// Hash is one hash of the contents of files and folders of the clone, named by their paths in it.
+// Hash returns a combined hash of files and folders, given by their paths relative to the clone.
 func (p Paths) Hash(names ...string) (string, error) {
 	all := sha256.New()
 	for _, name := range names {

@@ -28,7 +28,7 @@ func TestHash(t *testing.T) {
 		write(root, "other", "3")
 	}
 	before := hash(here, "folder", "other")
-	assert.Equal(t, before, hash(there, "folder", "other"), "the clone's place must not matter")
+	assert.Equal(t, before, hash(there, "folder", "other"), "the hash must not depend on the clone's path")
 	assert.NotEqual(t, before, hash(here, "folder"))
 
 	write(there, "folder/b/c", "another")

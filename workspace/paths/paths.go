@@ -1,4 +1,4 @@
-// Package paths says where the workspace keeps what it makes.
+// Package paths defines where the workspace keeps its files.
 package paths
 
 import (
@@ -7,13 +7,13 @@ import (
 	"path/filepath"
 )
 
-// Paths are two folders of this machine, by their absolute paths.
+// Paths holds the absolute paths of the workspace's two folders.
 type Paths struct {
-	Root  string // the clone. What is made from its files is in .build there
-	Cache string // what is made once for all clones: tools, images' parts, logs
+	Root  string // the clone, with build output in .build
+	Cache string // shared by all clones: tools, parts of images, logs
 }
 
-// Find finds the folders of the clone that this program was compiled from: workspace/run puts it in .build.
+// Find returns the paths of the clone that this program was compiled from: workspace/run puts it in .build.
 func Find() (Paths, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -21,9 +21,9 @@ func Find() (Paths, error) {
 	}
 	root := filepath.Dir(filepath.Dir(program))
 	if _, err := os.Stat(filepath.Join(root, "Tiltfile")); err != nil {
-		return Paths{}, fmt.Errorf("%s is not in the .build of a clone: start it with workspace/run", program)
+		return Paths{}, fmt.Errorf("%s is not in the .build folder of a clone: start it with workspace/run", program)
 	}
-	// As XDG_CACHE_HOME has it, on a Mac as well: this folder is in the documentation.
+	// Not os.UserCacheDir, which differs on macOS: the documentation names this folder.
 	cache := os.Getenv("XDG_CACHE_HOME")
 	if !filepath.IsAbs(cache) {
 		home, err := os.UserHomeDir()
@@ -35,16 +35,16 @@ func Find() (Paths, error) {
 	return Paths{Root: root, Cache: filepath.Join(cache, "invoices")}, nil
 }
 
-// Bin is the folder of the tools.
+// Bin returns the folder for tools.
 func (p Paths) Bin() string { return filepath.Join(p.Cache, "bin") }
 
-// Logs is the folder of the steps' logs.
+// Logs returns the folder for the logs of steps.
 func (p Paths) Logs() string { return filepath.Join(p.Cache, "logs") }
 
-// Build is a path in the clone's own folder for what is made from its files.
+// Build returns a path in the clone's folder for build output.
 func (p Paths) Build(elements ...string) string {
 	return filepath.Join(append([]string{p.Root, ".build"}, elements...)...)
 }
 
-// Program is where workspace/run puts this program.
+// Program returns the path to which workspace/run compiles this program.
 func (p Paths) Program() string { return p.Build("workspace") }

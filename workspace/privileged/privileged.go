@@ -1,10 +1,10 @@
-// Package privileged is a workaround for machines whose Docker lacks CAP_SYS_RESOURCE (nested sandboxes). There every
+// Package privileged works around a Docker that lacks CAP_SYS_RESOURCE (in nested sandboxes). On such machines every
 // "docker run --privileged" fails with "unable to apply caps: operation not permitted", and a kind node is a
 // privileged container.
 //
-// It puts a program in front of Docker's runc that asks for that one capability less: tools/cluster/oci-runtime.
-// Docker takes up the change by a reload: it is not restarted, and no container is touched. Nothing is granted by it:
-// less is asked for.
+// The workaround is a wrapper for Docker's runc that does not request that capability: tools/cluster/oci-runtime.
+// Docker applies the change on reload, so neither Docker nor any container is restarted. Containers get no additional
+// privileges: one capability less is requested.
 package privileged
 
 import (
@@ -30,15 +30,15 @@ import (
 
 const (
 	runtimeName = "invoices-oci-runtime"
-	// Any image does to try it with: capabilities are set before it is looked at.
+	// image is used to start a privileged container. Any image will do: capabilities are set before it is used.
 	image = "invoices/postgres:local"
 )
 
-// engine is the Docker of this machine.
+// engine is this machine's Docker.
 type engine struct {
 	console *process.Console
 	paths   paths.Paths
-	// Not in the clone, nor in the cache: a default runtime whose file is gone breaks every container of the machine.
+	// The program is outside the clone and the cache: without its default runtime Docker cannot start any container.
 	program string
 	config  string
 	pid     string
@@ -48,17 +48,17 @@ func here(console *process.Console, p paths.Paths) engine {
 	return engine{console, p, "/usr/local/libexec/" + runtimeName, "/etc/docker/daemon.json", "/var/run/docker.pid"}
 }
 
-// Status says whether this machine needs the workaround, and whether it has it.
+// Status reports whether this machine needs the workaround, and whether it is installed.
 func Status(ctx context.Context, console *process.Console, p paths.Paths) error {
 	return here(console, p).status(ctx)
 }
 
-// Install installs the workaround where it is needed, and only there.
+// Install installs the workaround if this machine needs it.
 func Install(ctx context.Context, console *process.Console, p paths.Paths) error {
 	return here(console, p).install(ctx)
 }
 
-// Remove takes it away again.
+// Remove uninstalls the workaround.
 func Remove(ctx context.Context, console *process.Console, p paths.Paths) error {
 	return here(console, p).remove(ctx)
 }
@@ -77,11 +77,11 @@ func (d engine) status(ctx context.Context) error {
 		d.console.Say("installed: %s is Docker's default runtime, and this machine needs it "+
 			"(undo: workspace/run privileged remove)", d.program)
 	case installed:
-		d.console.Say("installed, and not needed: privileged containers run without it (workspace/run privileged remove)")
+		d.console.Say("installed, but not needed: privileged containers work without it (workspace/run privileged remove)")
 	case needed:
-		d.console.Say("needed: this machine refuses privileged containers (workspace/run privileged install)")
+		d.console.Say("needed: privileged containers fail on this machine (workspace/run privileged install)")
 	default:
-		d.console.Say("not needed: privileged containers run")
+		d.console.Say("not needed: privileged containers work")
 	}
 	return nil
 }
@@ -91,13 +91,13 @@ func (d engine) install(ctx context.Context) error {
 	if err != nil || d.installed(runtime) {
 		return err
 	}
-	// A default runtime whose file is gone is put back, whether needed or not.
+	// If it is the default runtime but its file is gone, restore the file, whether or not it is needed.
 	if runtime != runtimeName {
 		if needed, err := needed(ctx); err != nil || !needed {
 			return err
 		}
 		if runtime != "runc" {
-			return fmt.Errorf("the default runtime of Docker is %s: this can only stand in for runc", runtime)
+			return fmt.Errorf("the default runtime of Docker is %s: the workaround supports only runc", runtime)
 		}
 	}
 	if err := root.Require(ctx, "changing Docker's configuration", "privileged", "install"); err != nil {
@@ -120,14 +120,14 @@ func (d engine) install(ctx context.Context) error {
 	if err := d.reload(ctx, settings, runtimeName); err != nil {
 		return err
 	}
-	d.console.Say(`This machine's Docker lacks CAP_SYS_RESOURCE and could not start privileged containers. Changed:
-  %s   added: runs runc with that capability not asked for
-  %s   "runtimes" and "default-runtime" name it; Docker was told to reload, not restarted
-Undo both with: workspace/run privileged remove`, d.program, d.config)
+	d.console.Say(`This machine's Docker lacks CAP_SYS_RESOURCE and could not start privileged containers. Changes made:
+  %s   new: runs runc without requesting that capability
+  %s   "runtimes" and "default-runtime" refer to it; Docker was reloaded, not restarted
+To undo both: workspace/run privileged remove`, d.program, d.config)
 	return nil
 }
 
-// compile compiles the program for the machine that Docker runs on, and puts it in its place.
+// compile compiles the wrapper for the machine that Docker runs on, and installs it.
 func (d engine) compile(ctx context.Context) error {
 	arch, err := docker.Version(ctx, "{{.Server.Arch}}")
 	if err != nil {
@@ -172,7 +172,7 @@ func (d engine) remove(ctx context.Context) error {
 	if len(runtimes) == 0 {
 		delete(settings, "runtimes")
 	}
-	// A reload changes nothing that the file does not name.
+	// Docker keeps its current default when it reloads a file that does not set one.
 	settings.set("default-runtime", "runc")
 	if err := d.reload(ctx, settings, "runc"); err != nil {
 		return err
@@ -184,11 +184,11 @@ func (d engine) remove(ctx context.Context) error {
 	if err := os.RemoveAll(d.program); err != nil {
 		return err
 	}
-	d.console.Say("removed %s, and its lines in %s", d.program, d.config)
+	d.console.Say("removed %s and its settings in %s", d.program, d.config)
 	return nil
 }
 
-// installed tells whether the workaround is at work, where Docker's default runtime is this one.
+// installed reports whether the workaround is installed, given Docker's default runtime.
 func (d engine) installed(runtime string) bool {
 	info, err := os.Stat(d.program)
 	return runtime == runtimeName && err == nil && info.Mode().Perm()&0o111 != 0
@@ -197,15 +197,16 @@ func (d engine) installed(runtime string) bool {
 func defaultRuntime(ctx context.Context) (string, error) {
 	runtime, err := process.Output(process.Command(ctx, "docker", "info", "--format", "{{.DefaultRuntime}}"))
 	if err != nil {
-		return "", fmt.Errorf("no answer from Docker: %w", err)
+		return "", fmt.Errorf("no response from Docker: %w", err)
 	}
 	return runtime, nil
 }
 
-// needed tries it, with Docker's own runtime and as root: other users are given no capabilities.
+// needed starts a privileged container with Docker's own runtime, to see whether that fails. The container runs as
+// root because other users get no capabilities.
 func needed(ctx context.Context) (bool, error) {
 	if err := process.Run(process.Command(ctx, "docker", "image", "inspect", image)); err != nil {
-		return false, errors.Join(errors.New("there is no image to try it with: run workspace/run images first"), err)
+		return false, errors.Join(errors.New("no image to check this with: run workspace/run images first"), err)
 	}
 	err := process.Run(process.Command(ctx, "docker", "run", "--rm", "--pull", "never", "--runtime", "runc",
 		"--privileged", "--user", "0", "--network", "none", "--entrypoint", "/bin/true", image))
@@ -215,11 +216,10 @@ func needed(ctx context.Context) (bool, error) {
 	case strings.Contains(err.Error(), "unable to apply caps"):
 		return true, nil
 	}
-	return false, fmt.Errorf("a privileged container fails, and for another reason than is known here: %w", err)
+	return false, fmt.Errorf("a privileged container failed for an unknown reason: %w", err)
 }
 
-// unused tells whether nothing needs the runtime: containers that were made with it keep its name, and would not start
-// again without.
+// unused fails if containers use the runtime: they refer to it by name and could not be started again without it.
 func unused(ctx context.Context) error {
 	list, err := process.Output(process.Command(ctx, "docker", "ps", "--all", "--quiet"))
 	if err != nil || list == "" {
@@ -231,30 +231,30 @@ func unused(ctx context.Context) error {
 		return err
 	}
 	if slices.Contains(strings.Fields(runtimes), runtimeName) {
-		return errors.New("there are containers that were made with it: remove them first (./deploy.sh --destroy)")
+		return errors.New("some containers use the workaround: remove them first (./deploy.sh --destroy)")
 	}
 	return nil
 }
 
-// reload writes Docker's configuration, and waits until Docker has taken it up, with this runtime as its default.
+// reload writes Docker's configuration, and waits until Docker has applied it and uses the given default runtime.
 func (d engine) reload(ctx context.Context, settings object, runtime string) error {
 	content, err := os.ReadFile(d.pid)
 	if err != nil {
-		return fmt.Errorf("where is Docker's pid file? It is to be reloaded, and runs perhaps on another machine: %w", err)
+		return fmt.Errorf("cannot reload Docker without its pid file, maybe it runs on another machine: %w", err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
 	if err != nil || pid <= 1 {
-		return fmt.Errorf("%s: %q is no process", d.pid, content)
+		return fmt.Errorf("%s: %q is not a process ID", d.pid, content)
 	}
 	if err := d.write(settings); err != nil {
 		return err
 	}
 	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
-		return fmt.Errorf("telling Docker, process %d, to reload: %w", pid, err)
+		return fmt.Errorf("signaling Docker (process %d) to reload: %w", pid, err)
 	}
-	return d.console.Step(ctx, "waiting for Docker to take up "+d.config, "docker-reload",
+	return d.console.Step(ctx, "waiting for Docker to reload "+d.config, "docker-reload",
 		func(ctx context.Context, _ *process.Step) error {
-			ctx, stop := context.WithTimeoutCause(ctx, time.Minute, errors.New("it was not taken up"))
+			ctx, stop := context.WithTimeoutCause(ctx, time.Minute, errors.New("timed out"))
 			defer stop()
 			for {
 				if now, err := defaultRuntime(ctx); err == nil && now == runtime {
@@ -269,7 +269,7 @@ func (d engine) reload(ctx context.Context, settings object, runtime string) err
 		})
 }
 
-// object is one of JSON, of which everything is kept that is not changed here.
+// object is a JSON object that preserves fields it does not change.
 type object map[string]json.RawMessage
 
 func (o object) get(name string, into any) error {
@@ -280,10 +280,10 @@ func (o object) get(name string, into any) error {
 }
 
 func (o object) set(name string, value any) {
-	o[name], _ = json.Marshal(value) // strings and objects, which cannot fail
+	o[name], _ = json.Marshal(value) // cannot fail for strings and objects
 }
 
-// read reads Docker's configuration, which need not be there.
+// read reads Docker's configuration. The file need not exist.
 func (d engine) read() (object, error) {
 	content, err := os.ReadFile(d.config)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -311,7 +311,7 @@ func (d engine) write(settings object) error {
 	return replace(d.config, append(content, '\n'), mode)
 }
 
-// replace puts a file in the place of another at once: Docker never sees a part of it.
+// replace replaces a file atomically: Docker never sees a part of it.
 func replace(path string, content []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -319,7 +319,7 @@ func replace(path string, content []byte, mode os.FileMode) error {
 	if err := os.WriteFile(path+".new", content, mode); err != nil {
 		return err
 	}
-	if err := os.Chmod(path+".new", mode); err != nil { // whatever the umask says
+	if err := os.Chmod(path+".new", mode); err != nil { // regardless of the umask
 		return err
 	}
 	return os.Rename(path+".new", path)

@@ -23,15 +23,15 @@ import (
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
-// machine is one whose Docker reads its configuration when it is told to reload, as Docker does.
+// machine has a fake Docker that rereads its configuration on SIGHUP.
 type machine struct {
 	engine
-	lock       sync.Mutex // of what a test changes while Docker may be asked
+	lock       sync.Mutex // protects the fields that the fake Docker reads
 	out        *bytes.Buffer
 	program    *processtest.Program
 	runtime    string // Docker's default
-	refuses    string // what a privileged container fails with
-	containers string // the runtimes of those that are there
+	refuses    string // the error of privileged containers
+	containers string // the runtimes of existing containers
 	image      bool
 }
 
@@ -44,7 +44,7 @@ func newMachine(t *testing.T) *machine {
 		paths:   p, program: folder + "/libexec/" + runtimeName, config: folder + "/etc/daemon.json",
 		pid: folder + "/docker.pid",
 	}
-	// Docker's process is this one.
+	// This process acts as Docker.
 	reloads := make(chan os.Signal, 1)
 	signal.Notify(reloads, syscall.SIGHUP)
 	t.Cleanup(func() { signal.Stop(reloads) })
@@ -96,7 +96,7 @@ func newMachine(t *testing.T) *machine {
 	return m
 }
 
-// set changes what the machine is like.
+// set changes the machine.
 func (m *machine) set(change func(*machine)) {
 	m.lock.Lock()
 	defer m.lock.Unlock()
@@ -120,7 +120,7 @@ func (m *machine) configured(t *testing.T) string {
 
 const refused = "docker: Error response from daemon: runc create failed: unable to apply caps: operation not permitted"
 
-// asRoot skips nothing: without root the command for it is what there is to see.
+// asRoot reports whether the test runs as root. Otherwise it checks that the error asks for root.
 func asRoot(t *testing.T, err error) bool {
 	if os.Geteuid() == 0 {
 		return true
@@ -148,17 +148,17 @@ func TestInstallAndRemove(t *testing.T) {
 			program, err := os.ReadFile(m.engine.program)
 			require.NoError(t, err)
 			assert.Equal(t, "compiled for s390x", string(program))
-			assert.Contains(t, m.out.String(), "Undo both with: workspace/run privileged remove")
+			assert.Contains(t, m.out.String(), "To undo both: workspace/run privileged remove")
 			var settings struct{ Runtimes map[string]map[string]string }
 			require.NoError(t, json.Unmarshal([]byte(m.configured(t)), &settings))
 			assert.Equal(t, map[string]string{"path": m.engine.program}, settings.Runtimes[runtimeName])
 
 			calls := len(m.program.Calls())
 			require.NoError(t, m.install(t.Context()))
-			assert.Len(t, m.program.Calls(), calls+1, "it is installed: there is nothing to try")
+			assert.Len(t, m.program.Calls(), calls+1, "nothing is checked again once it is installed")
 
 			m.set(func(m *machine) { m.containers = "runc\n" + runtimeName + "\n" })
-			assert.ErrorContains(t, m.remove(t.Context()), "there are containers that were made with it")
+			assert.ErrorContains(t, m.remove(t.Context()), "some containers use the workaround")
 			assert.FileExists(t, m.engine.program)
 			m.set(func(m *machine) { m.containers = "runc\n" })
 			require.NoError(t, m.remove(t.Context()))
@@ -172,22 +172,22 @@ func TestInstallAndRemove(t *testing.T) {
 				assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 			}
 			assert.JSONEq(t, want, m.configured(t))
-			require.NoError(t, m.remove(t.Context()), "again")
+			require.NoError(t, m.remove(t.Context()), "removing twice")
 		})
 	}
 }
 
-func TestNothingIsChanged(t *testing.T) {
+func TestInstallChangesNothing(t *testing.T) {
 	for name, test := range map[string]struct {
 		set  func(*machine)
 		want string
 	}{
-		"where privileged containers run": {func(*machine) {}, ""},
-		"where there is no image":         {func(m *machine) { m.image = false }, "run workspace/run images first"},
-		"where they fail otherwise": {func(m *machine) { m.refuses = "no space left" },
-			"for another reason than is known here"},
-		"where Docker has another runtime": {func(m *machine) { m.refuses, m.runtime = refused, "crun" },
-			"the default runtime of Docker is crun: this can only stand in for runc"},
+		"if privileged containers work": {func(*machine) {}, ""},
+		"without an image":              {func(m *machine) { m.image = false }, "run workspace/run images first"},
+		"if they fail for another reason": {func(m *machine) { m.refuses = "no space left" },
+			"failed for an unknown reason"},
+		"if Docker has another runtime": {func(m *machine) { m.refuses, m.runtime = refused, "crun" },
+			"the default runtime of Docker is crun: the workaround supports only runc"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
@@ -203,7 +203,7 @@ func TestNothingIsChanged(t *testing.T) {
 	}
 }
 
-func TestAConfigurationThatIsNoJSON(t *testing.T) {
+func TestInvalidConfiguration(t *testing.T) {
 	m := newMachine(t)
 	m.set(func(m *machine) { m.refuses = refused })
 	require.NoError(t, os.WriteFile(m.config, []byte("{ // mine\n}"), 0o644))
@@ -223,11 +223,11 @@ func TestDockerIsOnAnotherMachine(t *testing.T) {
 	if !asRoot(t, err) {
 		return
 	}
-	assert.ErrorContains(t, err, "where is Docker's pid file?")
+	assert.ErrorContains(t, err, "cannot reload Docker without its pid file")
 	assert.NoFileExists(t, m.config)
 }
 
-func TestAProgramThatIsGoneIsPutBack(t *testing.T) {
+func TestMissingProgramIsRestored(t *testing.T) {
 	m := newMachine(t)
 	m.set(func(m *machine) { m.runtime = runtimeName })
 	require.NoError(t, os.WriteFile(m.config, []byte(`{"default-runtime": "invoices-oci-runtime"}`), 0o644))
@@ -246,15 +246,15 @@ func TestStatus(t *testing.T) {
 		require.NoError(t, m.status(t.Context()))
 		return m.out.String()
 	}
-	assert.Equal(t, "not needed: privileged containers run\n", said())
+	assert.Equal(t, "not needed: privileged containers work\n", said())
 	m.set(func(m *machine) { m.refuses = refused })
-	assert.Contains(t, said(), "needed: this machine refuses")
+	assert.Contains(t, said(), "needed: privileged containers fail")
 	m.set(func(m *machine) { m.runtime = runtimeName })
 	require.NoError(t, replace(m.engine.program, nil, 0o755))
 	assert.Contains(t, said(), "installed: "+m.engine.program)
 	m.set(func(m *machine) { m.refuses = "" })
-	assert.Contains(t, said(), "installed, and not needed")
+	assert.Contains(t, said(), "installed, but not needed")
 
 	t.Setenv("PATH", t.TempDir())
-	assert.EqualError(t, m.status(t.Context()), "no answer from Docker: docker is not on PATH")
+	assert.EqualError(t, m.status(t.Context()), "no response from Docker: docker is not on PATH")
 }

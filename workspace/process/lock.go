@@ -11,20 +11,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lock is held until it is closed, and the processes that were started meanwhile have ended: one that was killed
-// does not leave the work that it began to a second one. (Libraries for locks let nobody else have the file.)
+// Lock is a file lock that child processes inherit: it is held until it is closed, or, if this process is killed,
+// until the children it started have exited as well, so that nobody else repeats work they are still doing.
+// (Lock libraries do not let children inherit the file.)
 type Lock struct{ file *os.File }
 
 // Close releases the lock.
 func (l *Lock) Close() error {
-	_ = unix.Flock(int(l.file.Fd()), unix.LOCK_UN) // for those, too, that still have the file open
+	_ = unix.Flock(int(l.file.Fd()), unix.LOCK_UN) // also for children that still have the file open
 	return l.file.Close()
 }
 
-// KeepToSelf keeps the lock to this process: those that it starts later do not have it.
+// KeepToSelf stops processes started from now on from inheriting the lock.
 func (l *Lock) KeepToSelf() { unix.CloseOnExec(int(l.file.Fd())) }
 
-// TryLock takes the lock that is the file at path, or returns nil if another process has it.
+// TryLock locks the file at path, or returns nil if another process holds the lock.
 func TryLock(path string) (*Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -34,7 +35,7 @@ func TryLock(path string) (*Lock, error) {
 		return nil, err
 	}
 	if err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		// Go opens files so that no process that is started later has them.
+		// Go opens files close-on-exec.
 		if _, err = unix.FcntlInt(file.Fd(), unix.F_SETFD, 0); err == nil {
 			return &Lock{file}, nil
 		}
@@ -46,13 +47,13 @@ func TryLock(path string) (*Lock, error) {
 	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
 
-// Lock waits for the lock that is the file at path, and says so when it has to.
+// Lock locks the file at path, and reports that it is waiting if another process holds the lock.
 func (c *Console) Lock(ctx context.Context, path string) (*Lock, error) {
 	lock, err := TryLock(path)
 	if lock != nil || err != nil {
 		return lock, err
 	}
-	err = c.Step(ctx, "waiting for another run, which is at the same", "wait-"+filepath.Base(path),
+	err = c.Step(ctx, "waiting for another run to finish", "wait-"+filepath.Base(path),
 		func(ctx context.Context, _ *Step) error {
 			for lock == nil {
 				select {

@@ -1,8 +1,8 @@
-// Package process runs other programs: docker, kubectl, go, tilt and what else the workspace is made of.
+// Package process runs other programs: docker, kubectl, go, tilt and so on.
 //
-// Each is a process group of its own, which ends with the context of its command: nothing goes on that nobody
-// sees. What takes long is a [Step], which says how it goes on, and keeps in a log what was asked of which
-// program and what it answered, so that an operator can repeat it by hand.
+// Each program runs in a separate process group, which is terminated when the context of its command is done, so
+// that nothing keeps running unnoticed. A long-running task is a [Step], which reports its progress and logs every
+// command with its output, so that an operator can repeat it by hand.
 package process
 
 import (
@@ -17,11 +17,11 @@ import (
 	"time"
 )
 
-// grace is how long a program may take to end once it was told to.
+// grace is how long a program may take to exit after SIGTERM.
 const grace = 10 * time.Second
 
-// Command prepares a program, which gets no input. When ctx is done, it and all that it has started get SIGTERM,
-// and SIGKILL where that does not end it.
+// Command returns a command without standard input. When ctx is done, its whole process group gets SIGTERM, and
+// SIGKILL if that is not enough.
 func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, name, args...)
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -34,8 +34,8 @@ func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return command
 }
 
-// Output runs a command and returns what it writes to standard output, without the last line's end. An error has
-// the command's words and what it wrote to standard error. What the caller wants to go elsewhere goes there.
+// Output runs a command and returns its standard output without the trailing newline. An error includes the command
+// line and the standard error. Output that the caller has already redirected is left alone.
 func Output(command *exec.Cmd) (string, error) {
 	var stdout, stderr bytes.Buffer
 	if command.Stdout == nil {
@@ -51,13 +51,13 @@ func Output(command *exec.Cmd) (string, error) {
 	return strings.TrimRight(stdout.String(), "\r\n"), err
 }
 
-// Run is Output for a command whose output nobody needs.
+// Run is Output for commands whose output is not needed.
 func Run(command *exec.Cmd) error {
 	_, err := Output(command)
 	return err
 }
 
-// run runs the command; its error begins with the command's words.
+// run runs the command; an error starts with the command line.
 func run(command *exec.Cmd) error {
 	err := command.Run()
 	if errors.Is(err, exec.ErrNotFound) {
@@ -69,7 +69,7 @@ func run(command *exec.Cmd) error {
 	return nil
 }
 
-// Words are the arguments as a shell would have to be told them.
+// Words returns the arguments as a command line for a shell.
 func Words(args []string) string {
 	words := make([]string, len(args))
 	for i, arg := range args {
@@ -78,7 +78,7 @@ func Words(args []string) string {
 	return strings.Join(words, " ")
 }
 
-// Quote is a word as a shell would have to be told it.
+// Quote quotes a word for a shell, if necessary.
 func Quote(word string) string {
 	plain := func(r rune) bool {
 		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:=,@%+~", r)
@@ -89,7 +89,7 @@ func Quote(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-// note writes a command to a log, with the folder and the variables that it is run with, where these are its own.
+// note logs a command, with its working directory and the environment variables that it does not inherit.
 func note(log io.Writer, command *exec.Cmd, inherited []string) {
 	var words []string
 	if command.Dir != "" {
@@ -107,7 +107,7 @@ func note(log io.Writer, command *exec.Cmd, inherited []string) {
 	fmt.Fprintln(log, "$", strings.Join(append(words, Words(command.Args)), " "))
 }
 
-// Exists tells whether a program is on PATH.
+// Exists reports whether a program is on PATH.
 func Exists(name string) bool {
 	_, err := exec.LookPath(name)
 	return err == nil

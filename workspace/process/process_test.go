@@ -19,7 +19,7 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// TestMain is, where a test starts it so, a process that holds a lock and leaves a process behind.
+// TestMain, if HOLD_LOCK is set, takes that lock, starts a child and kills itself.
 func TestMain(m *testing.M) {
 	if path := os.Getenv("HOLD_LOCK"); path != "" {
 		lock, err := process.TryLock(path)
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 func gone(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
 
-func TestACommandEndsWithAllThatItHasStarted(t *testing.T) {
+func TestCancelTerminatesChildren(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -56,7 +56,7 @@ func TestACommandEndsWithAllThatItHasStarted(t *testing.T) {
 	assert.Eventually(t, func() bool { return gone(child) }, time.Minute, 10*time.Millisecond)
 }
 
-func TestAnErrorSaysWhatWasRunAndWhatItSaid(t *testing.T) {
+func TestErrorIncludesCommandAndStderr(t *testing.T) {
 	said, err := process.Output(process.Command(t.Context(), "sh", "-c", "echo out; echo 'no such thing' >&2; exit 3"))
 	assert.Equal(t, "out", said)
 	require.ErrorContains(t, err, "sh -c 'echo out; ")
@@ -67,7 +67,7 @@ func TestAnErrorSaysWhatWasRunAndWhatItSaid(t *testing.T) {
 	require.EqualError(t, process.Run(process.Command(t.Context(), "no-such-program")), "no-such-program is not on PATH")
 }
 
-func TestWordsAreWhatAShellReads(t *testing.T) {
+func TestWordsSurviveTheShell(t *testing.T) {
 	for _, args := range [][]string{
 		{"plain", "--flag=a/b:c,d@e%f+g~h"}, {"", "a b", "it's", `"$HOME" & | ; \ *`, "ä", "line\nline"},
 	} {
@@ -82,7 +82,7 @@ func console(t *testing.T) (*process.Console, *bytes.Buffer) {
 	return &process.Console{Out: &out, Logs: t.TempDir(), Every: 50 * time.Millisecond}, &out
 }
 
-func TestAStepSaysHowItGoesOn(t *testing.T) {
+func TestStepReportsProgress(t *testing.T) {
 	c, out := console(t)
 	var log string
 	err := c.Step(t.Context(), "making it", "make", func(ctx context.Context, step *process.Step) error {
@@ -98,19 +98,19 @@ func TestAStepSaysHowItGoesOn(t *testing.T) {
 	assert.Equal(t, "$ WITH='a b' sh -c 'echo first; echo second >&2; sleep 0.3'\nfirst\nsecond\n", string(kept))
 }
 
-func TestAStepThatFailsShowsTheEndOfItsLog(t *testing.T) {
+func TestFailedStepShowsEndOfLog(t *testing.T) {
 	c, out := console(t)
 	err := c.Step(t.Context(), "making it", "make", func(ctx context.Context, step *process.Step) error {
 		return step.Run(process.Command(ctx, "sh", "-c", "for n in $(seq 1 100); do echo line-$n; done; exit 7"))
 	})
 	require.ErrorContains(t, err, "making it: failed: sh -c ")
-	require.ErrorContains(t, err, "exit status 7\nall of its output is in "+filepath.Join(c.Logs, "make.log"))
+	require.ErrorContains(t, err, "exit status 7\nsee the full log: "+filepath.Join(c.Logs, "make.log"))
 	assert.Contains(t, out.String(), "line-71\n")
 	assert.Contains(t, out.String(), "line-100\n")
 	assert.NotContains(t, out.String(), "line-70\n")
 }
 
-func TestAStepEndsWhenItIsInterrupted(t *testing.T) {
+func TestStepIsInterrupted(t *testing.T) {
 	c, _ := console(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(100*time.Millisecond, cancel)
@@ -120,7 +120,7 @@ func TestAStepEndsWhenItIsInterrupted(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-func TestOneHoldsALock(t *testing.T) {
+func TestLockIsExclusive(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "it.lock")
 	first, err := process.TryLock(path)
 	require.NoError(t, err)
@@ -133,7 +133,7 @@ func TestOneHoldsALock(t *testing.T) {
 	time.AfterFunc(300*time.Millisecond, func() { _ = first.Close() })
 	second, err = c.Lock(t.Context(), path)
 	require.NoError(t, err)
-	assert.Contains(t, out.String(), "waiting for another run, which is at the same ...")
+	assert.Contains(t, out.String(), "waiting for another run to finish ...")
 	require.NoError(t, second.Close())
 
 	third, err := process.TryLock(path)
@@ -145,8 +145,8 @@ func TestOneHoldsALock(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// What a killed process has started goes on with its work, so nobody else may begin it.
-func TestALockOutlivesItsOwnerInWhatThatHasStarted(t *testing.T) {
+// The children of a killed process may still be doing the work that the lock protects.
+func TestChildrenInheritLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "it.lock")
 	self, err := os.Executable()
 	require.NoError(t, err)
@@ -157,7 +157,7 @@ func TestALockOutlivesItsOwnerInWhatThatHasStarted(t *testing.T) {
 	out, err := owner.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, owner.Start())
-	_, err = out.Read(make([]byte, 16)) // what it has left behind is there
+	_, err = out.Read(make([]byte, 16)) // the child is running
 	require.NoError(t, err)
 	_, err = owner.Process.Wait()
 	require.NoError(t, err)

@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// Console is where people read how work goes on.
+// Console reports progress to the user.
 type Console struct {
 	Out   io.Writer
-	Logs  string        // the folder of the steps' logs
-	Every time.Duration // how often a step that takes long says so
+	Logs  string        // the folder for the logs of steps
+	Every time.Duration // how often a step reports its progress
 }
 
 // Say writes a line.
@@ -25,16 +25,16 @@ func (c *Console) Say(format string, args ...any) {
 	fmt.Fprintf(c.Out, format+"\n", args...)
 }
 
-// Step is work that takes long enough to be told of.
+// Step is a task that takes long enough to need progress reports.
 type Step struct {
 	log *os.File
 
-	lock sync.Mutex
-	far  func(elapsed time.Duration) string
+	lock     sync.Mutex
+	progress func(elapsed time.Duration) string
 }
 
-// Step does work. Its label is said at once, how it goes on every now and then, and when it fails the end of its
-// log is shown, which is c.Logs/NAME.log. The work is ended by ctx.
+// Step runs work as a step. It prints the label first, then the progress every c.Every, and the end of the step's
+// log, c.Logs/NAME.log, if the work fails. The work has to end when ctx is done.
 func (c *Console) Step(ctx context.Context, label, name string, work func(context.Context, *Step) error) error {
 	if err := os.MkdirAll(c.Logs, 0o755); err != nil {
 		return err
@@ -60,13 +60,13 @@ func (c *Console) Step(ctx context.Context, label, name string, work func(contex
 				return context.Cause(ctx)
 			case err != nil:
 				_, _ = c.Out.Write(lastLines(log.Name(), 30))
-				return fmt.Errorf("%s: failed: %w\nall of its output is in %s", label, err, log.Name())
+				return fmt.Errorf("%s: failed: %w\nsee the full log: %s", label, err, log.Name())
 			}
 			c.Say("  done in %s", Minutes(time.Since(began)))
 			return nil
 		case <-ticks.C:
 			elapsed := time.Since(began)
-			c.Say("  %s %s", Minutes(elapsed), step.soFar(elapsed))
+			c.Say("  %s %s", Minutes(elapsed), step.status(elapsed))
 		}
 	}
 }
@@ -74,10 +74,10 @@ func (c *Console) Step(ctx context.Context, label, name string, work func(contex
 // Write writes to the step's log.
 func (s *Step) Write(data []byte) (int, error) { return s.log.Write(data) }
 
-// Log is the path of the step's log.
+// Log returns the path of the step's log.
 func (s *Step) Log() string { return s.log.Name() }
 
-// Run runs a command, which the log shows, with all of its output that is not asked for otherwise.
+// Run runs a command and logs it, with any output that the caller has not redirected.
 func (s *Step) Run(command *exec.Cmd) error {
 	note(s.log, command, os.Environ())
 	if command.Stdout == nil {
@@ -89,7 +89,7 @@ func (s *Step) Run(command *exec.Cmd) error {
 	return run(command)
 }
 
-// Output is Run for a command whose standard output is needed.
+// Output is Run for commands whose standard output is needed.
 func (s *Step) Output(command *exec.Cmd) (string, error) {
 	var stdout bytes.Buffer
 	command.Stdout = &stdout
@@ -97,25 +97,25 @@ func (s *Step) Output(command *exec.Cmd) (string, error) {
 	return strings.TrimRight(stdout.String(), "\r\n"), err
 }
 
-// Far sets what says how far the step is, in place of the log's last line.
-func (s *Step) Far(far func(elapsed time.Duration) string) {
+// SetProgress sets the function that describes the step's progress, in place of the last line of its log.
+func (s *Step) SetProgress(progress func(elapsed time.Duration) string) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
-	s.far = far
+	s.progress = progress
 }
 
-func (s *Step) soFar(elapsed time.Duration) string {
+func (s *Step) status(elapsed time.Duration) string {
 	s.lock.Lock()
-	far := s.far
+	progress := s.progress
 	s.lock.Unlock()
-	if far != nil {
-		return far(elapsed)
+	if progress != nil {
+		return progress(elapsed)
 	}
 	last := []rune(strings.TrimSpace(string(lastLines(s.log.Name(), 1))))
 	return string(last[:min(len(last), 100)])
 }
 
-// LastLines are the last lines of a text.
+// LastLines returns the last lines of a text.
 func LastLines(text []byte, count int) []byte {
 	text = bytes.TrimRight(text, "\n")
 	if len(text) == 0 {
@@ -125,7 +125,7 @@ func LastLines(text []byte, count int) []byte {
 	return append(bytes.Join(lines[max(0, len(lines)-count):], nil), '\n')
 }
 
-// lastLines are the last lines of a file.
+// lastLines returns the last lines of a file.
 func lastLines(path string, count int) []byte {
 	const enough = 64 << 10
 	file, err := os.Open(path)
@@ -140,7 +140,7 @@ func lastLines(path string, count int) []byte {
 	return LastLines(data, count)
 }
 
-// Minutes is a duration as people read it: 1m05s.
+// Minutes formats a duration in minutes and seconds: 1m05s.
 func Minutes(d time.Duration) string {
 	seconds := int(d.Seconds())
 	return fmt.Sprintf("%dm%02ds", seconds/60, seconds%60)

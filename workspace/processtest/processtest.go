@@ -1,5 +1,5 @@
-// Package processtest puts programs on PATH that record what they are asked and answer as a test says: docker,
-// kubectl and the others, where a test is about what is asked of them and what is done with their failures.
+// Package processtest puts fake programs such as docker or kubectl on PATH, which record their calls and respond as
+// a test wants, for tests of how programs are called and how their failures are handled.
 package processtest
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Call is one start of a program.
+// Call is one invocation of a program.
 type Call struct {
 	Args  []string // without the program's name
 	Env   []string
@@ -25,7 +25,7 @@ type Call struct {
 	Stdin string
 }
 
-// Answer is what a program does then.
+// Answer is a program's response to a call.
 type Answer struct {
 	Stdout, Stderr string
 	Code           int
@@ -38,7 +38,8 @@ type Program struct {
 	answer func(Call) Answer
 }
 
-// Main is a TestMain's: in a process that is one of the programs it is that, and does not return.
+// Main implements TestMain. In a process that was started as one of the fake programs, it acts as that program and
+// does not return.
 func Main(m *testing.M) {
 	if path, err := exec.LookPath(os.Args[0]); err == nil {
 		if _, err := os.Stat(path + socket); err == nil {
@@ -48,9 +49,9 @@ func Main(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const socket = ".socket" // beside a program: there the test listens
+const socket = ".socket" // appended to a program's path: the test listens there
 
-// ask is what the program does: it asks the test.
+// ask is the body of a fake program: it asks the test how to respond.
 func ask(test string) int {
 	stdin := ""
 	if info, err := os.Stdin.Stat(); err == nil && info.Mode()&os.ModeCharDevice == 0 {
@@ -74,19 +75,19 @@ func ask(test string) int {
 	return answer.Code
 }
 
-// Put puts a program first on PATH for as long as the test takes. Its calls are answered one after the other.
+// Put puts a fake program first on PATH for the duration of the test. Calls to it are handled one at a time.
 func Put(t *testing.T, name string, answer func(Call) Answer) *Program {
 	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	folder, err := os.MkdirTemp("", "p") // a socket's path is short
+	folder, err := os.MkdirTemp("", "p") // the length of a socket's path is limited
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	program := filepath.Join(folder, name)
 	require.NoError(t, os.Symlink(self, program))
 	listener, err := net.Listen("unix", program+socket)
 	require.NoError(t, err)
-	t.Setenv("GORACE", "atexit_sleep_ms=0") // or each program of a test with the race detector ends a second late
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // or with the race detector each program takes a second to exit
 	t.Setenv("PATH", folder+string(os.PathListSeparator)+os.Getenv("PATH"))
 	t.Cleanup(func() { _ = listener.Close() })
 
@@ -115,7 +116,7 @@ func (p *Program) serve(connection net.Conn) {
 	_ = json.NewEncoder(connection).Encode(p.answer(call))
 }
 
-// Calls are those so far, the words of each in one line.
+// Calls returns the calls so far, each as its arguments joined by spaces.
 func (p *Program) Calls() []string {
 	p.lock.Lock()
 	defer p.lock.Unlock()
@@ -126,7 +127,7 @@ func (p *Program) Calls() []string {
 	return lines
 }
 
-// Last is the latest call.
+// Last returns the latest call.
 func (p *Program) Last() Call {
 	p.lock.Lock()
 	defer p.lock.Unlock()

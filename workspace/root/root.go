@@ -1,4 +1,4 @@
-// Package root is about what only root may do: it says how, to everybody else.
+// Package root checks for root privileges and tells other users which command to run instead.
 package root
 
 import (
@@ -14,8 +14,8 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Require returns nil for root, and else an error with the command that does the same as root. It runs this program
-// as it is compiled now, with root's own home: nothing of root's gets into the user's caches, nor into the clone.
+// Require returns nil for root, and otherwise an error with the command to run as root. That command starts this
+// compiled program with root's home, so that root leaves no files in the user's caches or in the clone.
 func Require(ctx context.Context, what string, args ...string) error {
 	asRoot, home := os.Geteuid() == 0, os.Getenv("HOME")
 	if asRoot && !belongsTo(os.Getenv("SUDO_UID"), home) {
@@ -26,13 +26,13 @@ func Require(ctx context.Context, what string, args ...string) error {
 		return err
 	}
 	if asRoot {
-		return fmt.Errorf("%s would leave files of root's in %s, in the way of whose it is. This does not:\n  %s",
+		return fmt.Errorf("%s would leave files owned by root in %s, another user's home. Run this instead:\n  %s",
 			what, home, command)
 	}
 	return fmt.Errorf("%s needs root:\n  %s", what, command)
 }
 
-// command is what to type to run this program as root.
+// command returns the command line that runs this program as root.
 func command(ctx context.Context, args []string) (string, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -49,13 +49,13 @@ func command(ctx context.Context, args []string) (string, error) {
 			words = append(words, name+"="+value)
 		}
 	}
-	words = append(words, ofGo(ctx)...)
-	words = append(words, ofDocker(ctx)...)
+	words = append(words, goSettings(ctx)...)
+	words = append(words, dockerHost(ctx)...)
 	return process.Words(slices.Concat(words, []string{program}, args)), nil
 }
 
-// ofGo is what the user has set for where Go gets modules from, as variables or by go env -w.
-func ofGo(ctx context.Context) []string {
+// goSettings returns the user's settings for downloading Go modules, from the environment or go env -w.
+func goSettings(ctx context.Context) []string {
 	changed, err := process.Output(process.Command(ctx, "go", "env", "-changed", "-json"))
 	set := map[string]string{}
 	if err != nil || json.Unmarshal([]byte(changed), &set) != nil {
@@ -70,8 +70,8 @@ func ofGo(ctx context.Context) []string {
 	return words
 }
 
-// ofDocker is where the user's Docker is, unless it is where everybody's is.
-func ofDocker(ctx context.Context) []string {
+// dockerHost returns the setting for the user's Docker endpoint, unless it is the default one.
+func dockerHost(ctx context.Context) []string {
 	host := os.Getenv("DOCKER_HOST")
 	if host == "" {
 		const template = "{{.Endpoints.docker.Host}}"
@@ -83,7 +83,7 @@ func ofDocker(ctx context.Context) []string {
 	return []string{"DOCKER_HOST=" + host}
 }
 
-// belongsTo tells whether a folder is that of the user who has called sudo, which sets SUDO_UID.
+// belongsTo reports whether a folder is owned by the user who called sudo, which sets SUDO_UID.
 func belongsTo(sudoUID, folder string) bool {
 	info, err := os.Stat(folder)
 	if err != nil || sudoUID == "" || sudoUID == "0" {

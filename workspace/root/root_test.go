@@ -25,8 +25,8 @@ func put(t *testing.T, endpoint string) {
 	})
 }
 
-// The shell, and then env, make of the printed command what it was made from.
-func TestTheCommandIsWhatIsRun(t *testing.T) {
+// The printed command passes settings unchanged through the shell and env.
+func TestCommandSurvivesTheShell(t *testing.T) {
 	put(t, "unix:///run/user/1000/docker.sock")
 	bin := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "sudo"), []byte("#!/bin/sh\nexec \"$@\"\n"), 0o755))
@@ -37,16 +37,16 @@ func TestTheCommandIsWhatIsRun(t *testing.T) {
 
 	line, err := command(t.Context(), []string{"images", "source"})
 	require.NoError(t, err)
-	// In the program's place, what prints its own environment.
+	// Run env in place of the program, to print its environment.
 	self, err := os.Executable()
 	require.NoError(t, err)
 	require.Contains(t, line, self+" images source")
 	assert.True(t, strings.HasPrefix(line, "sudo env HOME=/root GOWORK=off "), line)
 	assert.Contains(t, line, "GOPROXY=https://proxy.example.com")
-	assert.NotContains(t, line, "GOCACHE", "root has a cache of its own")
+	assert.NotContains(t, line, "GOCACHE", "root must use its own cache")
 
 	t.Setenv("PATH", path)
-	line, err = command(t.Context(), nil) // without docker and go, which are not needed for it
+	line, err = command(t.Context(), nil) // works without docker and go
 	require.NoError(t, err)
 	shell := exec.Command("/bin/sh", "-c", strings.Replace(line, self, "env", 1))
 	shell.Env = []string{"PATH=" + bin + ":/usr/bin:/bin"}
@@ -56,14 +56,14 @@ func TestTheCommandIsWhatIsRun(t *testing.T) {
 	assert.Contains(t, string(printed), "HTTPS_PROXY=http://user:pass@word's@proxy.example.com:3128\n")
 }
 
-func TestDockerElsewhere(t *testing.T) {
+func TestDockerHost(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "")
 	put(t, "unix:///run/user/1000/docker.sock")
-	assert.Equal(t, []string{"DOCKER_HOST=unix:///run/user/1000/docker.sock"}, ofDocker(t.Context()))
+	assert.Equal(t, []string{"DOCKER_HOST=unix:///run/user/1000/docker.sock"}, dockerHost(t.Context()))
 	t.Setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-	assert.Equal(t, []string{"DOCKER_HOST=tcp://127.0.0.1:1"}, ofDocker(t.Context()))
+	assert.Equal(t, []string{"DOCKER_HOST=tcp://127.0.0.1:1"}, dockerHost(t.Context()))
 	t.Setenv("DOCKER_HOST", "unix:///var/run/docker.sock")
-	assert.Empty(t, ofDocker(t.Context()))
+	assert.Empty(t, dockerHost(t.Context()))
 }
 
 func TestRequire(t *testing.T) {
@@ -78,10 +78,10 @@ func TestRequire(t *testing.T) {
 	}
 	assert.NoError(t, err)
 
-	// By sudo -E, whose files would be root's.
+	// As with sudo -E, where new files in the user's home would belong to root.
 	require.NoError(t, os.Chown(home, 4711, 4711))
 	t.Setenv("SUDO_UID", "4711")
-	assert.ErrorContains(t, Require(t.Context(), "this"), "this would leave files of root's in "+home)
+	assert.ErrorContains(t, Require(t.Context(), "this"), "this would leave files owned by root in "+home)
 	t.Setenv("HOME", "/root")
 	assert.NoError(t, Require(t.Context(), "this"))
 }

@@ -1,5 +1,4 @@
-// Package tools makes sure that the programs are there which drive a cluster: tilt, ctlptl, kind and kubectl,
-// and minikube where it is asked for.
+// Package tools provides the programs that manage a cluster: tilt, ctlptl, kind and kubectl, and minikube on request.
 package tools
 
 import (
@@ -18,26 +17,26 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// tool is a program, and the oldest version of it that is known to do.
+// tool is a program and the oldest version known to work.
 type tool struct{ name, oldest string }
 
-// set is the tools that are compiled from one go.mod.
+// set is a set of tools that are compiled from one go.mod.
 type set struct {
 	module compile.Module
-	stamp  string // the file that says what those in the folder were compiled from
+	stamp  string // the file that records what the compiled tools were made from
 	tools  []tool
 }
 
 var (
-	everybodys = set{compile.Cluster, ".inputs", []tool{
+	always = set{compile.Cluster, ".inputs", []tool{
 		{"tilt", "0.37.3"}, {"ctlptl", "0.9.0"}, {"kind", "0.30.0"}, {"kubectl", "1.35.0"},
 	}}
-	minikubes = set{compile.Minikube, ".minikube-inputs", []tool{{"minikube", "1.38.0"}}}
+	forMinikube = set{compile.Minikube, ".minikube-inputs", []tool{{"minikube", "1.38.0"}}}
 )
 
-// Ensure returns the folder of the tools, for PATH. One of a good version that is on PATH already is used: the
-// folder has a link to it. What is missing is compiled, once, as it is pinned. Of the products that a cluster is made
-// with, minikube needs a tool more.
+// Ensure provides the tools that all clusters need and those for the given products, and returns their folder, for
+// PATH. If PATH already has a recent enough version of a tool, the folder gets a link to it; otherwise the pinned
+// version is compiled.
 func Ensure(ctx context.Context, console *process.Console, p paths.Paths, products ...string) (string, error) {
 	folder := p.Bin()
 	if err := os.MkdirAll(folder, 0o755); err != nil {
@@ -48,9 +47,9 @@ func Ensure(ctx context.Context, console *process.Console, p paths.Paths, produc
 		return "", err
 	}
 	defer lock.Close()
-	sets := []set{everybodys}
+	sets := []set{always}
 	if slices.Contains(products, "minikube") {
-		sets = append(sets, minikubes)
+		sets = append(sets, forMinikube)
 	}
 	for _, s := range sets {
 		if err := s.ensure(ctx, console, p); err != nil {
@@ -69,11 +68,11 @@ func (s set) ensure(ctx context.Context, console *process.Console, p paths.Paths
 	made, _ := os.ReadFile(stamp)
 	var missing []string
 	for _, tool := range s.tools {
-		there, err := tool.there(ctx, p.Bin(), string(made) == inputs)
+		found, err := tool.find(ctx, p.Bin(), string(made) == inputs)
 		if err != nil {
 			return err
 		}
-		if !there {
+		if !found {
 			missing = append(missing, tool.name)
 		}
 	}
@@ -87,9 +86,9 @@ func (s set) ensure(ctx context.Context, console *process.Console, p paths.Paths
 	return os.WriteFile(stamp, []byte(inputs), 0o644)
 }
 
-// there tells whether the folder has a good one: a link to one elsewhere, or one that was compiled from what is
-// pinned now. One that is not is removed, so that nothing is compiled through a link into what it points to.
-func (t tool) there(ctx context.Context, folder string, compiledNow bool) (bool, error) {
+// find reports whether the folder has a usable version of the tool: a link to one on PATH, which it creates if
+// necessary, or one compiled from the current pins. Anything else is removed, lest go build write through a link.
+func (t tool) find(ctx context.Context, folder string, upToDate bool) (bool, error) {
 	ours := filepath.Join(folder, t.name)
 	linked, _ := os.Readlink(ours)
 	switch found := t.onPath(ctx, folder); {
@@ -100,15 +99,15 @@ func (t tool) there(ctx context.Context, folder string, compiledNow bool) (bool,
 			return false, err
 		}
 		return true, os.Symlink(found, ours)
-	case linked == "" && compiledNow && same(ours, ours), linked != "" && t.good(ctx, ours):
+	case linked == "" && upToDate && same(ours, ours), linked != "" && t.usable(ctx, ours):
 		return true, nil
-	case ctx.Err() != nil: // then nothing was found out
+	case ctx.Err() != nil: // an interrupted check says nothing about the tool
 		return false, ctx.Err()
 	}
 	return false, os.RemoveAll(ours)
 }
 
-// onPath is where PATH has a good one that is not in our folder.
+// onPath returns the path of a usable version on PATH outside our folder, or "".
 func (t tool) onPath(ctx context.Context, ours string) string {
 	for _, folder := range filepath.SplitList(os.Getenv("PATH")) {
 		path := filepath.Join(folder, t.name)
@@ -116,16 +115,16 @@ func (t tool) onPath(ctx context.Context, ours string) string {
 			continue
 		}
 		if _, err := exec.LookPath(path); err == nil {
-			if t.good(ctx, path) {
+			if t.usable(ctx, path) {
 				return path
 			}
-			return "" // what PATH has behind it, nobody gets
+			return "" // later ones on PATH are hidden by this one
 		}
 	}
 	return ""
 }
 
-// same tells whether two paths lead to the same file: somebody may have a link to ours on PATH.
+// same reports whether two paths refer to the same existing file: PATH may have a link to our tool.
 func same(a, b string) bool {
 	of, err := os.Stat(a)
 	if err != nil {
@@ -135,8 +134,8 @@ func same(a, b string) bool {
 	return err == nil && os.SameFile(of, with)
 }
 
-// good tells whether a program is there, runs and is new enough.
-func (t tool) good(ctx context.Context, path string) bool {
+// usable reports whether a program exists, runs and is recent enough.
+func (t tool) usable(ctx context.Context, path string) bool {
 	args := []string{"version"}
 	if t.name == "kubectl" {
 		args = append(args, "--client")
@@ -145,7 +144,7 @@ func (t tool) good(ctx context.Context, path string) bool {
 	return err == nil && !older(regexp.MustCompile(`\d+\.\d+\.\d+`).FindString(said), t.oldest)
 }
 
-// older tells whether a version, 1.2.3, is older than another one.
+// older reports whether a version such as 1.2.3 is older than another.
 func older(version, than string) bool {
 	return slices.Compare(numbers(version), numbers(than)) < 0
 }

@@ -20,8 +20,7 @@ import (
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
-// machine has Go, which makes a file of each program that it is told to build, and those tools on PATH that say these
-// versions.
+// machine has fake tools of given versions on PATH, and a fake go that writes a file for each program it should build.
 type machine struct {
 	paths   paths.Paths
 	console *process.Console
@@ -37,7 +36,7 @@ func newMachine(t *testing.T, onPath map[string]string) *machine {
 		write(t, filepath.Join(m.paths.Root, "tools", name), "")
 	}
 	write(t, folder+"/tilt/pkg/assets/build/index.html", "")
-	t.Setenv("PATH", t.TempDir()) // no tool of this machine's
+	t.Setenv("PATH", t.TempDir()) // without this machine's tools
 	m.golang = processtest.Put(t, "go", func(call processtest.Call) processtest.Answer {
 		switch args := strings.Join(call.Args, " "); {
 		case strings.Contains(args, "{{.Dir}}"):
@@ -83,7 +82,7 @@ func (m *machine) ensure(t *testing.T, products ...string) error {
 	return err
 }
 
-// compiled is the tools that go was told to build, by and by.
+// compiled returns the tools that go was told to build, in order.
 func (m *machine) compiled() string {
 	var names []string
 	for _, call := range m.golang.Calls() {
@@ -103,7 +102,7 @@ func (m *machine) content(t *testing.T, tool string) string {
 	return string(content)
 }
 
-func TestWhatIsMissingIsCompiledOnce(t *testing.T) {
+func TestMissingToolsAreCompiledOnce(t *testing.T) {
 	m := newMachine(t, nil)
 	require.NoError(t, m.ensure(t))
 	assert.Equal(t, "ctlptl kind kubectl tilt", m.compiled())
@@ -120,7 +119,7 @@ func TestWhatIsMissingIsCompiledOnce(t *testing.T) {
 	assert.Equal(t, "ctlptl kind kubectl tilt minikube kind", m.compiled())
 }
 
-func TestNewPinsAreCompiled(t *testing.T) {
+func TestChangedPinsAreCompiled(t *testing.T) {
 	m := newMachine(t, map[string]string{"kubectl": "1.40.0", "ctlptl": "0.9.0", "kind": "1.0.0"})
 	require.NoError(t, m.ensure(t))
 	write(t, m.paths.Root+"/tools/cluster/go.sum", "new pins")
@@ -128,11 +127,11 @@ func TestNewPinsAreCompiled(t *testing.T) {
 	assert.Equal(t, "tilt tilt", m.compiled())
 }
 
-func TestAGoodOneOnPathIsUsed(t *testing.T) {
+func TestToolsOnPathAreUsed(t *testing.T) {
 	m := newMachine(t, map[string]string{
 		"tilt": "0.37.3", "ctlptl": "0.10.1", "kind": "0.29.9", "kubectl": "2.0.0"})
 	require.NoError(t, m.ensure(t))
-	assert.Equal(t, "kind", m.compiled(), "this is too old")
+	assert.Equal(t, "kind", m.compiled(), "only kind is too old")
 	for _, tool := range []string{"tilt", "ctlptl", "kubectl"} {
 		target, err := os.Readlink(filepath.Join(m.paths.Bin(), tool))
 		require.NoError(t, err)
@@ -142,25 +141,25 @@ func TestAGoodOneOnPathIsUsed(t *testing.T) {
 	assert.Equal(t, "kind", m.compiled())
 }
 
-// One that has become too old, or is gone: nothing is compiled through the link, into what it leads to.
-func TestALinkIsNotWrittenThrough(t *testing.T) {
-	others := newMachine(t, map[string]string{"tilt": "0.37.3"})
+// A link to a tool that is too old or gone is replaced, and its target left alone.
+func TestCompilingDoesNotWriteThroughLinks(t *testing.T) {
+	m := newMachine(t, map[string]string{"tilt": "0.37.3"})
 	elsewhere := t.TempDir()
 	write(t, elsewhere+"/kind", "#!/bin/sh\necho kind v0.1.0\n")
-	require.NoError(t, os.MkdirAll(others.paths.Bin(), 0o755))
-	require.NoError(t, os.Symlink(elsewhere+"/kind", others.paths.Bin()+"/kind"))
-	require.NoError(t, os.Symlink(elsewhere+"/gone", others.paths.Bin()+"/kubectl"))
-	require.NoError(t, others.ensure(t))
-	assert.Equal(t, "ctlptl kind kubectl", others.compiled())
-	assert.Equal(t, "compiled", others.content(t, "kind"))
+	require.NoError(t, os.MkdirAll(m.paths.Bin(), 0o755))
+	require.NoError(t, os.Symlink(elsewhere+"/kind", m.paths.Bin()+"/kind"))
+	require.NoError(t, os.Symlink(elsewhere+"/gone", m.paths.Bin()+"/kubectl"))
+	require.NoError(t, m.ensure(t))
+	assert.Equal(t, "ctlptl kind kubectl", m.compiled())
+	assert.Equal(t, "compiled", m.content(t, "kind"))
 	content, err := os.ReadFile(elsewhere + "/kind")
 	require.NoError(t, err)
 	assert.Contains(t, string(content), "echo")
 	assert.NoFileExists(t, elsewhere+"/gone")
 }
 
-// Somebody has our folder on PATH, and a link to one of ours in another.
-func TestOursIsNotLinkedToItself(t *testing.T) {
+// PATH may include our folder, and another folder with a link to one of our tools.
+func TestToolIsNotLinkedToItself(t *testing.T) {
 	m := newMachine(t, nil)
 	require.NoError(t, m.ensure(t))
 	elsewhere := t.TempDir()
@@ -175,7 +174,7 @@ func TestOursIsNotLinkedToItself(t *testing.T) {
 	assert.Equal(t, "ctlptl kind kubectl tilt", m.compiled())
 }
 
-func TestWhatFailedIsCompiledAgain(t *testing.T) {
+func TestFailedCompilationIsRepeated(t *testing.T) {
 	m := newMachine(t, nil)
 	m.fail = true
 	assert.ErrorContains(t, m.ensure(t), "compiling ctlptl kind kubectl: failed")
@@ -191,7 +190,7 @@ func TestInterrupted(t *testing.T) {
 	stop()
 	_, err := Ensure(ctx, m.console, m.paths)
 	assert.ErrorIs(t, err, context.Canceled)
-	assert.Equal(t, "compiled", m.content(t, "tilt"), "nothing was found out, so nothing goes")
+	assert.Equal(t, "compiled", m.content(t, "tilt"), "an interrupted check must not remove anything")
 }
 
 func TestTwoAtOnce(t *testing.T) {

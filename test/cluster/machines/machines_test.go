@@ -221,7 +221,7 @@ func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
 	t.Cleanup(destroy)
 
 	said := m.says("umask 077; ./deploy.sh")
-	assert.Contains(t, said, "names docker-credential-not-there, which is not on PATH", "it is told at the start")
+	assert.Contains(t, said, "refers to docker-credential-not-there, which is not on PATH")
 	status, list := get(t, "http://localhost:"+invoiceApp+"/invoices")
 	require.Equal(t, http.StatusOK, status)
 	var invoices []struct{ IsPaid bool }
@@ -389,7 +389,7 @@ func TestAGoThatIsTooOldIsSaidSo(t *testing.T) {
 func TestADockerThatIsNotThereIsSaidSo(t *testing.T) {
 	m := newMachine(t, "clone", "")
 	m.set("DOCKER_HOST", "tcp://127.0.0.1:9")
-	assert.Contains(t, m.refuses("./deploy.sh"), "Docker does not answer: ")
+	assert.Contains(t, m.refuses("./deploy.sh"), "Docker is not responding: ")
 }
 
 // A Docker that is reached by TCP, and sees the clone, will do.
@@ -417,5 +417,5 @@ func TestADockerBehindTCPWillDo(t *testing.T) {
 	}()
 	m := newMachine(t, "clone", "")
 	m.set("DOCKER_HOST", "tcp://"+listener.Addr().String())
-	assert.Regexp(t, `ok +containers +they see the clone`, m.says("workspace/run doctor"))
+	assert.Regexp(t, `ok +containers +can see the clone`, m.says("workspace/run doctor"))
 }
