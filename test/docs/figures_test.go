@@ -106,10 +106,10 @@ func TestFigures(t *testing.T) {
 
 	mustContain(t, "README.md", readme, fmt.Sprintf("%.1f s later", kind.median("loop")))
 	mustContain(t, "README.md", readme, strings.Join([]string{
-		fmt.Sprintf("| **%.1f s** | from a save to the new answer of all three replicas", kind.median("loop")),
+		fmt.Sprintf("| **%.1f s** | from a save to the new response from all three replicas", kind.median("loop")),
 		fmt.Sprintf("| **%.2f ×** | the time that `go build` of the same service takes", ratio(kind, "loop", "go-build")),
 		fmt.Sprintf("| **%.1f ×** | faster than `docker_build` and a rollout", ratio(kind, "docker-build", "loop")),
-		fmt.Sprintf("| **%d+** | ways to break it on purpose", mutants),
+		fmt.Sprintf("| **%d+** | deliberate defects, each caught by a named test", mutants),
 		fmt.Sprintf("| **%s** | of memory", memory[1]),
 	}, "\n"))
 	for _, way := range []string{"live-update", "skaffold", "docker-build"} {
