@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 
-# The product's own packages; test/simulation, test/limits and test/faults are run apart, since they take minutes.
+# The services' packages. test/simulation, test/limits and test/faults run separately, because they take minutes.
 PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./supervisor/... ./test/payall/... ./test/postgres/...
 DEPGUARD := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
@@ -22,14 +22,14 @@ reset:
 
 ##@ Test
 
-## test: everything: the checks, the tests, and a throwaway cluster (needs Docker)
+## test: run everything: checks, tests, and the cluster tests on a throwaway cluster (needs Docker)
 .PHONY: test
 test:
-	@docker version >/dev/null 2>&1 || { echo "make test needs Docker, which does not answer; make test-local runs what does not need it" >&2; exit 1; }
+	@docker version >/dev/null 2>&1 || { echo "make test needs Docker, which does not answer; make test-local runs everything that works without it" >&2; exit 1; }
 	$(MAKE) test-local
 	$(MAKE) test-cluster
 
-## test-local: everything that needs no Docker: checks, unit and database tests, documentation, fault suite
+## test-local: run everything that needs no Docker: checks, unit and database tests, documentation, fault suite
 .PHONY: test-local
 test-local: check
 	workspace/run need gcc build-essential # the race detector needs a C compiler and libc's headers
@@ -44,7 +44,7 @@ test-local: check
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 	go -C test/cluster test -count=1 -v ./page
 
-## check: formatting, vet, staticcheck, imports between layers, shell scripts, workflows, manifests, known vulnerabilities
+## check: check formatting, Go code, shell scripts, workflows, manifests and known vulnerabilities
 .PHONY: check
 check:
 	workspace/run need shellcheck shellcheck
@@ -58,15 +58,15 @@ check:
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 go run $(SHFMT) --diff
 	go run $(ACTIONLINT)
 	@if workspace/run reaches https://vuln.go.dev/index/db.json 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
-	else echo "govulncheck was not run: its database (vuln.go.dev) is out of reach"; fi
+	else echo "govulncheck was not run: its database (vuln.go.dev) is unreachable"; fi
 
-## simulate: run SIMULATE schedules of crashes and faults in fake time (default a million), or only SIMULATE_SEED
+## simulate: run SIMULATE schedules of crashes and faults in fake time (default: a million), or only SIMULATE_SEED
 SIMULATE ?= 1000000
 .PHONY: simulate
 simulate:
 	SIMULATE=$(SIMULATE) go test -count=1 -timeout=2h -v -run='TestSchedules|TestReplay' ./test/simulation
 
-## fuzz: search for inputs that break the decoders, FUZZTIME for each (default 30s)
+## fuzz: fuzz the decoders, FUZZTIME each (default: 30s)
 FUZZTIME ?= 30s
 .PHONY: fuzz
 fuzz:
@@ -84,44 +84,44 @@ fuzz:
 test-cluster:
 	go -C test/cluster run ./run kind minikube
 
-## test-minikube: the same on a minikube cluster
+## test-minikube: run the same on a minikube cluster
 .PHONY: test-minikube
 test-minikube:
 	go -C test/cluster run ./run minikube kind
 
-## test-machines: deploy as an ordinary user on an odd machine, and on machines that lack something (needs root)
+## test-machines: deploy as an unprivileged user on an unusual machine, and with programs missing (needs root)
 .PHONY: test-machines
 test-machines:
 	workspace/run need busybox busybox-static
 	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./machines
 
-## test-loop: run a real tilt up on the cluster CLUSTER_NAME: saves, crashes, restarts
+## test-loop: test tilt up on the cluster CLUSTER_NAME: saves, crashes, restarts
 .PHONY: test-loop
 test-loop:
 	workspace/run need chromium chromium
 	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -v ./loop
 
-## test-mutants: remove each policy, right and bound from the cluster CLUSTER_NAME, and see a test fail
+## test-mutants: remove each policy, right and bound from the cluster CLUSTER_NAME, and expect a test to fail
 .PHONY: test-mutants
 test-mutants:
 	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH MUTANTS=all go -C test/cluster test -count=1 -timeout=3h -v ./mutants || \
-	{ echo "should a mutant be left: ./deploy.sh puts everything back" >&2; exit 1; }
+	{ echo "if a mutant is left behind, ./deploy.sh restores everything" >&2; exit 1; }
 
 ##@ Measure and release
 
-## bench-loop: measure how long a save takes to be live, beside docker_build, live_update and skaffold
+## bench-loop: measure the time from a save to the new response, against docker_build, live_update and skaffold
 .PHONY: bench-loop
 bench-loop:
 	go -C bench run ./loop
 
-## bench-pay: measure how fast invoices are paid, beside pgbench and River; BENCH_PAY="-short -check" is what CI runs
+## bench-pay: measure how fast invoices are paid, against pgbench and River; CI runs BENCH_PAY="-short -check"
 BENCH_PAY ?= -results bench/results/pay
 .PHONY: bench-pay
 bench-pay:
 	workspace/run need initdb postgresql
 	go -C bench run ./pay $(BENCH_PAY)
 
-## record: draw the pictures in docs/ anew, from a real run of the README's commands, and of the page
+## record: record the pictures in docs/ from a real run of the README's commands and of the page
 .PHONY: record
 record:
 	go run ./docs/record docs/first-minute.svg
