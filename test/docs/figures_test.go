@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/docstest"
 )
 
 func TestTheREADMEIsShort(t *testing.T) {
@@ -25,7 +27,7 @@ func TestTheREADMEIsShort(t *testing.T) {
 
 func TestDependabotKnowsEveryModule(t *testing.T) {
 	var modules, known []string
-	for _, file := range repositoryFiles(t) {
+	for _, file := range docstest.Files(t, repository) {
 		if path.Base(file) == "go.mod" {
 			modules = append(modules, path.Join("/", path.Dir(file)))
 		}
@@ -39,19 +41,19 @@ func TestDependabotKnowsEveryModule(t *testing.T) {
 
 func TestActionsArePinned(t *testing.T) {
 	pinned := regexp.MustCompile(`^\s*- uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+\n$`)
-	for _, file := range repositoryFiles(t) {
+	for _, file := range docstest.Files(t, repository) {
 		if path.Dir(file) != ".github/workflows" {
 			continue
 		}
 		for line := range strings.Lines(read(t, file)) {
 			if strings.Contains(line, "uses:") {
-				assert.Regexp(t, pinned, line, "%s: an action's tag can move; name its digest, and its version in a comment", file)
+				assert.Regexp(t, pinned, line, "%s: pin actions by digest, because tags can move, and put the version into a comment", file)
 			}
 		}
 	}
 }
 
-// results are what a run of make bench-loop has left in bench/results.
+// results maps each tool to its sorted samples in bench/results, of the last make bench-loop.
 type results map[string][]float64
 
 func readResults(t *testing.T, product string) results {
@@ -101,7 +103,7 @@ func TestFigures(t *testing.T) {
 
 	memory := regexp.MustCompile(`\| the node's memory[^|]*\| (\d+ MiB) \|`).FindStringSubmatch(benchmarks)
 	require.NotNil(t, memory, "docs/benchmarks.md: the row of the node's memory")
-	// By the ten, so that not every new mutant has to be noted.
+	// Rounded down to tens, so that not every new mutant changes the README.
 	mutants := countMutants(t) / 10 * 10
 
 	mustContain(t, "README.md", readme, fmt.Sprintf("%.1f s later", kind.median("loop")))
@@ -119,7 +121,7 @@ func TestFigures(t *testing.T) {
 		"%.1f s, where `go build` of the same service alone takes %.1f s", kind.median("loop"), kind.median("go-build")))
 }
 
-// mustContain compares line by line, each line of want being the beginning of one of content.
+// mustContain expects consecutive lines in content that begin with the lines of want.
 func mustContain(t *testing.T, file, content, want string) {
 	t.Helper()
 	lines := strings.Split(strings.TrimSuffix(want, "\n"), "\n")
@@ -136,7 +138,7 @@ func mustContain(t *testing.T, file, content, want string) {
 	assert.Fail(t, file+" must say, in this order:\n"+want)
 }
 
-// countMutants counts what the mutation tests break: programs, the cluster's objects, the verifier.
+// countMutants counts the mutants of programs, of the cluster's objects and of the verifier.
 func countMutants(t *testing.T) int {
 	total := 0
 	for file, variable := range map[string]string{

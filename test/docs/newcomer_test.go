@@ -2,11 +2,14 @@ package docs
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
+	"maps"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,15 +19,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"example.com/invoices/internal/checkouttest"
-	"example.com/invoices/internal/porttest"
+	"example.com/invoices/internal/docstest"
 )
 
-// patience is for what takes seconds on a machine that has nothing else to do.
+// patience bounds what takes seconds on an idle machine.
 const patience = 5 * time.Minute
 
-// TestNewcomer does what the README's first screen says, in a fresh clone made by a git that is set up
-// as on Windows. What needs a cluster is asked for its help only: test/cluster/run is its real run.
+// TestNewcomer runs the shell blocks of each page that need no cluster, as their readers do: in a fresh clone made by a
+// git that is set up as on Windows, with a new make run in another terminal.
 func TestNewcomer(t *testing.T) {
 	clone := t.TempDir()
 	require.NoError(t, checkouttest.Clone(repository, t.TempDir(), clone))
@@ -35,71 +37,65 @@ func TestNewcomer(t *testing.T) {
 		}
 	})
 
-	targets := run(t, clone, nil, "make", "help")
-	covered := map[string]bool{}
-	for _, line := range commands(t) {
-		covered[line] = true
-		words := strings.Fields(line)
-		t.Run(line, func(t *testing.T) {
-			switch {
-			case words[0] == "make" && len(words) == 2:
-				assert.Contains(t, targets, "  "+line+" ", "make help does not list it")
-				run(t, clone, nil, "make", "--dry-run", words[1])
-			case strings.HasPrefix(words[0], "./"):
-				assert.NotEmpty(t, run(t, clone, []string{"XDG_CACHE_HOME=" + t.TempDir()}, words[0], "--help"))
-			default:
-				assert.Fail(t, "this test does not know how to try it")
+	for _, line := range []string{"./deploy.sh", "make test", "make run", "./test.sh"} {
+		assert.Regexp(t, "(?m)^```sh[^`]*^"+regexp.QuoteMeta(line)+`\b`, read(t, "README.md"), "the README does not show it")
+	}
+
+	pages := docstest.Pages(t, clone)
+	for _, file := range slices.Sorted(maps.Keys(pages)) {
+		blocks := slices.DeleteFunc(pages[file].Blocks, func(b docstest.Block) bool { return !b.Is() })
+		if len(blocks) == 0 {
+			continue
+		}
+		t.Run(file, func(t *testing.T) {
+			run(t, clone, nil, "make", "reset")
+			address := makeRun(t, clone)
+			environment := append(inFolder(t, clone, nil, "sh").Env, "INVOICE_APP_URL=http://"+address)
+			replace := map[string]string{"localhost:8081": address, "make run": ": it runs"}
+			for _, b := range blocks {
+				b.Run(t, clone, environment, replace, false)
 			}
 		})
 	}
-	for _, line := range []string{"./deploy.sh", "make test", "make run", "./test.sh"} {
-		require.True(t, covered[line], "the README does not say %s", line)
-	}
-
-	t.Run("make run, then test.sh", func(t *testing.T) {
-		invoiceApp, paymentProvider := porttest.Free(t), porttest.Free(t)
-		address := fmt.Sprintf("http://127.0.0.1:%d", invoiceApp)
-		start(t, clone, []string{
-			fmt.Sprintf("INVOICE_APP_PORT=%d", invoiceApp), fmt.Sprintf("PAYMENT_PROVIDER_PORT=%d", paymentProvider),
-		}, "make", "run")
-		require.Eventually(t, func() bool {
-			response, err := http.Get(address + "/readyz")
-			if err != nil {
-				return false
-			}
-			response.Body.Close()
-			return response.StatusCode == http.StatusOK
-		}, patience, 100*time.Millisecond, "invoice-app does not get ready")
-		var paid []struct {
-			InvoiceID string `json:"InvoiceId"`
-			IsPaid    bool   `json:"IsPaid"`
-		}
-		require.NoError(t, json.Unmarshal([]byte(run(t, clone, []string{"INVOICE_APP_URL=" + address}, "./test.sh")), &paid))
-		require.Len(t, paid, 3)
-		for _, invoice := range paid {
-			assert.True(t, invoice.IsPaid, invoice.InvoiceID)
-		}
-	})
 }
 
-// commands are the lines of the README's blocks of shell, without comments.
-func commands(t *testing.T) []string {
-	var lines []string
-	for _, b := range readPage(read(t, "README.md")).blocks {
-		if b.language != "sh" {
-			continue
+// makeRun starts both services and returns the address of invoice-app.
+func makeRun(t *testing.T, clone string) string {
+	invoiceApp, paymentProvider := freePort(t), freePort(t)
+	address := fmt.Sprintf("localhost:%d", invoiceApp)
+	start(t, clone, []string{
+		fmt.Sprintf("INVOICE_APP_PORT=%d", invoiceApp), fmt.Sprintf("PAYMENT_PROVIDER_PORT=%d", paymentProvider),
+	}, "make", "run")
+	require.Eventually(t, func() bool {
+		response, err := http.Get("http://" + address + "/readyz")
+		if err != nil {
+			return false
 		}
-		for line := range strings.Lines(b.code) {
-			line, _, _ = strings.Cut(line, "#")
-			if line = strings.TrimSpace(line); line != "" {
-				lines = append(lines, line)
-			}
-		}
-	}
-	return lines
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	}, patience, 100*time.Millisecond, "invoice-app does not become ready")
+	return address
 }
 
-// run returns what a command prints to its standard output.
+// cloneWithCRLF commits the files as they are now to a new repository, and clones that.
+func cloneWithCRLF(t *testing.T) string {
+	origin, clone := t.TempDir(), t.TempDir()
+	for _, file := range docstest.Files(t, repository) {
+		info, err := os.Lstat(filepath.Join(repository, file))
+		require.NoError(t, err)
+		require.True(t, info.Mode().IsRegular(), "%s is not a regular file, so Windows would show another one", file)
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(origin, file)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(origin, file), []byte(read(t, file)), info.Mode()))
+	}
+	run(t, origin, nil, "git", "init", "--quiet")
+	run(t, origin, nil, "git", "add", "--all", "--force")
+	run(t, origin, nil, "git", "-c", "user.name=test", "-c", "user.email=test@example.com",
+		"commit", "--quiet", "--message=now")
+	run(t, origin, nil, "git", "clone", "--quiet", "--config", "core.autocrlf=true", origin, clone)
+	return clone
+}
+
+// run returns the standard output of a command.
 func run(t *testing.T, folder string, environment []string, name string, arguments ...string) string {
 	t.Helper()
 	command := inFolder(t, folder, environment, name, arguments...)
@@ -110,7 +106,7 @@ func run(t *testing.T, folder string, environment []string, name string, argumen
 	return string(stdout)
 }
 
-// start runs a command until the end of the test, and ends it as Ctrl-C does.
+// start runs a command until the end of the test, and then interrupts it like Ctrl-C.
 func start(t *testing.T, folder string, environment []string, name string, arguments ...string) {
 	t.Helper()
 	command := inFolder(t, folder, environment, name, arguments...)
@@ -132,7 +128,7 @@ func start(t *testing.T, folder string, environment []string, name string, argum
 func inFolder(t *testing.T, folder string, environment []string, name string, arguments ...string) *exec.Cmd {
 	command := exec.CommandContext(t.Context(), name, arguments...)
 	command.Dir = folder
-	// Not what a make or a git that started this test has told it.
+	// Without the variables of a make or git that started this test.
 	command.Env = append(slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "MAKE") || strings.HasPrefix(variable, "GIT_")
 	}), environment...)

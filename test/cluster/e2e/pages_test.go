@@ -1,0 +1,37 @@
+package e2e
+
+import (
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/docstest"
+)
+
+// TestPages runs the blocks that the documentation's pages mark as `sh cluster`, with this cluster in place of the
+// default one.
+func TestPages(t *testing.T) {
+	awaitEverything(t)
+	replace := map[string]string{
+		"kind-invoices":              kubeContext,
+		".build/kubeconfig/invoices": cluster.Kubeconfigs,
+		"http://localhost:8081":      invoiceApp,
+	}
+	ran := 0
+	pages := docstest.Pages(t, repository)
+	for _, file := range slices.Sorted(maps.Keys(pages)) {
+		t.Run(strings.ReplaceAll(file, "/", " "), func(t *testing.T) {
+			for _, b := range pages[file].Blocks {
+				if fails := b.Is("cluster", "fails"); fails || b.Is("cluster") {
+					ran++
+					b.Run(t, repository, os.Environ(), replace, fails)
+				}
+			}
+		})
+	}
+	require.Greater(t, ran, 3, "blocks that are marked as sh cluster")
+}
