@@ -80,7 +80,7 @@ func TestMistakesInCommandsAreFound(t *testing.T) {
 		"./redeploy.sh":                                              "./redeploy.sh",
 		"workspace/run image":                                        `"image"`,
 		"workspace/run images exprot images.tar":                     "exprot",
-		"CLUSTRE_NAME=second ./deploy.sh":                            "CLUSTRE_NAME",
+		"CLUSTER=second ./deploy.sh":                                 "CLUSTER",
 		"make tests":                                                 "tests",
 		"make bench-pay BENCH=-short":                                "BENCH",
 		"go test -cuont=1 ./internal/money":                          "-cuont",
@@ -193,8 +193,9 @@ func (c *checker) parse(code string) (err error) {
 
 func (c *checker) call(call *syntax.CallExpr) error {
 	for _, assignment := range call.Assigns {
-		if !strings.Contains(c.sources, assignment.Name.Value) {
-			return fmt.Errorf("nothing reads the variable %s", assignment.Name.Value)
+		name := assignment.Name.Value
+		if !regexp.MustCompile(`"` + name + `"|\$\(` + name + `\)|\$\{?` + name + `\b`).MatchString(c.sources) {
+			return fmt.Errorf("nothing reads the variable %s", name)
 		}
 	}
 	var words []string
