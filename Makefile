@@ -44,7 +44,7 @@ test-local: check
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 	go -C test/cluster test -count=1 -v ./page
 
-## check: check formatting, Go code, shell scripts, workflows, manifests and known vulnerabilities
+## check: check formatting, Go code and its layers, shell scripts, workflows, manifests and known vulnerabilities
 .PHONY: check
 check:
 	workspace/run need shellcheck shellcheck

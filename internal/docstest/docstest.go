@@ -18,6 +18,8 @@ import (
 	"github.com/yuin/goldmark/ast"
 	"github.com/yuin/goldmark/extension"
 	"github.com/yuin/goldmark/text"
+
+	"example.com/invoices/internal/checkouttest"
 )
 
 // Page is a Markdown file as GitHub shows it.
@@ -45,7 +47,9 @@ func (b Block) Is(marks ...string) bool { return b.Language == "sh" && slices.Eq
 func Pages(t *testing.T, root string) map[string]Page {
 	t.Helper()
 	pages := map[string]Page{}
-	for _, file := range Files(t, root) {
+	files, err := checkouttest.Files(root)
+	require.NoError(t, err)
+	for _, file := range files {
 		if filepath.Ext(file) == ".md" {
 			content, err := os.ReadFile(filepath.Join(root, file))
 			require.NoError(t, err)
@@ -53,21 +57,6 @@ func Pages(t *testing.T, root string) map[string]Page {
 		}
 	}
 	return pages
-}
-
-// Files lists the files below root that git knows or would add.
-func Files(t *testing.T, root string) []string {
-	t.Helper()
-	command := exec.Command("git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	output, err := command.Output()
-	require.NoError(t, err)
-	var files []string
-	for file := range strings.SplitSeq(strings.TrimSuffix(string(output), "\x00"), "\x00") {
-		if _, err := os.Lstat(filepath.Join(root, file)); err == nil { // deleted, and not yet committed
-			files = append(files, file)
-		}
-	}
-	return files
 }
 
 // Read parses a page.

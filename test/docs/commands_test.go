@@ -131,7 +131,7 @@ func newChecker(t *testing.T) *checker {
 		checked:    map[string]error{},
 	}
 	var sources strings.Builder
-	for _, file := range docstest.Files(t, repository) {
+	for _, file := range repositoryFiles(t) {
 		if path.Ext(file) == ".md" || path.Dir(file) == "test/docs" {
 			continue
 		}

@@ -15,8 +15,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"example.com/invoices/internal/docstest"
 )
 
 func TestTheREADMEIsShort(t *testing.T) {
@@ -27,7 +25,7 @@ func TestTheREADMEIsShort(t *testing.T) {
 
 func TestDependabotKnowsEveryModule(t *testing.T) {
 	var modules, known []string
-	for _, file := range docstest.Files(t, repository) {
+	for _, file := range repositoryFiles(t) {
 		if path.Base(file) == "go.mod" {
 			modules = append(modules, path.Join("/", path.Dir(file)))
 		}
@@ -41,7 +39,7 @@ func TestDependabotKnowsEveryModule(t *testing.T) {
 
 func TestActionsArePinned(t *testing.T) {
 	pinned := regexp.MustCompile(`^\s*- uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+\n$`)
-	for _, file := range docstest.Files(t, repository) {
+	for _, file := range repositoryFiles(t) {
 		if path.Dir(file) != ".github/workflows" {
 			continue
 		}

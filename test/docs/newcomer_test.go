@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,7 +17,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/checkouttest"
 	"example.com/invoices/internal/docstest"
+	"example.com/invoices/internal/porttest"
 )
 
 // patience bounds what takes seconds on an idle machine.
@@ -61,7 +61,7 @@ func TestNewcomer(t *testing.T) {
 
 // makeRun starts both services and returns the address of invoice-app.
 func makeRun(t *testing.T, clone string) string {
-	invoiceApp, paymentProvider := freePort(t), freePort(t)
+	invoiceApp, paymentProvider := porttest.Free(t), porttest.Free(t)
 	address := fmt.Sprintf("localhost:%d", invoiceApp)
 	start(t, clone, []string{
 		fmt.Sprintf("INVOICE_APP_PORT=%d", invoiceApp), fmt.Sprintf("PAYMENT_PROVIDER_PORT=%d", paymentProvider),
@@ -75,24 +75,6 @@ func makeRun(t *testing.T, clone string) string {
 		return response.StatusCode == http.StatusOK
 	}, patience, 100*time.Millisecond, "invoice-app does not become ready")
 	return address
-}
-
-// cloneWithCRLF commits the files as they are now to a new repository, and clones that.
-func cloneWithCRLF(t *testing.T) string {
-	origin, clone := t.TempDir(), t.TempDir()
-	for _, file := range docstest.Files(t, repository) {
-		info, err := os.Lstat(filepath.Join(repository, file))
-		require.NoError(t, err)
-		require.True(t, info.Mode().IsRegular(), "%s is not a regular file, so Windows would show another one", file)
-		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(origin, file)), 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(origin, file), []byte(read(t, file)), info.Mode()))
-	}
-	run(t, origin, nil, "git", "init", "--quiet")
-	run(t, origin, nil, "git", "add", "--all", "--force")
-	run(t, origin, nil, "git", "-c", "user.name=test", "-c", "user.email=test@example.com",
-		"commit", "--quiet", "--message=now")
-	run(t, origin, nil, "git", "clone", "--quiet", "--config", "core.autocrlf=true", origin, clone)
-	return clone
 }
 
 // run returns the standard output of a command.

@@ -15,6 +15,7 @@ import (
 // TestPages runs the blocks that the documentation's pages mark as `sh cluster`, with this cluster in place of the
 // default one.
 func TestPages(t *testing.T) {
+	long(t)
 	awaitEverything(t)
 	replace := map[string]string{
 		"kind-invoices":              kubeContext,
