@@ -14,7 +14,7 @@ func (w *workspace) imagesCommand() *cobra.Command {
 	product := cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind")
 	open := func(command *cobra.Command) (*images.Images, error) {
 		if product != "kind" && product != "minikube" {
-			return nil, usageError{command, fmt.Errorf("%s: a cluster is made with kind or minikube", product)}
+			return nil, usageError{command, fmt.Errorf("product %q is invalid: must be kind or minikube", product)}
 		}
 		return images.Open(w.console, w.Paths, product)
 	}

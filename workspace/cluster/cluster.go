@@ -1,4 +1,4 @@
-// Package cluster defines a cluster of the workspace, and makes, starts, stops and removes it.
+// Package cluster defines the workspace's clusters, and creates, starts, stops and removes them.
 package cluster
 
 import (
@@ -15,74 +15,75 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Cluster is the definition of one cluster: all that it is called, and where what belongs to it is.
+// Cluster is the definition of a cluster: its names, ports and folders.
 type Cluster struct {
 	Product        string   `json:"product"`          // kind or minikube
-	Name           string   `json:"name"`             // no other cluster of this machine has it
-	Context        string   `json:"context"`          // kubectl's
+	Name           string   `json:"name"`             // unique on this machine
+	Context        string   `json:"context"`          // for kubectl
 	Node           string   `json:"node"`             // the node's container
 	NodeImage      string   `json:"node_image"`       //
-	Network        string   `json:"network"`          // Docker's
+	Network        string   `json:"network"`          // the Docker network
 	Registry       string   `json:"registry"`         // the registry's container
 	RegistryPort   int      `json:"registry_port"`    // on localhost
 	InvoiceAppPort int      `json:"invoice_app_port"` // on localhost
 	InvoiceAppURL  string   `json:"invoice_app_url"`  //
 	Live           string   `json:"live"`             // the folder that tilt up shares with the node
-	Images         string   `json:"images"`           // the folder of what images are made from
-	Kubeconfigs    string   `json:"kubeconfigs"`      // the folder of the teams' kubeconfigs
-	Evidence       string   `json:"evidence"`         // the folder for what there is to know when deploying failed
+	Images         string   `json:"images"`           // the folder for building images
+	Kubeconfigs    string   `json:"kubeconfigs"`      // the folder for the teams' kubeconfigs
+	Evidence       string   `json:"evidence"`         // the folder for diagnostics after a failed deployment
 	Deploy         string   `json:"deploy"`           // the command that deploys to it
-	Architecture   string   `json:"architecture"`     // the node's, as Go calls it
-	Program        string   `json:"program"`          // this program, for those that start it often
-	Environment    []string `json:"environment"`      // what ctlptl is to have set on this machine
-	Named          string   `json:"-"`                // what is to be put before a command, to name this cluster
+	Architecture   string   `json:"architecture"`     // the node's GOARCH
+	Program        string   `json:"program"`          // this program, for frequent callers
+	Environment    []string `json:"environment"`      // variables that ctlptl needs on this machine
+	Named          string   `json:"-"`                // prefix that makes a command use this cluster
 
 	product    product
-	ownNetwork string // goes away with the cluster, and is shared with no other
+	ownNetwork string // removed with the cluster, and not shared with others
 	paths      paths.Paths
 }
 
 const (
 	defaultName = "invoices"
-	nodePort    = "30081/tcp" // invoice-app's, which a port of this machine leads to
+	nodePort    = "30081/tcp" // invoice-app's, which a port of this machine is mapped to
 
 	registryContainerPort = "5000/tcp"
-	// RegistryImage is what the registry's container is made from.
+	// RegistryImage is the image of the registry's container.
 	RegistryImage = "invoices/registry:local"
 )
 
-// Ports are those that a cluster is asked to have; 0 leaves it to the cluster, or to the default.
+// Ports are the requested ports of a cluster. 0 stands for the port that the cluster has, or the default.
 type Ports struct{ InvoiceApp, Registry int }
 
 var defaultPorts = Ports{InvoiceApp: 8081, Registry: 5005}
 
-// product is one of the two that a cluster is made with, and all that differs between them: nothing asks anywhere
-// else which one it is.
+// product is kind or minikube: it encapsulates all differences between clusters made with them.
 type product interface {
-	// file is the name of ctlptl's file, and choose puts into it, and leaves in it, what this cluster needs.
+	// file returns the name of the ctlptl file.
 	file() string
+	// choose adapts the definition in that file to this cluster.
 	choose(ctx context.Context, definition *definition) error
-	// environment is what ctlptl and the product's own program need to have set.
+	// environment returns the variables that ctlptl and the product's own program need.
 	environment(ctx context.Context) []string
-	// label is how Docker finds what belongs to the cluster.
+	// label returns the label of the cluster's Docker objects.
 	label() string
-	// tools are those that not every cluster needs.
+	// tools returns the tools that only this product needs.
 	tools() []string
-	// complete adds what a cluster lacks that ctlptl has just made.
+	// complete finishes a cluster that ctlptl has just created.
 	complete(ctx context.Context, step *process.Step) error
-	// start starts the node, also where it runs and does not answer.
+	// start starts the node. It may be running but not responding.
 	start(ctx context.Context, step *process.Step) error
 	stop(ctx context.Context, step *process.Step) error
-	// delete takes the cluster away, and its context out of the user's kubeconfig.
+	// delete removes the cluster, and its context from the user's kubeconfig.
 	delete(ctx context.Context) error
 }
 
 var names = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
 
-// New defines the cluster that is called by name (of the variable CLUSTER_NAME) and made with a product.
+// New defines the cluster with a name (from CLUSTER_NAME) that is made with a product.
 func New(where paths.Paths, productName, name string) (*Cluster, error) {
 	if !names.MatchString(name) || regexp.MustCompile(`^minikube-`).MatchString(name) {
-		return nil, fmt.Errorf("CLUSTER_NAME=%s: it may have a-z, 0-9 and - in it, and not begin with minikube-", name)
+		return nil, fmt.Errorf("CLUSTER_NAME=%s is invalid: must consist of a-z, 0-9 and -, "+
+			"and not start with - or minikube-", name)
 	}
 	c := &Cluster{Product: productName, Program: where.Program(), paths: where}
 	option := ""
@@ -92,14 +93,14 @@ func New(where paths.Paths, productName, name string) (*Cluster, error) {
 		c.NodeImage, c.Network = "invoices/node:local", "kind-"+name
 		c.product = kind{c}
 	case "minikube":
-		// The profile, its container and its network: ctlptl and Tilt know minikube by a name that begins with it.
+		// This names the profile, its container and its network. ctlptl and Tilt recognize minikube by the prefix.
 		c.Name = "minikube-" + name
 		c.Context, c.Node = c.Name, c.Name
 		c.NodeImage, c.Network = "invoices/minikube:local", c.Name
 		c.product = minikube{c}
 		option = " --product minikube"
 	default:
-		return nil, fmt.Errorf("%s: a cluster is made with kind or minikube", productName)
+		return nil, fmt.Errorf("product %q is invalid: must be kind or minikube", productName)
 	}
 	c.ownNetwork = c.Network
 	c.Registry = c.Name + "-registry"
@@ -114,7 +115,7 @@ func New(where paths.Paths, productName, name string) (*Cluster, error) {
 	return c, nil
 }
 
-// OfContext is New for the cluster that kubectl knows as kubeContext, if it is one of those called by name.
+// OfContext defines the cluster with a name whose kubectl context is kubeContext.
 func OfContext(where paths.Paths, kubeContext, name string) (*Cluster, error) {
 	for _, product := range []string{"kind", "minikube"} {
 		c, err := New(where, product, name)
@@ -125,11 +126,11 @@ func OfContext(where paths.Paths, kubeContext, name string) (*Cluster, error) {
 			return c, nil
 		}
 	}
-	return nil, fmt.Errorf(`this deploys to "kind-%[1]s" or "minikube-%[1]s" only, and the current Kubernetes context is %[2]q. `+
-		"Run ./deploy.sh, or `tilt up --context=kind-%[1]s`; CLUSTER_NAME names another cluster", name, kubeContext)
+	return nil, fmt.Errorf(`this deploys to "kind-%[1]s" or "minikube-%[1]s" only, but the current Kubernetes context is %[2]q. `+
+		"Run ./deploy.sh, or `tilt up --context=kind-%[1]s`; set CLUSTER_NAME for another cluster", name, kubeContext)
 }
 
-// UsePorts settles the cluster's ports. One that is there keeps those that it was made with: others are refused.
+// UsePorts sets the cluster's ports. The ports of an existing cluster cannot be changed.
 func (c *Cluster) UsePorts(ctx context.Context, state State, asked Ports) error {
 	made := defaultPorts
 	if state.Node != nil {
@@ -150,8 +151,8 @@ func (c *Cluster) UsePorts(ctx context.Context, state State, asked Ports) error 
 		case port.asked == 0:
 			*port.settled = port.made
 		case state.Node != nil && port.asked != port.made:
-			return fmt.Errorf("cluster %s was made with %s=%d, and keeps it: leave %[2]s out, or make the cluster anew with --force, which loses the data",
-				c.Name, port.variable, port.made)
+			return fmt.Errorf("cluster %s was created with %s=%d: unset %[2]s, "+
+				"or recreate the cluster with --force, which deletes its data", c.Name, port.variable, port.made)
 		default:
 			*port.settled = port.asked
 		}
@@ -160,11 +161,11 @@ func (c *Cluster) UsePorts(ctx context.Context, state State, asked Ports) error 
 	return nil
 }
 
-// madeWith are the ports that the cluster was made with, which it knows while it is stopped as well.
+// madeWith returns the ports that the cluster was created with. It works for a stopped cluster, too.
 func (c *Cluster) madeWith(ctx context.Context, state State) (Ports, error) {
 	invoiceApp, err := strconv.Atoi(state.Node.HostPort(nodePort))
 	if err != nil {
-		return Ports{}, fmt.Errorf("the container %s has no port for invoice-app: it was not made by ./deploy.sh", c.Node)
+		return Ports{}, fmt.Errorf("container %s has no port for invoice-app: it was not created by ./deploy.sh", c.Node)
 	}
 	var registry int
 	if state.Registry != nil {
@@ -175,28 +176,29 @@ func (c *Cluster) madeWith(ctx context.Context, state State) (Ports, error) {
 	return Ports{InvoiceApp: invoiceApp, Registry: registry}, err
 }
 
-// others refuses containers that have this cluster's names, and were made from other images.
-func (c *Cluster) others(node, registry *docker.Container) error {
+// checkImages fails if containers have this cluster's names but other images.
+func (c *Cluster) checkImages(node, registry *docker.Container) error {
 	if node != nil && node.Config.Image != c.NodeImage || registry != nil && registry.Config.Image != RegistryImage {
-		return fmt.Errorf("there is a container %s or %s that was not made by this script: choose another CLUSTER_NAME",
+		return fmt.Errorf("container %s or %s exists but was not created by ./deploy.sh: choose another CLUSTER_NAME",
 			c.Node, c.Registry)
 	}
 	return nil
 }
 
-// Unfinished is there while the cluster is being created: what is there then is of no use.
+// Unfinished returns the path of a file that exists while the cluster is being created. If it is left over, the
+// cluster is unusable.
 func (c *Cluster) Unfinished() string { return filepath.Join(c.paths.Cache, c.Name+".unfinished") }
 
-// LockFile is held by who is at work on the cluster.
+// LockFile returns the path of the lock that is held while the cluster is being changed.
 func (c *Cluster) LockFile() string { return filepath.Join(c.paths.Cache, "cluster-"+c.Name+".lock") }
 
-// Logs is the folder of the logs of the steps of this cluster.
+// Logs returns the folder for the logs of this cluster's steps.
 func (c *Cluster) Logs() string { return filepath.Join(c.paths.Logs(), c.Name) }
 
-// Tools are those that this cluster needs and others do not.
+// Tools returns the additional tools that this cluster needs.
 func (c *Cluster) Tools() []string { return c.product.tools() }
 
-// Kubectl prepares kubectl on this cluster.
+// Kubectl returns a kubectl command for this cluster.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
 	return kubectl.Context(c.Context).Command(ctx, args...)
 }

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
-// where is this clone, with a cache of the test's own.
+// where returns this clone's paths with a temporary cache.
 func where(t *testing.T) paths.Paths {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
@@ -47,13 +47,13 @@ func TestNames(t *testing.T) {
 		require.ErrorContains(t, err, "CLUSTER_NAME="+name, "%q", name)
 	}
 	_, err := New(where(t), "k3d", "a")
-	require.EqualError(t, err, "k3d: a cluster is made with kind or minikube")
+	require.EqualError(t, err, `product "k3d" is invalid: must be kind or minikube`)
 
 	kind, minikube := newCluster(t, "kind", "second"), newCluster(t, "minikube", "second")
 	assert.Equal(t, "CLUSTER_NAME=second ./deploy.sh", kind.Deploy)
 	assert.Equal(t, "CLUSTER_NAME=second ./deploy.sh --product minikube", minikube.Deploy)
 	assert.Equal(t, "./deploy.sh", newCluster(t, "kind", "invoices").Deploy)
-	// Nothing of the two is called alike.
+	// The two clusters have no name in common.
 	of := func(c *Cluster) []string {
 		return []string{c.Name, c.Context, c.Node, c.Network, c.Registry, c.Live, c.Images, c.Kubeconfigs, c.Evidence, c.LockFile(), c.Unfinished(), c.Logs()}
 	}
@@ -70,11 +70,11 @@ func TestOfContext(t *testing.T) {
 	}
 	for _, kubeContext := range []string{"", "production", "kind-b", "kind-a-b", "minikube"} {
 		_, err := OfContext(where(t), kubeContext, "a")
-		require.ErrorContains(t, err, `this deploys to "kind-a" or "minikube-a" only, and the current Kubernetes context is "`+kubeContext+`"`)
+		require.ErrorContains(t, err, `this deploys to "kind-a" or "minikube-a" only, but the current Kubernetes context is "`+kubeContext+`"`)
 	}
 }
 
-// decode are the documents of ctlptl's file.
+// decode returns the documents of a ctlptl file.
 func decode(t *testing.T, data []byte) (registry, cluster map[string]any) {
 	t.Helper()
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
@@ -83,9 +83,9 @@ func decode(t *testing.T, data []byte) (registry, cluster map[string]any) {
 	return registry, cluster
 }
 
-// Whoever gives the clone's file to ctlptl by hand defines the cluster that ./deploy.sh makes: ctlptl would replace one
-// that is defined otherwise, with its data.
-func TestTheUsualClusterIsTheOneOfTheFile(t *testing.T) {
+// Applying the clone's file by hand is equivalent to ./deploy.sh: ctlptl would replace a cluster that is defined
+// differently, and delete its data.
+func TestDefaultClusterMatchesFile(t *testing.T) {
 	c := newCluster(t, "kind", "invoices")
 	require.NoError(t, c.UsePorts(t.Context(), State{}, Ports{}))
 	data, err := c.Definition(t.Context(), true)
@@ -103,7 +103,7 @@ func TestTheUsualClusterIsTheOneOfTheFile(t *testing.T) {
 	assert.NotContains(t, string(alone), "kind: Cluster")
 }
 
-func TestASecondClusterHasItsOwnNamesAndPorts(t *testing.T) {
+func TestSecondClusterHasDifferentNamesAndPorts(t *testing.T) {
 	c := newCluster(t, "kind", "a-b")
 	require.NoError(t, c.UsePorts(t.Context(), State{}, Ports{InvoiceApp: 9081, Registry: 9005}))
 	data, err := c.Definition(t.Context(), true)
@@ -118,7 +118,7 @@ func TestASecondClusterHasItsOwnNamesAndPorts(t *testing.T) {
 	assert.Contains(t, string(data), "image: invoices/node:local\n")
 }
 
-func TestMinikubesDefinitionIsForItsImage(t *testing.T) {
+func TestMinikubeDefinitionDependsOnImage(t *testing.T) {
 	for label, want := range map[string]struct{ has, lacks []string }{
 		"0123456789abcdef-go1.26":                      {[]string{"--cni=false", "kubernetesVersion: v", "--preload=false"}, []string{"--cni=calico"}},
 		"gcr.io/k8s-minikube/kicbase:v0.0.50@sha256:0": {[]string{"--cni=calico"}, []string{"--cni=false", "kubernetesVersion", "--preload=false"}},
@@ -144,7 +144,7 @@ func TestMinikubesDefinitionIsForItsImage(t *testing.T) {
 	}
 }
 
-// node is a container as docker container inspect prints it.
+// node returns the output of docker container inspect for a node.
 func node(t *testing.T, image, status string, binds ...string) string {
 	t.Helper()
 	data, err := json.Marshal([]any{map[string]any{
@@ -160,7 +160,7 @@ func node(t *testing.T, image, status string, binds ...string) string {
 	return string(data)
 }
 
-// registryFolder is /etc/containerd/certs.d, as docker cp prints it.
+// registryFolder returns the output of docker cp for /etc/containerd/certs.d.
 func registryFolder(t *testing.T, names ...string) string {
 	t.Helper()
 	var archive bytes.Buffer
@@ -172,7 +172,7 @@ func registryFolder(t *testing.T, names ...string) string {
 	return archive.String()
 }
 
-func TestAClusterKeepsItsPorts(t *testing.T) {
+func TestExistingClusterKeepsPorts(t *testing.T) {
 	processtest.Put(t, "docker", func(call processtest.Call) processtest.Answer {
 		switch {
 		case call.Args[0] == "cp":
@@ -187,29 +187,29 @@ func TestAClusterKeepsItsPorts(t *testing.T) {
 	state, err := c.State(t.Context())
 	require.NoError(t, err)
 	assert.Nil(t, state.Registry)
-	assert.Equal(t, "kind", c.Network, "made by hand it is in kind's own network")
-	assert.Contains(t, c.Environment, "KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-a", "the next one is in its own")
+	assert.Equal(t, "kind", c.Network, "a cluster created by hand is in kind's own network")
+	assert.Contains(t, c.Environment, "KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-a", "a new one gets its own")
 
 	require.NoError(t, c.UsePorts(t.Context(), state, Ports{}))
-	assert.DirExists(t, c.Live, "Docker, which copies, would make it root's")
+	assert.DirExists(t, c.Live, "docker cp would create it, owned by root")
 	assert.Equal(t, "http://localhost:18081", c.InvoiceAppURL)
 	assert.Equal(t, 15005, c.RegistryPort)
 	require.NoError(t, c.UsePorts(t.Context(), state, Ports{InvoiceApp: 18081, Registry: 15005}))
 	require.EqualError(t, c.UsePorts(t.Context(), state, Ports{InvoiceApp: 8081}),
-		"cluster a was made with INVOICE_APP_PORT=18081, and keeps it: leave INVOICE_APP_PORT out, or make the cluster anew with --force, which loses the data")
+		"cluster a was created with INVOICE_APP_PORT=18081: unset INVOICE_APP_PORT, or recreate the cluster with --force, which deletes its data")
 	require.ErrorContains(t, c.UsePorts(t.Context(), state, Ports{Registry: 5005}), "REGISTRY_PORT=15005")
 }
 
-func TestContainersOfOthersAreRefused(t *testing.T) {
+func TestForeignContainersAreRejected(t *testing.T) {
 	processtest.Put(t, "docker", func(processtest.Call) processtest.Answer {
 		return processtest.Answer{Stdout: node(t, "kindest/node:v1.36.1", "running")}
 	})
 	_, err := newCluster(t, "kind", "a").State(t.Context())
-	require.EqualError(t, err, "there is a container a-control-plane or a-registry that was not made by this script: choose another CLUSTER_NAME")
+	require.EqualError(t, err, "container a-control-plane or a-registry exists but was not created by ./deploy.sh: choose another CLUSTER_NAME")
 }
 
-// A Docker that fails is not one without the container.
-func TestADockerThatFailsIsAnError(t *testing.T) {
+// If Docker fails, that does not mean that there is no container.
+func TestDockerFails(t *testing.T) {
 	processtest.Put(t, "docker", func(processtest.Call) processtest.Answer {
 		return processtest.Answer{Stderr: "Cannot connect to the Docker daemon", Code: 1}
 	})
@@ -217,7 +217,7 @@ func TestADockerThatFailsIsAnError(t *testing.T) {
 	require.ErrorContains(t, err, "Cannot connect to the Docker daemon")
 }
 
-// The folder that is shared is found by what the node sees of it, wherever the clone is by now.
+// The shared folder is found by what the node sees, even if the clone has been moved.
 func TestFindLive(t *testing.T) {
 	mine, made := filepath.Join(t.TempDir(), "mine"), t.TempDir()
 	container := func(t *testing.T, sees string) *docker.Container {
@@ -245,7 +245,7 @@ func TestFindLive(t *testing.T) {
 			for _, folder := range []string{mine, made} {
 				entries, err := os.ReadDir(folder)
 				require.NoError(t, err)
-				assert.Empty(t, entries, "what it was tried with is gone")
+				assert.Empty(t, entries, "the marker file must be removed")
 			}
 		})
 	}
@@ -256,11 +256,11 @@ func TestFindLive(t *testing.T) {
 	})
 	t.Run("a cluster without it", func(t *testing.T) {
 		c := newCluster(t, "kind", "a")
-		require.ErrorContains(t, c.FindLive(t.Context(), &docker.Container{}), "./deploy.sh --force makes it anew, and loses the data")
+		require.ErrorContains(t, c.FindLive(t.Context(), &docker.Container{}), "./deploy.sh --force recreates the cluster, and deletes its data")
 	})
 }
 
-func TestTheWayOutIsAProxyAndTheWayInsideIsNot(t *testing.T) {
+func TestProxiesExcludeCluster(t *testing.T) {
 	for _, variable := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"} {
 		t.Setenv(variable, "")
 	}
@@ -279,20 +279,20 @@ func TestTheWayOutIsAProxyAndTheWayInsideIsNot(t *testing.T) {
 			assert.Contains(t, names, name)
 		}
 	}
-	t.Run("of the environment", func(t *testing.T) {
+	t.Run("from the environment", func(t *testing.T) {
 		t.Setenv("http_proxy", "http://proxy:3128")
 		t.Setenv("no_proxy", "intra.example, localhost")
 		check(t, "intra.example")
 	})
-	t.Run("of Docker's client", func(t *testing.T) {
+	t.Run("from the Docker client", func(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), []byte(
 			`{"proxies": {"default": {"httpProxy": "http://proxy:3128", "noProxy": "docker.example"}}}`), 0o600))
 		check(t, "docker.example")
 	})
 }
 
-// The user's context stays the current one, also when what changes the kubeconfig fails or is interrupted.
-func TestTheCurrentContextStays(t *testing.T) {
+// The user's current context is restored, even if the change of the kubeconfig fails or is interrupted.
+func TestCurrentContextIsRestored(t *testing.T) {
 	kubectl := processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
 		return processtest.Answer{Stdout: "mine\n"}
 	})
@@ -303,7 +303,7 @@ func TestTheCurrentContextStays(t *testing.T) {
 	assert.Equal(t, []string{"config current-context", "config use-context mine"}, kubectl.Calls())
 }
 
-// Half a cluster goes away as well: Docker is asked for what there is, whether or not the product is there.
+// An incomplete cluster is removed, too, whether or not the product is installed.
 func TestRemove(t *testing.T) {
 	dockers := processtest.Put(t, "docker", func(call processtest.Call) processtest.Answer {
 		if call.Args[1] == "ls" {
@@ -331,13 +331,13 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-func TestHostOfRuntimeIsTakenOut(t *testing.T) {
-	changed, err := withoutHostOfRuntime([]byte(`{"kind": "ConfigMap", "data": {"localRegistryHosting.v1": "host: localhost:5005\nhostFromContainerRuntime: registry:5000\nhelp: https://example.com\n"}}`))
+func TestWithoutRuntimeHost(t *testing.T) {
+	changed, err := withoutRuntimeHost([]byte(`{"kind": "ConfigMap", "data": {"localRegistryHosting.v1": "host: localhost:5005\nhostFromContainerRuntime: registry:5000\nhelp: https://example.com\n"}}`))
 	require.NoError(t, err)
 	var object struct{ Data map[string]string }
 	require.NoError(t, json.Unmarshal(changed, &object))
 	assert.YAMLEq(t, "host: localhost:5005\nhelp: https://example.com\n", object.Data["localRegistryHosting.v1"])
 
-	_, err = withoutHostOfRuntime([]byte(`{"kind": "ConfigMap", "data": {}}`))
+	_, err = withoutRuntimeHost([]byte(`{"kind": "ConfigMap", "data": {}}`))
 	require.Error(t, err)
 }

@@ -14,12 +14,12 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// definition is ctlptl's file for a cluster and its registry.
+// definition is a ctlptl file for a cluster and its registry.
 type definition struct{ registry, cluster *yaml.Node }
 
-// Definition is ctlptl's file for this cluster: the one in the clone, with this cluster's name and ports in it, or
-// its registry alone. For a cluster of the usual name and ports, the two define the same, and whoever gives the
-// clone's file to ctlptl by hand gets the same cluster.
+// Definition returns the ctlptl file for this cluster, or for its registry only unless whole is set. It is the file in
+// the clone with this cluster's name and ports. With the default name and ports it is equivalent to that file, so that
+// applying the file by hand creates the same cluster.
 func (c *Cluster) Definition(ctx context.Context, whole bool) ([]byte, error) {
 	d, err := c.define(ctx)
 	if err != nil {
@@ -76,12 +76,12 @@ func parse(data []byte) (*definition, error) {
 		}
 	}
 	if d.registry == nil || d.cluster == nil {
-		return nil, errors.New("it defines no Registry or no Cluster")
+		return nil, errors.New("missing Registry or Cluster")
 	}
 	return d, nil
 }
 
-// encode writes documents as ctlptl reads them.
+// encode encodes documents as YAML.
 func encode(documents ...*yaml.Node) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)
@@ -93,7 +93,7 @@ func encode(documents ...*yaml.Node) ([]byte, error) {
 	return out.Bytes(), encoder.Close()
 }
 
-// find finds what is at a path of keys and indexes.
+// find returns the node at a path of keys and indexes.
 func find(node *yaml.Node, path ...any) (*yaml.Node, error) {
 	if node.Kind == yaml.DocumentNode {
 		node = node.Content[0]
@@ -111,14 +111,14 @@ func find(node *yaml.Node, path ...any) (*yaml.Node, error) {
 			}
 		}
 		if next == nil {
-			return nil, fmt.Errorf("there is no %v", path[:i+1])
+			return nil, fmt.Errorf("%v not found", path[:i+1])
 		}
 		node = next
 	}
 	return node, nil
 }
 
-// field are the indexes of a key and its value in a mapping, -1 if it has none.
+// field returns the indexes of a key and its value in a mapping, or -1 if it has no such key.
 func field(mapping *yaml.Node, key string) (int, int) {
 	if mapping.Kind == yaml.MappingNode {
 		for i := 0; i < len(mapping.Content); i += 2 {
@@ -139,8 +139,8 @@ func set(node *yaml.Node, value string, path ...any) error {
 	return nil
 }
 
-// leaveOut leaves out what has a comment that says it is for another case.
-func leaveOut(node *yaml.Node, comment string) {
+// removeMarked removes entries that have a comment beginning with the given word.
+func removeMarked(node *yaml.Node, comment string) {
 	marked := func(n *yaml.Node) bool { return strings.HasPrefix(n.LineComment, "# "+comment) }
 	step := 1
 	if node.Kind == yaml.MappingNode {
@@ -152,7 +152,7 @@ func leaveOut(node *yaml.Node, comment string) {
 		if marked(entry[0]) || marked(entry[step-1]) {
 			continue
 		}
-		leaveOut(entry[step-1], comment)
+		removeMarked(entry[step-1], comment)
 		kept = append(kept, entry...)
 	}
 	node.Content = kept

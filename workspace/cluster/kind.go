@@ -17,15 +17,15 @@ func (k kind) choose(_ context.Context, d *definition) error {
 	node := []any{"kindV1Alpha4Cluster", "nodes", 0}
 	return errors.Join(
 		set(d.cluster, strconv.Itoa(k.InvoiceAppPort), append(node, "extraPortMappings", 0, "hostPort")...),
-		// kind takes it from the folder that it is started in, which is the clone.
+		// The path is relative to kind's working directory, which is the clone.
 		set(d.cluster, path.Join(".build/live", k.Name), append(node, "extraMounts", 0, "hostPath")...),
 	)
 }
 
 func (k kind) environment(ctx context.Context) []string {
 	set := []string{"KIND_EXPERIMENTAL_DOCKER_NETWORK=" + k.ownNetwork}
-	// On this storage driver kind would switch the node to one that needs another program; the node's own disk is a
-	// volume, where the default works.
+	// With this storage driver kind would switch the node to a snapshotter that needs another program. The default
+	// works, because the node's data is on a volume.
 	if driver, _ := process.Output(process.Command(ctx, "docker", "info", "--format", "{{.Driver}}")); driver == "fuse-overlayfs" {
 		set = append(set, "KIND_EXPERIMENTAL_CONTAINERD_SNAPSHOTTER=overlayfs")
 	}
@@ -45,8 +45,8 @@ func (k kind) start(ctx context.Context, step *process.Step) error {
 	return step.Run(process.Command(ctx, "kind", "export", "kubeconfig", "--quiet", "--name", k.Name))
 }
 
-// stop kills it after ten seconds, as a power cut would, which the databases can bear: systemd would wait for the
-// pods' processes for a minute and a half.
+// stop kills the node after ten seconds, which is like a power cut for the databases, and safe: systemd would wait 90
+// seconds for the pods' processes.
 func (k kind) stop(ctx context.Context, step *process.Step) error {
 	return step.Run(process.Command(ctx, "docker", "stop", k.Node))
 }

@@ -17,10 +17,10 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// State is what there is of a cluster: nil is what is missing.
+// State holds the containers of a cluster, or nil for those that do not exist.
 type State struct{ Node, Registry *docker.Container }
 
-// State looks at what there is of the cluster. Containers of its names that were made by others are an error.
+// State inspects the cluster's containers. It fails if containers with their names were created by something else.
 func (c *Cluster) State(ctx context.Context) (State, error) {
 	node, err := docker.Inspect(ctx, c.Node)
 	if err != nil {
@@ -33,7 +33,7 @@ func (c *Cluster) State(ctx context.Context) (State, error) {
 	c.Network = c.ownNetwork
 	if node != nil {
 		if _, own := node.NetworkSettings.Networks[c.ownNetwork]; !own {
-			for network := range node.NetworkSettings.Networks { // made by ctlptl alone, it is in kind's, with others
+			for network := range node.NetworkSettings.Networks { // ctlptl without our settings uses kind's shared network
 				c.Network = network
 			}
 		}
@@ -41,13 +41,13 @@ func (c *Cluster) State(ctx context.Context) (State, error) {
 	if c.Environment == nil {
 		c.Environment = append(c.product.environment(ctx), c.proxies()...)
 	}
-	return State{node, registry}, c.others(node, registry)
+	return State{node, registry}, c.checkImages(node, registry)
 }
 
-// registryPort is the port on localhost of a registry that is gone, as the node was told when it was made.
+// registryPort returns the port on localhost of a registry that is gone, from the node's configuration.
 func (c *Cluster) registryPort(ctx context.Context) (int, error) {
 	const folder = "/etc/containerd/certs.d"
-	// To copy, Docker makes the folders that the node shares, if they are gone: they would be root's.
+	// docker cp recreates missing shared folders, which would then be owned by root.
 	if err := makeShared(c.Live); err != nil {
 		return 0, err
 	}
@@ -59,7 +59,8 @@ func (c *Cluster) registryPort(ctx context.Context) (int, error) {
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return 0, fmt.Errorf("%s of the container %s names no registry on localhost: it was not made by ./deploy.sh, or not to its end", folder, c.Node)
+			return 0, fmt.Errorf("%s in container %s has no registry on localhost: "+
+				"./deploy.sh did not create it or was interrupted", folder, c.Node)
 		} else if err != nil {
 			return 0, err
 		}
@@ -69,13 +70,13 @@ func (c *Cluster) registryPort(ctx context.Context) (int, error) {
 	}
 }
 
-// Remove removes the cluster and all that is in it. Docker is asked for what the product leaves, so that half a
-// cluster goes away as well.
+// Remove removes the cluster with all its data. It also removes the Docker objects of an incomplete cluster, which the
+// product itself would leave behind.
 func (c *Cluster) Remove(ctx context.Context, console *process.Console) error {
 	console.Say("removing cluster %s ...", c.Name)
-	// The registry first: a network that it is in would be left behind.
+	// The registry comes first, because its network cannot be removed while it is connected.
 	err := docker.Remove(ctx, "container", []string{"--all", "--filter", "name=^/" + c.Registry + "$"}, "rm", "--force", "--volumes")
-	// The product takes the context out of the kubeconfig; where it is missing, it was never there to put one in.
+	// The product removes the context from the kubeconfig. If it is not installed, it has not added one.
 	if process.Exists(c.Product) {
 		err = errors.Join(err, c.WritingKubeconfig(ctx, console, func() error { return c.product.delete(ctx) }))
 	}
@@ -102,7 +103,7 @@ func (c *Cluster) Stop(ctx context.Context, console *process.Console, state Stat
 	return docker.Remove(ctx, "container", []string{"--filter", "name=^/" + c.Registry + "$"}, "stop")
 }
 
-// Up makes what is missing of the cluster, and starts what does not run.
+// Up creates or starts the cluster and its registry, as necessary.
 func (c *Cluster) Up(ctx context.Context, console *process.Console, state State) error {
 	if err := c.startNode(ctx, console, state); err != nil {
 		return err
@@ -116,11 +117,11 @@ func (c *Cluster) Up(ctx context.Context, console *process.Console, state State)
 			return err
 		}
 	}
-	if err := makeShared(c.Live); err != nil { // or Docker makes it, and it is root's
+	if err := makeShared(c.Live); err != nil { // or Docker would create it, owned by root
 		return err
 	}
 	apply := func(ctx context.Context, step *process.Step) error { return c.apply(ctx, console, step, isNew) }
-	if err := console.Step(ctx, "cluster "+c.Name+" and its registry", "ctlptl", apply); err != nil {
+	if err := console.Step(ctx, "applying cluster "+c.Name+" and its registry", "ctlptl", apply); err != nil {
 		return err
 	}
 	if err := c.connectRegistry(ctx); err != nil {
@@ -134,8 +135,8 @@ func (c *Cluster) Up(ctx context.Context, console *process.Console, state State)
 	return os.RemoveAll(c.Unfinished())
 }
 
-// startNode starts a node that is there. It may run, and not answer: starting it was interrupted, or has given it
-// another address than this kubeconfig knows. Or the folder that it shares was removed meanwhile.
+// startNode starts an existing node. It also restarts a running node that is not responding, because starting it was
+// interrupted or changed its address, or one that no longer sees its shared folder, because that was removed.
 func (c *Cluster) startNode(ctx context.Context, console *process.Console, state State) error {
 	if state.Node == nil {
 		return nil
@@ -143,7 +144,7 @@ func (c *Cluster) startNode(ctx context.Context, console *process.Console, state
 	if err := state.Node.Unpause(ctx, c.Node); err != nil {
 		return err
 	}
-	if c.answers(ctx) {
+	if c.responding(ctx) {
 		err := c.FindLive(ctx, state.Node)
 		switch {
 		case err == nil:
@@ -152,7 +153,7 @@ func (c *Cluster) startNode(ctx context.Context, console *process.Console, state
 			console.Say("note: %v", err)
 			return nil
 		}
-		console.Say("the node does not see %s any more, which was removed meanwhile: it starts again", c.Live)
+		console.Say("the node no longer sees %s, which has been removed: restarting the node", c.Live)
 		if err := console.Step(ctx, "stopping "+c.Node, "stop", c.product.stop); err != nil {
 			return err
 		}
@@ -163,13 +164,13 @@ func (c *Cluster) startNode(ctx context.Context, console *process.Console, state
 	if err := console.Step(ctx, "starting "+c.Node, "start", start); err != nil {
 		return err
 	}
-	return console.Step(ctx, "waiting for the cluster to answer", "api", func(ctx context.Context, _ *process.Step) error {
+	return console.Step(ctx, "waiting for the API server", "api", func(ctx context.Context, _ *process.Step) error {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 		defer cancel()
-		for !c.answers(ctx) {
+		for !c.responding(ctx) {
 			select {
 			case <-ctx.Done():
-				return errors.New("it does not answer")
+				return errors.New("timed out")
 			case <-time.After(time.Second):
 			}
 		}
@@ -177,7 +178,7 @@ func (c *Cluster) startNode(ctx context.Context, console *process.Console, state
 	})
 }
 
-func (c *Cluster) answers(ctx context.Context) bool {
+func (c *Cluster) responding(ctx context.Context) bool {
 	return process.Run(c.Kubectl(ctx, "--request-timeout", "5s", "get", "--raw", "/readyz")) == nil
 }
 
@@ -186,7 +187,7 @@ func (c *Cluster) startRegistry(ctx context.Context, state State) error {
 	case registry == nil:
 		return nil
 	case registry.Image != docker.ImageID(ctx, RegistryImage):
-		// ctlptl would replace it as well, but leave its volume behind.
+		// ctlptl would replace it, too, but leave its volume behind.
 		return process.Run(process.Command(ctx, "docker", "rm", "--force", "--volumes", c.Registry))
 	case registry.State.Status == "paused":
 		return registry.Unpause(ctx, c.Registry)
@@ -197,8 +198,8 @@ func (c *Cluster) startRegistry(ctx context.Context, state State) error {
 	}
 }
 
-// apply lets ctlptl make the registry and, where isNew, the cluster. A cluster that is defined otherwise, or does not
-// answer, ctlptl would replace, with all its data: of one that is there, it only looks after the registry.
+// apply runs ctlptl to create the registry and, if isNew, the cluster. For an existing cluster it applies only the
+// registry: ctlptl would replace a cluster that is defined differently or is not responding, and delete its data.
 func (c *Cluster) apply(ctx context.Context, console *process.Console, step *process.Step, isNew bool) error {
 	data, err := c.Definition(ctx, isNew)
 	if err != nil {
@@ -218,14 +219,15 @@ func (c *Cluster) apply(ctx context.Context, console *process.Console, step *pro
 	})
 }
 
-// connectRegistry connects a registry that had to be made anew, and is not in the cluster's network.
+// connectRegistry connects a recreated registry to the cluster's network.
 func (c *Cluster) connectRegistry(ctx context.Context) error {
 	state, err := c.State(ctx)
 	if err != nil {
 		return err
 	}
 	if state.Registry == nil {
-		return fmt.Errorf("ctlptl has made no registry %s: its log is %s", c.Registry, filepath.Join(c.Logs(), "ctlptl.log"))
+		return fmt.Errorf("ctlptl did not create registry %s: see its log %s",
+			c.Registry, filepath.Join(c.Logs(), "ctlptl.log"))
 	}
 	if _, connected := state.Registry.NetworkSettings.Networks[c.Network]; connected {
 		return nil
@@ -233,8 +235,8 @@ func (c *Cluster) connectRegistry(ctx context.Context) error {
 	return process.Run(process.Command(ctx, "docker", "network", "connect", c.Network, c.Registry))
 }
 
-// WritingKubeconfig does what changes the user's kubeconfig. Each tool has a lock of its own for it, and heeds no
-// other's: so it is one run at a time. The user's current context is the same afterwards.
+// WritingKubeconfig runs a change of the user's kubeconfig under a lock, since the tools that change it do not share
+// one. It preserves the user's current context.
 func (c *Cluster) WritingKubeconfig(ctx context.Context, console *process.Console, change func() error) error {
 	lock, err := console.Lock(ctx, filepath.Join(c.paths.Cache, "kubeconfig.lock"))
 	if err != nil {
@@ -244,22 +246,23 @@ func (c *Cluster) WritingKubeconfig(ctx context.Context, console *process.Consol
 	current, _ := process.Output(process.Command(ctx, "kubectl", "config", "current-context"))
 	defer func() {
 		if current != "" {
-			// Also when this run is being ended.
+			// Even if this run is being interrupted.
 			_ = process.Run(process.Command(context.WithoutCancel(ctx), "kubectl", "config", "use-context", current))
 		}
 	}()
 	return change()
 }
 
-// Notes are what is to be said of a cluster that is there and could be newer.
+// Notes returns notes to print if an existing cluster is outdated.
 func (c *Cluster) Notes(ctx context.Context, state State) []string {
 	if state.Node == nil || state.Node.Image == docker.ImageID(ctx, c.NodeImage) {
 		return nil
 	}
-	return []string{fmt.Sprintf("note: %s is newer than this cluster's node; %s --force changes over, and loses the data", c.NodeImage, c.Deploy)}
+	return []string{fmt.Sprintf("note: %s is newer than this cluster's node; %s --force updates it, but deletes the data",
+		c.NodeImage, c.Deploy)}
 }
 
-// Look settles the ports of a cluster that may be there, and where live, which folder its node sees.
+// Look sets the ports of a cluster, which need not exist unless live is set, and if it is, the folder its node sees.
 func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 	state, err := c.State(ctx)
 	if err != nil {
@@ -272,11 +275,11 @@ func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 		return err
 	}
 	if state.Node == nil {
-		return fmt.Errorf("there is no cluster %s: %s makes it", c.Name, c.Deploy)
+		return fmt.Errorf("there is no cluster %s: run %s to create it", c.Name, c.Deploy)
 	}
 	if err := c.FindLive(ctx, state.Node); err != nil {
 		if errors.Is(err, ErrNotShared) {
-			return fmt.Errorf("%w, since that was removed: %s mends it, and loses nothing", err, c.Deploy)
+			return fmt.Errorf("%w, because the folder was removed: run %s to fix this, no data is lost", err, c.Deploy)
 		}
 		return err
 	}

@@ -15,16 +15,17 @@ import (
 
 const sharedFolder = "/live" // in the node
 
-// ErrNotShared says that what is put into the folder that tilt up shares with the node is not seen there.
+// ErrNotShared means that the node does not see files in the folder that tilt up shares with it.
 var ErrNotShared = errors.New("the node does not see the folder that tilt up shares with it")
 
-// FindLive settles which folder of this machine the running node sees: this clone's, or the one that the cluster
-// was made with, from another clone or when this one was elsewhere. A folder that was removed and made anew is
-// another one, which the node does not see until it starts again. What Docker says about it is not enough: it may
-// run in a virtual machine, or the clone may have been moved.
+// FindLive sets c.Live to the folder of this machine that the running node sees: this clone's, or the one that the
+// cluster was created with, from another clone or before this one was moved. A folder that was removed and recreated
+// is not visible until the node restarts. The mounts that Docker reports are not sufficient: Docker may run in a
+// virtual machine, or the clone may have been moved.
 func (c *Cluster) FindLive(ctx context.Context, node *docker.Container) error {
 	if !slices.ContainsFunc(node.Mounts, func(m struct{ Destination string }) bool { return m.Destination == sharedFolder }) {
-		return fmt.Errorf("this cluster is older than the folder that `tilt up` shares with its node: %s --force makes it anew, and loses the data", c.Deploy)
+		return fmt.Errorf("this cluster's node has no folder shared with `tilt up`: "+
+			"%s --force recreates the cluster, and deletes its data", c.Deploy)
 	}
 	folders := []string{c.Live}
 	for _, bind := range node.HostConfig.Binds {
@@ -45,14 +46,14 @@ func (c *Cluster) FindLive(ctx context.Context, node *docker.Container) error {
 	return ErrNotShared
 }
 
-// sees tells whether the node sees what is put into a folder.
+// sees reports whether the node sees files in a folder.
 func (c *Cluster) sees(ctx context.Context, folder string) (bool, error) {
 	if err := makeShared(folder); err != nil {
-		return false, nil // it is a path of another machine, or another user's
+		return false, nil // a path on another machine, or of another user
 	}
 	mark, err := os.CreateTemp(folder, ".seen-")
 	if err != nil {
-		return false, nil // the same
+		return false, nil // likewise
 	}
 	defer os.Remove(mark.Name())
 	if err := mark.Close(); err != nil {
@@ -65,7 +66,7 @@ func (c *Cluster) sees(ctx context.Context, folder string) (bool, error) {
 	return slices.Contains(strings.Fields(said), filepath.Base(mark.Name())), nil
 }
 
-// makeShared makes a folder that the pods may look into, whatever the user's umask: they are other users.
+// makeShared creates a folder that pods, which run as other users, can read, regardless of the user's umask.
 func makeShared(folder string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err

@@ -28,7 +28,7 @@ func (m minikube) choose(ctx context.Context, d *definition) error {
 	if built {
 		other = "pulled"
 	}
-	leaveOut(d.cluster, other)
+	removeMarked(d.cluster, other)
 	flags, err := find(d.cluster, "minikube", "startFlags")
 	if err != nil {
 		return err
@@ -51,11 +51,11 @@ func setFlag(flags *yaml.Node, prefix, value string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("there is no flag %s", prefix)
+	return fmt.Errorf("flag %s not found", prefix)
 }
 
-// built tells whether the node's image was built: a pulled one was made from a name, which has a slash, a built one
-// from what hashes name.
+// built reports whether the node's image was built: the label of a pulled image is a name, with a slash, and that of a
+// built one consists of hashes.
 func (m minikube) built(ctx context.Context) (bool, error) {
 	from, err := process.Output(process.Command(ctx, "docker", "image", "inspect",
 		"--format", `{{index .Config.Labels "invoices.inputs"}}`, m.NodeImage))
@@ -73,19 +73,19 @@ func (m minikube) complete(ctx context.Context, step *process.Step) error {
 	if err != nil {
 		return err
 	}
-	if built { // kind applies these of its node image by itself
+	if built { // kind itself applies the manifests in its node image
 		if err := step.Run(process.Command(ctx, "docker", "exec", m.Node, "kubectl",
 			"--kubeconfig", "/etc/kubernetes/admin.conf", "apply", "--filename", "/kind/manifests")); err != nil {
 			return err
 		}
 	}
-	// Images are to have the one name for the node that they have for this machine, as with kind.
+	// As with kind, the node uses the same image names as this machine.
 	said, err := step.Output(m.Kubectl(ctx,
 		"get", "configmap", "local-registry-hosting", "--namespace", "kube-public", "--output", "json"))
 	if err != nil {
 		return err
 	}
-	changed, err := withoutHostOfRuntime([]byte(said))
+	changed, err := withoutRuntimeHost([]byte(said))
 	if err != nil {
 		return err
 	}
@@ -94,8 +94,8 @@ func (m minikube) complete(ctx context.Context, step *process.Step) error {
 	return step.Run(replace)
 }
 
-// withoutHostOfRuntime is a ConfigMap of KEP-1755 without the name that the registry has for containers.
-func withoutHostOfRuntime(configMap []byte) ([]byte, error) {
+// withoutRuntimeHost removes the registry's name for container runtimes from a ConfigMap as defined by KEP-1755.
+func withoutRuntimeHost(configMap []byte) ([]byte, error) {
 	const key = "localRegistryHosting.v1"
 	var object map[string]any
 	if err := json.Unmarshal(configMap, &object); err != nil {
@@ -105,10 +105,10 @@ func withoutHostOfRuntime(configMap []byte) ([]byte, error) {
 	content, _ := data[key].(string)
 	var hosting map[string]any
 	if err := yaml.Unmarshal([]byte(content), &hosting); err != nil {
-		return nil, fmt.Errorf("the ConfigMap local-registry-hosting: %w", err)
+		return nil, fmt.Errorf("ConfigMap local-registry-hosting: %w", err)
 	}
 	if hosting == nil {
-		return nil, fmt.Errorf("the ConfigMap local-registry-hosting has no %s", key)
+		return nil, fmt.Errorf("ConfigMap local-registry-hosting has no %s", key)
 	}
 	delete(hosting, "hostFromContainerRuntime")
 	changed, err := yaml.Marshal(hosting)
@@ -119,8 +119,8 @@ func withoutHostOfRuntime(configMap []byte) ([]byte, error) {
 	return json.Marshal(object)
 }
 
-// start starts a node that has a fixed address, which the registry may have got meanwhile. It stays what it was made
-// as, whatever the user has set for clusters to come.
+// start starts the node. Its address is fixed, so the registry, which may have taken it, is disconnected first. The
+// flags are those the node was created with, whatever defaults the user has set for new clusters.
 func (m minikube) start(ctx context.Context, step *process.Step) error {
 	version, err := m.version()
 	if err != nil {
@@ -135,7 +135,7 @@ func (m minikube) start(ctx context.Context, step *process.Step) error {
 	return step.Run(process.Command(ctx, "minikube", "update-context", "--profile", m.Name))
 }
 
-// version is the Kubernetes version that the cluster was made with.
+// version returns the Kubernetes version that the cluster was created with.
 func (m minikube) version() (string, error) {
 	path := filepath.Join(minikubeHome(), "profiles", m.Name, "config.json")
 	data, err := os.ReadFile(path)
@@ -151,7 +151,7 @@ func (m minikube) version() (string, error) {
 	return config.KubernetesConfig.KubernetesVersion, nil
 }
 
-// minikubeHome is where minikube keeps its profiles.
+// minikubeHome returns the folder in which minikube keeps its profiles.
 func minikubeHome() string {
 	home := os.Getenv("MINIKUBE_HOME")
 	if home == "" {
@@ -167,7 +167,7 @@ func (m minikube) stop(ctx context.Context, step *process.Step) error {
 	return step.Run(process.Command(ctx, "minikube", "stop", "--profile", m.Name, "--keep-context-active"))
 }
 
-// delete deletes the profile. Whichever it deletes, minikube forgets which profile is the user's active one.
+// delete deletes the profile, and restores the user's active profile, which minikube resets whenever it deletes one.
 func (m minikube) delete(ctx context.Context) error {
 	active, _ := process.Output(process.Command(ctx, "minikube", "config", "get", "profile"))
 	err := process.Run(process.Command(ctx, "minikube", "delete", "--profile", m.Name))

@@ -8,10 +8,10 @@ import (
 	"example.com/invoices/workspace/docker"
 )
 
-// proxies are the variables that tell the cluster's node which proxy the way out is, if there is one, and that what
-// is inside needs none. The node would get those of Docker's client configuration in any case.
+// proxies returns the proxy variables for the cluster's node, with the cluster's own addresses excluded, if there is a
+// proxy. It includes the proxies in the Docker client's configuration, which the node would get in any case.
 func (c *Cluster) proxies() []string {
-	config, _ := docker.ReadConfig() // what is wrong with it, doctor says
+	config, _ := docker.ReadConfig() // doctor reports errors in it
 	configured := config.Proxies["default"]
 	value := func(name, inDocker string) string {
 		for _, name := range []string{name, strings.ToLower(name)} {
@@ -32,7 +32,7 @@ func (c *Cluster) proxies() []string {
 	}
 	inside := []string{
 		"localhost", "127.0.0.1", "::1", c.Registry, c.Node, ".svc", ".cluster.local",
-		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", // networks of Docker, pods and Services
+		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", // Docker, pods and Services
 	}
 	for _, name := range strings.Split(value("NO_PROXY", "noProxy"), ",") {
 		if name = strings.TrimSpace(name); name != "" && !slices.Contains(inside, name) {

@@ -294,7 +294,7 @@ func TestARunThatIsInterruptedAnywhereIsMadeUpForByTheNext(t *testing.T) {
 func TestWhatFailsIsSaid(t *testing.T) {
 	for program, want := range map[string]string{
 		"docker": "Docker is not responding: ",
-		"ctlptl": "cluster a and its registry: failed: ",
+		"ctlptl": "applying cluster a and its registry: failed: ",
 		"tilt":   "Run CLUSTER_NAME=a ./deploy.sh again when it is mended; CLUSTER_NAME=a ./deploy.sh --force starts over",
 	} {
 		t.Run(program, func(t *testing.T) {
@@ -391,7 +391,7 @@ func TestAFolderThatWasRemovedIsSeenAgain(t *testing.T) {
 	})
 	d, said, _ := deployment(t, t.TempDir())
 	require.NoError(t, d.Deploy(t.Context(), false))
-	assert.Contains(t, said.String(), "it starts again")
+	assert.Contains(t, said.String(), "restarting the node")
 	assert.Contains(t, w.all(), "docker stop a-control-plane")
 }
 

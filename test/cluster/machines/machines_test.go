@@ -265,8 +265,8 @@ func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
 	})
 	t.Run("the folder of tilt up was removed", func(t *testing.T) {
 		require.NoError(t, os.RemoveAll(filepath.Join(m.clone, ".build/live")))
-		assert.Contains(t, m.refuses("workspace/run describe --live"), "./deploy.sh mends it, and loses nothing")
-		assert.Contains(t, m.says("./deploy.sh"), "it starts again")
+		assert.Contains(t, m.refuses("workspace/run describe --live"), "./deploy.sh to fix this, no data is lost")
+		assert.Contains(t, m.says("./deploy.sh"), "restarting the node")
 		m.says("workspace/run describe --live")
 		_, after := get(t, "http://localhost:"+invoiceApp+"/invoices")
 		assert.GreaterOrEqual(t, strings.Count(after, `"IsPaid":true`), len(invoices), "nothing is lost")
