@@ -20,9 +20,9 @@ import (
 
 // productFlag adds the flag that chooses a product.
 func productFlag(flags *pflag.FlagSet) *string {
-	product := flags.String("product", cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind"), "what makes the cluster: kind or minikube")
+	product := flags.String("product", cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind"), "create the cluster with kind or minikube")
 	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		if name == "cluster" { // what it was called before
+		if name == "cluster" { // the flag's old name
 			name = "product"
 		}
 		return pflag.NormalizedName(name)
@@ -30,10 +30,10 @@ func productFlag(flags *pflag.FlagSet) *string {
 	return product
 }
 
-// clusterName is the variable with which a second cluster is told from the first.
+// clusterName returns the cluster's name, from CLUSTER_NAME.
 func clusterName() string { return cmp.Or(os.Getenv("CLUSTER_NAME"), "invoices") }
 
-// askedPorts are the ports that the environment asks for.
+// askedPorts returns the ports set in the environment.
 func askedPorts(command *cobra.Command) (ports cluster.Ports, err error) {
 	if ports.InvoiceApp, err = portOf(command, "INVOICE_APP_PORT"); err == nil {
 		ports.Registry, err = portOf(command, "REGISTRY_PORT")
@@ -48,7 +48,7 @@ func portOf(command *cobra.Command, variable string) (int, error) {
 	}
 	port, err := strconv.ParseUint(value, 10, 16)
 	if err != nil || port == 0 {
-		return 0, usageError{command, fmt.Errorf("%s=%s is no port", variable, value)}
+		return 0, usageError{command, fmt.Errorf("%s=%s is invalid: must be a port number from 1 to 65535", variable, value)}
 	}
 	return int(port), nil
 }
@@ -57,32 +57,32 @@ func (w *workspace) deployCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "deploy",
 		Short: "Set up a real Kubernetes cluster and deploy both services to it (./deploy.sh)",
-		Long: `Sets up a real Kubernetes cluster on this machine's Docker and deploys both services and their databases to it,
-through the Tiltfile: what is missing, and run again, what has changed. Each team gets a kubeconfig of its own
-rights, in .build/kubeconfig/CLUSTER.
+		Long: `Sets up a real Kubernetes cluster in this machine's Docker and deploys both services and their databases to it,
+using the Tiltfile. Further runs deploy only what has changed. Each team gets a kubeconfig with its own permissions,
+in .build/kubeconfig/CLUSTER.
 
-A second cluster beside the first one takes another product or name, and the ports that it is told once:
+To create a second cluster, choose another product or name. Ports need to be set only when a cluster is created:
 
   CLUSTER_PRODUCT   (kind)         the same as --product
-  CLUSTER_NAME      (invoices)     its kubectl context is kind-$CLUSTER_NAME, or minikube-$CLUSTER_NAME
-  INVOICE_APP_PORT  (8081)         where invoice-app answers, on localhost
-  REGISTRY_PORT     (5005)         the registry for this cluster's images
+  CLUSTER_NAME      (invoices)     the kubectl context is kind-$CLUSTER_NAME or minikube-$CLUSTER_NAME
+  INVOICE_APP_PORT  (8081)         the port of invoice-app on localhost
+  REGISTRY_PORT     (5005)         the port of the registry for this cluster's images
 
-Only this cluster's own context is ever used, and a current one of yours stays the current one.`,
+Only the context of this cluster is used, and your current context is preserved.`,
 		Args: arguments(0, 0),
 	}
 	flags := command.Flags()
-	force := flags.BoolP("force", "f", false, "from scratch: destroy the cluster first, with its data")
-	destroy := flags.BoolP("destroy", "d", false, "remove the cluster with all that is in it")
-	stop := flags.BoolP("stop", "s", false, "stop it, and keep its data for the next run")
-	how := flags.String("images", "", "pull: pull the images, and never build them; source: build them, and never pull")
+	force := flags.BoolP("force", "f", false, "start from scratch: destroy the cluster first, with its data")
+	destroy := flags.BoolP("destroy", "d", false, "remove the cluster with all its data")
+	stop := flags.BoolP("stop", "s", false, "stop the cluster and keep its data")
+	how := flags.String("images", "", "pull: only pull images, never build them; source: only build them, never pull")
 	product := productFlag(flags)
 	command.RunE = func(command *cobra.Command, _ []string) error {
 		if *force && *destroy || *force && *stop || *destroy && *stop {
-			return usageError{command, errors.New("--force, --destroy and --stop: one of them")}
+			return usageError{command, errors.New("--force, --destroy and --stop are mutually exclusive")}
 		}
 		if *how != "" && *how != "pull" && *how != "source" {
-			return usageError{command, errors.New("--images is pull or source")}
+			return usageError{command, errors.New("--images is invalid: must be pull or source")}
 		}
 		c, err := cluster.New(w.Paths, *product, clusterName())
 		if err != nil {
@@ -96,7 +96,7 @@ Only this cluster's own context is ever used, and a current one of yours stays t
 		if err := w.setTools(); err != nil {
 			return err
 		}
-		// The Tiltfile asks for the cluster by these.
+		// The Tiltfile looks up the cluster by these.
 		_ = os.Setenv("CLUSTER_NAME", clusterName())
 		_ = os.Setenv("CLUSTER_PRODUCT", *product)
 		d := &deploy.Deployment{
@@ -115,12 +115,12 @@ Only this cluster's own context is ever used, and a current one of yours stays t
 	return command
 }
 
-// setTools puts the folder of the tools in front of PATH.
+// setTools prepends the folder of the tools to PATH.
 func (w *workspace) setTools() error {
 	return os.Setenv("PATH", w.Bin()+string(os.PathListSeparator)+os.Getenv("PATH"))
 }
 
-// prepare gets the tools and the images that a cluster needs.
+// prepare provides the tools and images that a cluster needs.
 func (w *workspace) prepare(ctx context.Context, c *cluster.Cluster, how string) error {
 	if _, err := tools.Ensure(ctx, w.console, w.Paths, c.Tools()...); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 func (w *workspace) doctorCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look at whether this machine can do all of this, and say what to do where it cannot",
+		Short: "Check whether this machine meets all requirements, and suggest fixes if it does not",
 		Args:  arguments(0, 0),
 	}
 	product := productFlag(command.Flags())

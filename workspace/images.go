@@ -20,17 +20,17 @@ func (w *workspace) imagesCommand() *cobra.Command {
 	}
 	command := &cobra.Command{
 		Use:   "images [pull|source]",
-		Short: "Fill the local image tags that a cluster is made from: pull the images, or build them",
-		Long: `Fills the local image tags of workspace/images/images.txt.
+		Short: "Provide the local images that a cluster is made from, by pulling or building them",
+		Long: `Provides the local images listed in workspace/images/images.txt.
 
-  workspace/run images              pull what is missing, and build what cannot be pulled
-  workspace/run images pull         pull all from the registries that the list names
-  workspace/run images source       build all from Go modules and Debian packages
-  workspace/run images export FILE  write them to one file, to be carried elsewhere
-  workspace/run images load FILE    read such a file
+  workspace/run images              pull missing images, and build those that cannot be pulled
+  workspace/run images pull         pull all images from the listed registries
+  workspace/run images source       build all images from Go modules and Debian packages
+  workspace/run images export FILE  export the images to one file, for another machine
+  workspace/run images load FILE    load images from such a file
 
-Run again, it does what is left to do: nothing, in seconds, when every tag is filled. IMAGE_LIST names another list,
-of a company's own registry say.`,
+Further runs continue where the last one stopped. If all images are up to date, they take only seconds. IMAGE_LIST
+selects another list, such as one for a company's own registry.`,
 		ValidArgs: []string{"pull", "source"},
 		Args:      cobra.MatchAll(arguments(0, 1), onlyValid),
 		RunE: func(command *cobra.Command, args []string) error {
@@ -41,7 +41,7 @@ of a company's own registry say.`,
 			return images.Fill(command.Context(), append(args, "")[0])
 		},
 	}
-	command.PersistentFlags().StringVar(&product, "product", product, "what the cluster is made with, kind or minikube")
+	command.PersistentFlags().StringVar(&product, "product", product, "product of the cluster, kind or minikube")
 	file := func(name, short string, do func(*images.Images, *cobra.Command, string) error) *cobra.Command {
 		return &cobra.Command{
 			Use:   name + " FILE",
@@ -57,10 +57,10 @@ of a company's own registry say.`,
 		}
 	}
 	command.AddCommand(
-		file("export", "Write the images to a file", func(i *images.Images, command *cobra.Command, name string) error {
+		file("export", "Export the images to a file", func(i *images.Images, command *cobra.Command, name string) error {
 			return i.Export(command.Context(), name)
 		}),
-		file("load", "Read what export has written", func(i *images.Images, command *cobra.Command, name string) error {
+		file("load", "Load images from an exported file", func(i *images.Images, command *cobra.Command, name string) error {
 			return i.Load(command.Context(), name)
 		}),
 	)

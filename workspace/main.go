@@ -1,5 +1,5 @@
-// workspace does what developing needs beside Go itself: it makes a cluster, its tools and its images, and deploys
-// to it. Start it with workspace/run, which compiles it.
+// workspace is the project's development tool: it creates a cluster with its tools and images, and deploys to it.
+// Start it with workspace/run, which compiles it.
 package main
 
 import (
@@ -18,14 +18,14 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// workspace is what the commands have in common.
+// workspace is shared by all commands.
 type workspace struct {
 	paths.Paths
 	console *process.Console
-	cwd     string // where the user is; the commands work in the clone
+	cwd     string // the user's working directory; commands run in the clone
 }
 
-// file is the absolute path of a file that the user has named.
+// file returns the absolute path of a file given by the user.
 func (w *workspace) file(name string) string {
 	if filepath.IsAbs(name) {
 		return name
@@ -39,7 +39,7 @@ func main() {
 	err := run(ctx)
 	var usage usageError
 	switch {
-	case err == nil: // also when it was interrupted, for what runs until then
+	case err == nil: // even after an interrupt, for commands that run until interrupted
 	case ctx.Err() != nil:
 		os.Exit(130)
 	case errors.As(err, &usage):
@@ -60,7 +60,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The versions are this clone's, whatever go.work is about: Tilt starts this program without workspace/run.
+	// Use this clone's module versions, even if there is a go.work. Tilt starts this program without workspace/run.
 	if err := os.Setenv("GOWORK", "off"); err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
-	// Where Debian has programs for root, which are not on everybody's PATH: apt needs some, and so does building images.
+	// apt and building images need programs for root, which are not on every user's PATH.
 	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
 		return err
 	}
@@ -83,19 +83,19 @@ func run(ctx context.Context) error {
 	}
 	root := &cobra.Command{
 		Use:               "workspace/run",
-		Short:             "What developing needs beside Go itself: a cluster, its tools and images, and deploying to it",
+		Short:             "Development tool: creates a cluster with its tools and images, and deploys to it",
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(command *cobra.Command, err error) error { return usageError{command, err} })
-	root.AddGroup(&cobra.Group{ID: "people", Title: "What people type:"},
-		&cobra.Group{ID: "files", Title: "What the Tiltfile and the Makefile call:"})
+	root.AddGroup(&cobra.Group{ID: "people", Title: "Commands:"},
+		&cobra.Group{ID: "files", Title: "Commands for the Tiltfile and the Makefile:"})
 	root.AddCommand(w.commands()...)
 	return root.ExecuteContext(ctx)
 }
 
-// commands are all of them, those first that people type.
+// commands returns all commands, those for people first.
 func (w *workspace) commands() (all []*cobra.Command) {
 	group := func(id string, commands ...*cobra.Command) {
 		for _, command := range commands {
@@ -114,13 +114,13 @@ func (w *workspace) commands() (all []*cobra.Command) {
 	return all
 }
 
-// usageError is a call that the command does not understand.
+// usageError is an error in a command's flags, arguments or environment variables.
 type usageError struct {
 	command *cobra.Command
 	error
 }
 
-// arguments are a command's: between least and most of them.
+// arguments requires between least and most arguments.
 func arguments(least, most int) cobra.PositionalArgs {
 	return func(command *cobra.Command, args []string) error {
 		if err := cobra.RangeArgs(least, most)(command, args); err != nil {

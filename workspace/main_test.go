@@ -12,7 +12,7 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// newWorkspace is one whose cluster is not there, nor anything else.
+// newWorkspace returns a workspace without a cluster, tools or images.
 func newWorkspace(t *testing.T) *workspace {
 	t.Setenv("PATH", t.TempDir())
 	where := paths.Paths{Root: t.TempDir(), Cache: t.TempDir()}
@@ -20,8 +20,7 @@ func newWorkspace(t *testing.T) *workspace {
 		console: &process.Console{Out: &bytes.Buffer{}, Logs: where.Logs(), Every: time.Hour}}
 }
 
-// A call that is not understood does nothing but say how it is used.
-func TestCallsThatAreNotUnderstood(t *testing.T) {
+func TestUsageErrors(t *testing.T) {
 	for _, variable := range []string{"CLUSTER_NAME", "CLUSTER_PRODUCT", "INVOICE_APP_PORT", "REGISTRY_PORT"} {
 		t.Setenv(variable, "")
 	}
@@ -31,13 +30,13 @@ func TestCallsThatAreNotUnderstood(t *testing.T) {
 		value    string
 	}{
 		"an argument":      {[]string{"minikube"}, "", ""},
-		"two at once":      {[]string{"--stop", "--force"}, "", ""},
-		"another product":  {[]string{"--product", "k3d"}, "", ""},
-		"another way":      {[]string{"--images", "steal"}, "", ""},
-		"no port":          {nil, "INVOICE_APP_PORT", "0"},
-		"a port too large": {nil, "REGISTRY_PORT", "70000"},
-		"no number":        {nil, "REGISTRY_PORT", "80a"},
-		"no name":          {nil, "CLUSTER_NAME", "minikube-a"},
+		"two modes":        {[]string{"--stop", "--force"}, "", ""},
+		"unknown product":  {[]string{"--product", "k3d"}, "", ""},
+		"unknown images":   {[]string{"--images", "steal"}, "", ""},
+		"port 0":           {nil, "INVOICE_APP_PORT", "0"},
+		"port too large":   {nil, "REGISTRY_PORT", "70000"},
+		"not a number":     {nil, "REGISTRY_PORT", "80a"},
+		"invalid name":     {nil, "CLUSTER_NAME", "minikube-a"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorkspace(t)
@@ -53,7 +52,7 @@ func TestCallsThatAreNotUnderstood(t *testing.T) {
 	}
 }
 
-func TestTheProductsOldFlagIsTheSame(t *testing.T) {
+func TestOldNameOfProductFlag(t *testing.T) {
 	t.Setenv("CLUSTER_PRODUCT", "")
 	for _, flag := range []string{"--product", "--cluster"} {
 		command := newWorkspace(t).deployCommand()
@@ -64,14 +63,14 @@ func TestTheProductsOldFlagIsTheSame(t *testing.T) {
 	assert.Equal(t, "minikube", newWorkspace(t).deployCommand().Flag("product").Value.String())
 }
 
-// A file that the user names is in the user's folder, not in the clone.
-func TestFilesAreTheUsers(t *testing.T) {
+// File names are relative to the user's working directory, not to the clone.
+func TestFile(t *testing.T) {
 	w := newWorkspace(t)
 	assert.Equal(t, "/else where/images.tar", w.file("images.tar"))
 	assert.Equal(t, "/a/b", w.file("/a/b"))
 }
 
-func TestEveryCommandSaysWhatItIsFor(t *testing.T) {
+func TestEveryCommandHasSummary(t *testing.T) {
 	for _, command := range newWorkspace(t).commands() {
 		assert.Regexp(t, `^[A-Z].*[^.]$`, command.Short, command.Name())
 	}

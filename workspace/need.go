@@ -9,9 +9,9 @@ import (
 func (w *workspace) needCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "need PROGRAM PACKAGE",
-		Short: "Make sure that a program is there",
-		Long: `Does nothing where PROGRAM is installed. Otherwise installs Debian's PACKAGE, where this is Debian (or its kin)
-and root; elsewhere says what to install and fails. A service that the package brings is not started.`,
+		Short: "Install a program if it is missing",
+		Long: `Does nothing if PROGRAM is installed. Otherwise installs the Debian package PACKAGE, without starting its
+services, if run by root on Debian or a derivative. On other machines it prints what to install and fails.`,
 		Args: arguments(2, 2),
 		RunE: func(command *cobra.Command, args []string) error {
 			return debian.Need(command.Context(), w.console, args[0], args[1])

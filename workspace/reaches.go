@@ -11,7 +11,7 @@ import (
 func (w *workspace) reachesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "reaches URL",
-		Short:  "Tell whether a URL answers, by the exit code, within five seconds",
+		Short:  "Check that a URL responds within five seconds",
 		Hidden: true,
 		Args:   arguments(1, 1),
 		RunE: func(command *cobra.Command, args []string) error {

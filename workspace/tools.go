@@ -11,14 +11,14 @@ import (
 func (w *workspace) toolsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "tools [minikube]",
-		Short: "Make sure that tilt, ctlptl, kind and kubectl are there, and print their folder",
-		Long: `Makes sure that tilt, ctlptl, kind and kubectl are there, and minikube where it is named, and prints the
-folder to put in front of PATH:
+		Short: "Provide tilt, ctlptl, kind and kubectl, and print their folder",
+		Long: `Provides tilt, ctlptl, kind and kubectl, and minikube if given as an argument, and prints the folder to
+prepend to PATH:
 
   export PATH="$(workspace/run tools):$PATH"
 
-One of a good version that is on PATH already is used: the folder has a link to it. What is missing is compiled,
-once, as pinned in tools/cluster/go.mod and tools/minikube/go.mod.`,
+If PATH already has a recent enough version of a tool, the folder gets a link to it. Otherwise the version pinned in
+tools/cluster/go.mod or tools/minikube/go.mod is compiled.`,
 		ValidArgs: []string{"minikube"},
 		Args:      cobra.MatchAll(arguments(0, 1), onlyValid),
 		RunE: func(command *cobra.Command, args []string) error {
@@ -31,7 +31,7 @@ once, as pinned in tools/cluster/go.mod and tools/minikube/go.mod.`,
 	}
 }
 
-// onlyValid refuses arguments that are not of the command's ValidArgs.
+// onlyValid rejects arguments that are not in the command's ValidArgs.
 func onlyValid(command *cobra.Command, args []string) error {
 	if err := cobra.OnlyValidArgs(command, args); err != nil {
 		return usageError{command, err}

@@ -1,4 +1,4 @@
-// Package deploy sets up a cluster from nothing, and deploys to it what the Tiltfile says.
+// Package deploy sets up a cluster from scratch and deploys the Tiltfile's resources to it.
 package deploy
 
 import (
@@ -21,20 +21,20 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Deployment is one run.
+// Deployment is one run of ./deploy.sh.
 type Deployment struct {
 	Paths   paths.Paths
 	Cluster *cluster.Cluster
 	Console *process.Console
 	Ports   cluster.Ports
-	// Prepare gets tools and images, which takes minutes on a new machine.
+	// Prepare provides tools and images. It takes minutes on a new machine.
 	Prepare func(context.Context) error
-	Out     io.Writer // what Tilt says goes there
+	Out     io.Writer // for Tilt's output
 
 	lock *process.Lock // held until the process ends
 }
 
-// begin takes the cluster's lock and looks at what there is.
+// begin takes the cluster's lock and returns the cluster's state.
 func (d *Deployment) begin(ctx context.Context) (cluster.State, error) {
 	c := d.Cluster
 	var err error
@@ -42,12 +42,12 @@ func (d *Deployment) begin(ctx context.Context) (cluster.State, error) {
 		return cluster.State{}, err
 	}
 	if d.lock == nil {
-		return cluster.State{}, fmt.Errorf("another ./deploy.sh is at work on cluster %s: wait for it, or stop it", c.Name)
+		return cluster.State{}, fmt.Errorf("another ./deploy.sh is running for cluster %s: wait for it, or stop it", c.Name)
 	}
 	if err := doctor.Docker(ctx); err != nil {
 		return cluster.State{}, err
 	}
-	// ctlptl asks for the newest API, which an older engine does not know: it is told which one there is.
+	// By default ctlptl requests the newest API version, which older engines do not support.
 	version, err := docker.Version(ctx, "{{.Server.APIVersion}}")
 	if err != nil {
 		return cluster.State{}, err
@@ -56,7 +56,7 @@ func (d *Deployment) begin(ctx context.Context) (cluster.State, error) {
 		return cluster.State{}, err
 	}
 	state, err := c.State(ctx)
-	// minikube's node has an address that a proxy cannot know.
+	// minikube's API server is reached by the node's address, which a proxy cannot reach.
 	for _, variable := range c.Environment {
 		if name, value, _ := strings.Cut(variable, "="); strings.EqualFold(name, "NO_PROXY") {
 			err = errors.Join(err, os.Setenv(name, value))
@@ -78,11 +78,11 @@ func (d *Deployment) Stop(ctx context.Context) error {
 	if err := d.Cluster.Stop(ctx, d.Console, state); err != nil {
 		return err
 	}
-	d.Console.Say("it is stopped: %s starts it again, with its data", d.Cluster.Deploy)
+	d.Console.Say("cluster %s is stopped: %s starts it again, with its data", d.Cluster.Name, d.Cluster.Deploy)
 	return nil
 }
 
-// Destroy removes the cluster with all that is in it.
+// Destroy removes the cluster with all its data.
 func (d *Deployment) Destroy(ctx context.Context) error {
 	if _, err := d.begin(ctx); err != nil {
 		return err
@@ -90,11 +90,11 @@ func (d *Deployment) Destroy(ctx context.Context) error {
 	if err := d.Cluster.Remove(ctx, d.Console); err != nil {
 		return err
 	}
-	d.Console.Say("nothing is left of it but the images, for the next time")
+	d.Console.Say("cluster %s is removed; its images are kept for the next time", d.Cluster.Name)
 	return nil
 }
 
-// Deploy makes what is missing and deploys; fromScratch removes first what there is.
+// Deploy creates or starts the cluster and deploys to it. If fromScratch, it removes an existing cluster first.
 func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 	c := d.Cluster
 	state, err := d.begin(ctx)
@@ -107,7 +107,7 @@ func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 	_, statErr := os.Stat(c.Unfinished())
 	if unfinished := statErr == nil; fromScratch || unfinished {
 		if unfinished && !fromScratch {
-			d.Console.Say("creating the cluster was interrupted the last time: starting over")
+			d.Console.Say("the last run was interrupted while creating the cluster: starting over")
 		}
 		if err := c.Remove(ctx, d.Console); err != nil {
 			return err
@@ -140,17 +140,17 @@ func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 		return err
 	}
 	d.Console.Say(`
-invoice-app answers at %[1]s, payment-provider inside the cluster only. Next:
+invoice-app is available at %[1]s, payment-provider only inside the cluster. Next:
   export PATH="$(workspace/run tools):$PATH"
   kubectl --context %[2]s get pods --all-namespaces
-  kubectl --kubeconfig %[3]s/team-payments get pods       as that team, with its rights only
-  %[4]stilt up --context %[2]s       the same, live
+  kubectl --kubeconfig %[3]s/team-payments get pods       with that team's permissions
+  %[4]stilt up --context %[2]s       with live updates
   %[5]s --stop, or --destroy`,
 		c.InvoiceAppURL, c.Context, d.shown(c.Kubeconfigs), c.Named, c.Deploy)
 	return nil
 }
 
-// shown is a path as short as it can be from the clone.
+// shown returns a path for display, relative to the current folder if it is inside.
 func (d *Deployment) shown(path string) string {
 	if folder, err := os.Getwd(); err == nil {
 		if relative, err := filepath.Rel(folder, path); err == nil && !strings.HasPrefix(relative, "..") {
@@ -160,8 +160,8 @@ func (d *Deployment) shown(path string) string {
 	return process.Quote(path)
 }
 
-// checkPorts makes sure that the ports are free, which are taken when the containers start. All that are not are
-// named at once, each with one that is.
+// checkPorts makes sure that the ports of containers that are not running are free. The error lists all ports in use,
+// and suggests a free one for each.
 func (d *Deployment) checkPorts(ctx context.Context, state cluster.State) error {
 	var used, free string
 	for _, port := range []struct {
@@ -190,9 +190,9 @@ func (d *Deployment) checkPorts(ctx context.Context, state cluster.State) error 
 	case used == "":
 		return nil
 	case state.Node != nil:
-		return fmt.Errorf("%scluster %s was made with it and cannot do without: stop what uses it", used, d.Cluster.Name)
+		return fmt.Errorf("%scluster %s was created with it: stop the program that uses it", used, d.Cluster.Name)
 	default:
-		return fmt.Errorf("%sstop what uses it, or let this cluster have another:\n  %s%s", used, free, d.Cluster.Deploy)
+		return fmt.Errorf("%sstop the program that uses it, or choose another port:\n  %s%s", used, free, d.Cluster.Deploy)
 	}
 }
 
@@ -205,7 +205,7 @@ func inUse(port int) bool {
 	return true
 }
 
-// tilt deploys what the Tiltfile says.
+// tilt runs tilt ci.
 func (d *Deployment) tilt(ctx context.Context) error {
 	c := d.Cluster
 	if err := os.MkdirAll(c.Evidence, 0o755); err != nil {
@@ -216,14 +216,14 @@ func (d *Deployment) tilt(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	// By its port Tilt names the kubeconfig that it gives to the Tiltfile's commands: two that run at once need two
-	// ports, and 0 is the same one.
+	// Tilt names the kubeconfig for the Tiltfile's commands after its port, so concurrent runs need different ports.
+	// With port 0 they would all use the same name.
 	port := 0
 	for port == 0 || inUse(port) {
 		port = 49152 + rand.N(16384)
 	}
 
-	d.Console.Say("deploying what the Tiltfile says ...")
+	d.Console.Say("deploying the Tiltfile's resources ...")
 	tilt := process.Command(ctx, "tilt", "ci", "--context", c.Context, "--port", strconv.Itoa(port),
 		"--output-snapshot-on-exit", filepath.Join(c.Evidence, "tilt-snapshot.json"))
 	tilt.Env = append(os.Environ(), "DO_NOT_TRACK=1", "TILT_CLOUD_ADDRESS=localhost:1")
@@ -238,9 +238,9 @@ func (d *Deployment) tilt(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		d.Console.Say("tilt ci failed. What follows is from the pods that are not ready; all of it is in %s", d.shown(c.Evidence))
+		d.Console.Say("tilt ci failed. Diagnostics of the pods that are not ready follow; see %s for the rest", d.shown(c.Evidence))
 		d.collectEvidence(ctx)
-		return fmt.Errorf("deploying failed: see above, and %s. Run %s again when it is mended; %[2]s --force starts over",
+		return fmt.Errorf("deploying failed: see above, and %s. Fix the cause and run %s again; %[2]s --force starts over",
 			d.shown(c.Evidence), c.Deploy)
 	}
 	return nil

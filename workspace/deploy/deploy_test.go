@@ -28,18 +28,18 @@ import (
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
-// world is what docker, ctlptl, kind, kubectl and tilt show and do, as far as deploying asks them.
+// world is the state behind fakes of docker, ctlptl, kind, kubectl and tilt.
 type world struct {
 	lock     sync.Mutex
-	node     string // its state, "" if it is not there
+	node     string // its status, "" if it does not exist
 	registry string
-	half     bool   // the node was being made when its maker was ended
-	dead     bool   // the node runs and its API server does not answer
-	folder   string // what is shared with the node
-	bind     string // and what Docker says of it
+	half     bool   // creating the node was interrupted
+	dead     bool   // the node is running but its API server is not responding
+	folder   string // the folder that the node sees
+	bind     string // the folder that Docker reports as mounted
 	calls    []string
-	noProxy  map[string]string // of each program's latest call
-	before   func(call string) // each call
+	noProxy  map[string]string // NO_PROXY of each program's latest call
+	before   func(call string) // called before each call
 	fails    string            // the program that fails
 }
 
@@ -69,20 +69,20 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// set changes or reads the world between two calls.
+// set runs f between two calls, to change or read the world.
 func (w *world) set(f func()) {
 	w.lock.Lock()
 	defer w.lock.Unlock()
 	f()
 }
 
-// all are the calls so far.
+// all returns the calls so far.
 func (w *world) all() (calls []string) {
 	w.set(func() { calls = slices.Clone(w.calls) })
 	return calls
 }
 
-// containers are the states of the node and the registry.
+// containers returns the statuses of the node and the registry.
 func (w *world) containers() (states string) {
 	w.set(func() { states = w.node + " " + w.registry })
 	return states
@@ -186,7 +186,7 @@ func registryFolder() string {
 	return archive.String()
 }
 
-// deployment is of a cluster "a" with ports that are free.
+// deployment returns a deployment to cluster "a" with free ports.
 func deployment(t *testing.T, cache string) (*Deployment, *bytes.Buffer, *bytes.Buffer) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
@@ -204,28 +204,28 @@ func deployment(t *testing.T, cache string) (*Deployment, *bytes.Buffer, *bytes.
 	}, &said, &out
 }
 
-func TestDeployFromNothingAndAgain(t *testing.T) {
+func TestLifecycle(t *testing.T) {
 	w, cache := newWorld(t), t.TempDir()
 	d, said, out := deployment(t, cache)
 	require.NoError(t, d.Deploy(t.Context(), false))
 	assert.Contains(t, out.String(), "SUCCESS")
-	assert.Contains(t, said.String(), "invoice-app answers at http://localhost:28081")
+	assert.Contains(t, said.String(), "invoice-app is available at http://localhost:28081")
 	applied, err := os.ReadFile(filepath.Join(d.Cluster.Logs(), "ctlptl.log"))
 	require.NoError(t, err)
-	assert.Contains(t, string(applied), "KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-a ctlptl apply -f ", "an operator can repeat it")
+	assert.Contains(t, string(applied), "KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-a ctlptl apply -f ", "an operator must be able to repeat it")
 	release(t, d)
 
 	w.set(func() { w.calls = nil })
 	d, _, _ = deployment(t, cache)
 	require.NoError(t, d.Deploy(t.Context(), false))
 	for _, call := range w.all() {
-		assert.NotRegexp(t, `^(docker (rm|start|stop|restart|network connect)|kind )`, call, "it changes what is there")
+		assert.NotRegexp(t, `^(docker (rm|start|stop|restart|network connect)|kind )`, call, "a second run must not change a running cluster")
 	}
 	release(t, d)
 
 	d, said, _ = deployment(t, cache)
 	require.NoError(t, d.Stop(t.Context()))
-	assert.Contains(t, said.String(), "it is stopped: CLUSTER_NAME=a ./deploy.sh starts it again, with its data\n")
+	assert.Contains(t, said.String(), "cluster a is stopped: CLUSTER_NAME=a ./deploy.sh starts it again, with its data\n")
 	assert.Equal(t, "exited exited", w.containers())
 	release(t, d)
 
@@ -237,7 +237,7 @@ func TestDeployFromNothingAndAgain(t *testing.T) {
 	d, said, _ = deployment(t, cache)
 	require.NoError(t, d.Destroy(t.Context()))
 	assert.Equal(t, " ", w.containers())
-	assert.Contains(t, said.String(), "nothing is left of it but the images")
+	assert.Contains(t, said.String(), "cluster a is removed; its images are kept")
 	release(t, d)
 
 	d, said, _ = deployment(t, cache)
@@ -245,14 +245,14 @@ func TestDeployFromNothingAndAgain(t *testing.T) {
 	assert.Equal(t, "there is no cluster a\n", said.String())
 }
 
-// release gives back the lock that the process would give back by its end.
+// release releases the lock, as the end of the process would.
 func release(t *testing.T, d *Deployment) {
 	t.Helper()
 	require.NoError(t, d.lock.Close())
 }
 
-// Whatever is in the middle of being done when a run is ended, the next one deploys.
-func TestARunThatIsInterruptedAnywhereIsMadeUpForByTheNext(t *testing.T) {
+// Wherever a run is interrupted, the next one succeeds.
+func TestInterruptedRunIsRecovered(t *testing.T) {
 	count := func() int {
 		w := newWorld(t)
 		d, _, _ := deployment(t, t.TempDir())
@@ -273,7 +273,7 @@ func TestARunThatIsInterruptedAnywhereIsMadeUpForByTheNext(t *testing.T) {
 					}
 					at = call
 					if strings.HasPrefix(call, "ctlptl apply") {
-						w.node, w.half = "running", true // it was about to
+						w.node, w.half = "running", true // ctlptl was creating the node
 					}
 					cancel()
 				}
@@ -291,11 +291,11 @@ func TestARunThatIsInterruptedAnywhereIsMadeUpForByTheNext(t *testing.T) {
 	}
 }
 
-func TestWhatFailsIsSaid(t *testing.T) {
+func TestFailuresAreReported(t *testing.T) {
 	for program, want := range map[string]string{
 		"docker": "Docker is not responding: ",
 		"ctlptl": "applying cluster a and its registry: failed: ",
-		"tilt":   "Run CLUSTER_NAME=a ./deploy.sh again when it is mended; CLUSTER_NAME=a ./deploy.sh --force starts over",
+		"tilt":   "Fix the cause and run CLUSTER_NAME=a ./deploy.sh again; CLUSTER_NAME=a ./deploy.sh --force starts over",
 	} {
 		t.Run(program, func(t *testing.T) {
 			w := newWorld(t)
@@ -314,8 +314,8 @@ func TestWhatFailsIsSaid(t *testing.T) {
 	})
 }
 
-// Whatever is run on the way asks no proxy for what is inside.
-func TestNothingInsideIsAskedOfAProxy(t *testing.T) {
+// No program uses a proxy for addresses inside the cluster.
+func TestProxyIsBypassedInsideCluster(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:9")
 	t.Setenv("NO_PROXY", "intra.example")
 	t.Setenv("no_proxy", "")
@@ -335,14 +335,14 @@ func TestTwoAtOnce(t *testing.T) {
 	first, _, _ := deployment(t, cache)
 	first.Prepare = func(context.Context) error {
 		second, _, _ := deployment(t, cache)
-		require.EqualError(t, second.Deploy(t.Context(), false), "another ./deploy.sh is at work on cluster a: wait for it, or stop it")
-		require.EqualError(t, second.Destroy(t.Context()), "another ./deploy.sh is at work on cluster a: wait for it, or stop it")
+		require.EqualError(t, second.Deploy(t.Context(), false), "another ./deploy.sh is running for cluster a: wait for it, or stop it")
+		require.EqualError(t, second.Destroy(t.Context()), "another ./deploy.sh is running for cluster a: wait for it, or stop it")
 		return nil
 	}
 	require.NoError(t, first.Deploy(t.Context(), false))
 }
 
-func TestPortsInUseAreNamedAtOnceEachWithOneThatIsFree(t *testing.T) {
+func TestPortsInUse(t *testing.T) {
 	newWorld(t)
 	port := func() int {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -358,10 +358,10 @@ func TestPortsInUseAreNamedAtOnceEachWithOneThatIsFree(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("port %d is in use", d.Ports.InvoiceApp))
 	require.ErrorContains(t, err, fmt.Sprintf("port %d is in use", d.Ports.Registry))
 	assert.Regexp(t, `\n  INVOICE_APP_PORT=\d+ REGISTRY_PORT=\d+ CLUSTER_NAME=a \./deploy\.sh$`, err.Error())
-	assert.False(t, prepared, "that would have taken minutes")
+	assert.False(t, prepared, "ports must be checked first, because preparing takes minutes")
 }
 
-func TestANodeThatDoesNotAnswerIsStarted(t *testing.T) {
+func TestUnresponsiveNodeIsStarted(t *testing.T) {
 	w := newWorld(t)
 	w.set(func() { w.node, w.registry, w.dead = "running", "running", true })
 	d, _, _ := deployment(t, t.TempDir())
@@ -369,7 +369,7 @@ func TestANodeThatDoesNotAnswerIsStarted(t *testing.T) {
 	assert.Contains(t, w.all(), "docker start a-control-plane")
 }
 
-func TestAFrozenNodeGoesOn(t *testing.T) {
+func TestPausedNodeIsResumed(t *testing.T) {
 	w := newWorld(t)
 	w.set(func() { w.node, w.registry = "paused", "running" })
 	d, _, _ := deployment(t, t.TempDir())
@@ -377,8 +377,8 @@ func TestAFrozenNodeGoesOn(t *testing.T) {
 	assert.Contains(t, w.all(), "docker unpause a-control-plane")
 }
 
-// Where the folder that is shared was removed, the node sees the new one when it starts again.
-func TestAFolderThatWasRemovedIsSeenAgain(t *testing.T) {
+// If the shared folder was removed, a restart makes the new one visible to the node.
+func TestRemovedFolderIsSharedAgain(t *testing.T) {
 	w := newWorld(t)
 	w.set(func() {
 		w.node, w.registry = "running", "running"
@@ -395,7 +395,7 @@ func TestAFolderThatWasRemovedIsSeenAgain(t *testing.T) {
 	assert.Contains(t, w.all(), "docker stop a-control-plane")
 }
 
-func TestWhatIsNotReadyIsEvidence(t *testing.T) {
+func TestEvidence(t *testing.T) {
 	w := newWorld(t)
 	d, said, _ := deployment(t, t.TempDir())
 	w.set(func() {

@@ -17,7 +17,7 @@ type pod struct {
 	ready           bool
 }
 
-// pods are those that are to run and stay.
+// pods returns the pods that have not completed.
 func (d *Deployment) pods(ctx context.Context) []pod {
 	said, _ := process.Output(d.Cluster.Kubectl(ctx, "get", "pods", "--all-namespaces", "--no-headers"))
 	var all []pod
@@ -32,7 +32,7 @@ func (d *Deployment) pods(ctx context.Context) []pod {
 	return all
 }
 
-// heartbeat says how it goes on: tilt ci is silent while it waits.
+// heartbeat reports progress, because tilt ci prints nothing while it waits.
 func (d *Deployment) heartbeat(ctx context.Context) {
 	began := time.Now()
 	ticks := time.NewTicker(d.Console.Every)
@@ -59,13 +59,13 @@ func (d *Deployment) heartbeat(ctx context.Context) {
 	}
 }
 
-// collectEvidence keeps what there is to know when something has gone wrong, and shows the most telling part.
+// collectEvidence saves diagnostics after a failed deployment, and prints the most useful part.
 func (d *Deployment) collectEvidence(ctx context.Context) {
 	kubectl := func(args ...string) []byte {
 		var out bytes.Buffer
 		command := d.Cluster.Kubectl(ctx, args...)
 		command.Stdout, command.Stderr = &out, &out
-		_ = command.Run() // what it says then is evidence, too
+		_ = command.Run() // errors are in the output
 		return out.Bytes()
 	}
 	keep := func(name string, data []byte) {
