@@ -1,5 +1,5 @@
-# debian_root FOLDER VARIANT PACKAGE,...: unpacks Debian packages, and what they depend on, into a folder. They come
-# from where this machine's apt gets them, and apt checks their signatures.
+# debian_root FOLDER VARIANT PACKAGE,...: unpacks Debian packages and their dependencies into a folder. apt downloads
+# them from this machine's package sources, and verifies their signatures.
 # shellcheck shell=sh
 
 debian_root() {
@@ -9,8 +9,8 @@ debian_root() {
 	for sources in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
 		[ ! -e "$sources" ] || set -- "$@" "$sources"
 	done
-	# Its helpers are to be run by the system's own interpreters, of which sh knows files up to number 9 only: none of
-	# these is taken by what is open here already, such as a lock.
+	# Run mmdebstrap's helpers with the system's own interpreters. Close inherited files such as locks: the file
+	# numbers up to 9, which are the only ones that sh supports, must be free.
 	PATH=/usr/sbin:/usr/bin:/sbin:/bin mmdebstrap --variant="$variant" --include="$packages" \
 		--dpkgopt=force-unsafe-io "$suite" "$folder" "$@" 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
 	(cd "$folder/usr/share" && rm -rf doc man locale info)
