@@ -1,6 +1,6 @@
-// Command coredns is CoreDNS with only the plugins that kubeadm's and
-// minikube's Corefiles name: it is static (the stock one links libc) and
-// compiles none of the cloud providers' clients.
+// Command coredns is CoreDNS with only the plugins used by kubeadm's and
+// minikube's Corefiles. Unlike the stock CoreDNS it is static, and does not
+// include the clients of cloud providers.
 package main
 
 import (

@@ -1,13 +1,13 @@
-// Command oci-runtime runs runc with a container's capabilities cut down to
-// those that this process has itself.
+// Command oci-runtime runs runc without requesting a capability that this
+// process lacks itself.
 //
-// Where the machine lacks one (CAP_SYS_RESOURCE, in nested sandboxes), runc
-// refuses every privileged container: "unable to apply caps: operation not
-// permitted". Asking for less than everything is all that is needed. Where
-// nothing is missing, nothing is changed.
+// On machines that lack CAP_SYS_RESOURCE (in nested sandboxes), runc cannot
+// start privileged containers: "unable to apply caps: operation not permitted".
+// They work if that capability is not requested. On other machines this command
+// changes nothing.
 //
-// The node image has it around its own runc, and workspace/run privileged
-// registers it with Docker on machines that need it.
+// It wraps runc in the node image, and workspace/run privileged registers it
+// with Docker on machines that need it.
 package main
 
 import (
@@ -22,8 +22,8 @@ import (
 	"syscall"
 )
 
-// resource is CAP_SYS_RESOURCE, the only capability that is known to be
-// missing where containers must run all the same.
+// CAP_SYS_RESOURCE is the only capability that is known to be missing on
+// machines that have to run containers.
 const (
 	resource    = "CAP_SYS_RESOURCE"
 	resourceBit = 24
@@ -55,8 +55,8 @@ func run() error {
 	return syscall.Exec(runc, append([]string{"runc"}, os.Args[1:]...), os.Environ())
 }
 
-// findRunc looks beside the program first, under the name that the node image
-// gives to its own.
+// findRunc returns the path of runc. It looks next to this program first, for
+// the name used in the node image.
 func findRunc() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -67,7 +67,7 @@ func findRunc() (string, error) {
 			return candidate, nil
 		}
 	}
-	return "", fmt.Errorf("no runc beside %s, nor in the usual folders", self)
+	return "", fmt.Errorf("runc not found next to %s or in the usual folders", self)
 }
 
 func resourceIsMissing() (bool, error) {
@@ -86,8 +86,8 @@ func resourceIsMissing() (bool, error) {
 	return false, fmt.Errorf("no CapEff in /proc/self/status: %v", lines.Err())
 }
 
-// specifications names the files that say what to run: config.json of the
-// bundle for "create" and "run", the file after --process for "exec".
+// specifications returns the files that specify what to run: config.json in the
+// bundle for "create" and "run", the argument of --process for "exec".
 func specifications(arguments []string) []string {
 	var files []string
 	for i, argument := range arguments {
@@ -111,7 +111,7 @@ func dropFrom(file string) error {
 		return err
 	}
 	decoder := json.NewDecoder(strings.NewReader(string(content)))
-	// Keep every number as it is written: some are unsigned 64-bit.
+	// Preserve numbers as they are written: some are unsigned 64-bit.
 	decoder.UseNumber()
 	var specification map[string]any
 	if err := decoder.Decode(&specification); err != nil {

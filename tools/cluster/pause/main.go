@@ -1,6 +1,5 @@
-// Command pause holds a pod's namespaces open: it does nothing until it is
-// told to stop, and reaps what other containers of the pod leave behind when
-// they share one process namespace.
+// Command pause holds a pod's namespaces open until it gets SIGINT or SIGTERM. If
+// the pod's containers share a process namespace, it reaps orphaned processes.
 package main
 
 import (

@@ -1,8 +1,8 @@
-// Command provisioner gives every PersistentVolumeClaim a directory of the
-// node. It stands in for the local-path-provisioner of kind's own node image,
-// whose dependencies cannot share a go.mod with the rest. It makes the
-// directories itself, through a hostPath mount, so it serves the one node it
-// runs on: these clusters have one.
+// Command provisioner provides a directory of the node for each
+// PersistentVolumeClaim. It replaces the local-path-provisioner of kind's own
+// node image, whose dependencies conflict with those of other programs in this
+// module. It creates the directories through a hostPath mount and thus supports
+// only single-node clusters.
 package main
 
 import (
@@ -43,13 +43,13 @@ type directories struct{}
 
 func (directories) Provision(_ context.Context, options controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
 	if options.SelectedNode == nil {
-		return nil, controller.ProvisioningFinished, fmt.Errorf("no node was selected: the storage class must say WaitForFirstConsumer")
+		return nil, controller.ProvisioningFinished, fmt.Errorf("no node selected: the storage class needs volumeBindingMode WaitForFirstConsumer")
 	}
 	path := filepath.Join(root, options.PVName)
 	if err := os.MkdirAll(path, 0o777); err != nil {
 		return nil, controller.ProvisioningFinished, err
 	}
-	// A hostPath volume knows no fsGroup, and pods run as any user.
+	// hostPath volumes do not support fsGroup, and pods may run as any user.
 	if err := os.Chmod(path, 0o777); err != nil {
 		return nil, controller.ProvisioningFinished, err
 	}
