@@ -1,7 +1,7 @@
-// compile compiles invoice-app for a peer, as the workspace does for our loop, and puts it into an image if one is
-// named, which it pushes.
+// compile compiles invoice-app into FOLDER for one of the compared tools, like the workspace does for our own loop.
+// If IMAGE is given, it also builds and pushes that image.
 //
-// usage: compile FOLDER [IMAGE]     in the repository; invoice-app is put into FOLDER
+// usage: compile FOLDER [IMAGE]     in the repository's root folder
 package main
 
 import (
@@ -31,7 +31,7 @@ func compile(folder string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
-	// Its time is when the compiler was started.
+	// The file's modification time records the start of the compilation.
 	if err := os.WriteFile(folder+".begun", nil, 0o644); err != nil {
 		return err
 	}

@@ -6,8 +6,7 @@ import (
 	"sync"
 )
 
-// host is what tests have in a *testing.T: checks that fail end the program, after everything that it has
-// started.
+// host replaces a *testing.T outside of tests: a failed check ends the program, after cleaning up.
 type host struct {
 	mu       sync.Mutex
 	cleanups []func()
@@ -36,7 +35,7 @@ func (h *host) Failed() bool {
 	return h.failed
 }
 
-// Cleanup has f called at the end, before those that were given earlier.
+// Cleanup registers f to be called at the end, in reverse order.
 func (h *host) Cleanup(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

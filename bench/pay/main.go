@@ -1,5 +1,5 @@
-// pay measures how fast invoices are paid, each time beside something that does comparable work in the same run:
-// docs/benchmarks.md says what and why.
+// pay measures how fast invoices are paid, compared with other programs that do similar work in the same run: see
+// docs/benchmarks.md.
 //
 // usage: go -C bench run ./pay [flags]     (make bench-pay; -help lists the flags)
 package main
@@ -22,15 +22,15 @@ import (
 	"example.com/invoices/internal/postgrestest"
 )
 
-// sizes are how much is measured.
+// sizes are the sizes of all measurements.
 type sizes struct {
 	rounds    int
 	invoices  int           // in one pay-all
-	few, many int           // in those that are compared for growth
-	single    int           // calls
-	imported  int           // lines
-	sqlite    int           // invoices
-	limit     time.Duration // of one-row inserts
+	few, many int           // invoices when measuring growth
+	single    int           // requests when measuring single payments
+	imported  int           // lines of an imported file
+	sqlite    int           // invoices in SQLite
+	limit     time.Duration // of measuring one-row inserts
 }
 
 var (
@@ -47,17 +47,17 @@ var (
 type bench struct {
 	host
 	root         string // of the repository
-	folder       string // which goes away, and belongs to PostgreSQL's account
+	folder       string // temporary, and owned by PostgreSQL's account
 	log          io.Writer
 	server       *postgrestest.Server
-	databases    int // so many were made
+	databases    int // number of databases created so far
 	programs     programs
 	baseline     programs
 	sizes        sizes
-	clients      int // of pgbench, at its best; 0: not known yet
-	riverWorkers int // of each of River's processes
+	clients      int // of pgbench at its best, or 0 if not yet known
+	riverWorkers int // in each River process
 	round        int
-	appEnv       []string // variables of invoice-app
+	appEnv       []string // variables for invoice-app
 	profile      bool
 
 	samples []*series
@@ -66,7 +66,7 @@ type bench struct {
 	facts   string // about the server
 }
 
-// series is what was measured of one thing, in each round.
+// series is the values of one measurement, one for each round.
 type series struct {
 	Name   string    `json:"name"`
 	Unit   string    `json:"unit,omitempty"`
@@ -96,19 +96,19 @@ func (b *bench) ratio(name string, value float64) {
 func main() {
 	log.SetFlags(log.Ltime)
 	b := &bench{sizes: full}
-	isShort := flag.Bool("short", false, "a few minutes instead of an hour: what CI runs")
-	rounds := flag.Int("rounds", 0, "rounds, if not as many as usual")
-	many := flag.Int("many", 0, "invoices whose paying is compared with that of few, if not as many as usual")
-	only := flag.String("only", "", "measure only what matches this regular expression: pay, xmin, list, single, import, sqlite, growth, callers")
-	baseline := flag.String("baseline", "3155e1d", "commit whose small case is compared with; the default is the last one before batches")
-	check := flag.Bool("check", false, "fail if a ratio is beyond its bound in bench/pay/bounds.txt")
-	results := flag.String("results", ".build/bench/pay", "where the results go, in the repository: files that begin so")
-	flag.IntVar(&b.riverWorkers, "river-workers", 50, "workers in each of River's processes")
-	flag.Func("set", "variable of invoice-app, as NAME=VALUE; may be repeated", func(variable string) error {
+	isShort := flag.Bool("short", false, "run for a few minutes instead of an hour, as in CI")
+	rounds := flag.Int("rounds", 0, "number of rounds, if not the default")
+	many := flag.Int("many", 0, "larger number of invoices when measuring growth, if not the default")
+	only := flag.String("only", "", "regular expression that selects measurements: pay, xmin, list, single, import, sqlite, growth, callers")
+	baseline := flag.String("baseline", "3155e1d", "commit to compare single payments with; the default is the last one before batches")
+	check := flag.Bool("check", false, "fail if a ratio is out of its bound in bench/pay/bounds.txt")
+	results := flag.String("results", ".build/bench/pay", "prefix of the result files, relative to the repository")
+	flag.IntVar(&b.riverWorkers, "river-workers", 50, "number of workers in each River process")
+	flag.Func("set", "variable for invoice-app, as NAME=VALUE; may be repeated", func(variable string) error {
 		b.appEnv = append(b.appEnv, variable)
 		return nil
 	})
-	flag.BoolVar(&b.profile, "profile", false, "print which statements paying consists of; measuring them takes time, too")
+	flag.BoolVar(&b.profile, "profile", false, "print the SQL statements that take the most time; this slows down the benchmark")
 	flag.Parse()
 	if *isShort {
 		b.sizes = short
@@ -150,7 +150,7 @@ func main() {
 	}
 }
 
-// prepare builds all programs, and starts PostgreSQL.
+// prepare builds all programs and starts PostgreSQL.
 func (b *bench) prepare(baseline string) {
 	var err error
 	b.root, err = filepath.Abs("..")
@@ -162,7 +162,7 @@ func (b *bench) prepare(baseline string) {
 	b.log = log
 	b.Cleanup(func() { log.Close() })
 
-	settings := []string{"fsync=on"} // which tests do without
+	settings := []string{"fsync=on"} // it is off in tests
 	if b.profile {
 		settings = append(settings, "shared_preload_libraries=pg_stat_statements")
 	}
@@ -189,14 +189,14 @@ func (b *bench) build(module, into string, packages ...string) {
 	require.NoError(b, err, "%s: %s", command, out)
 }
 
-// emptyFolder makes a folder that goes away.
+// emptyFolder creates a temporary folder.
 func (b *bench) emptyFolder() string {
 	folder, err := os.MkdirTemp(b.folder, "")
 	require.NoError(b, err)
 	return folder
 }
 
-// profiled runs f, which is about so many invoices, and with -profile prints what it consists of.
+// profiled runs f, which processes the given number of invoices. With -profile it prints the statements of f.
 func (b *bench) profiled(invoices int, f func()) {
 	if !b.profile {
 		f()

@@ -26,11 +26,11 @@ import (
 	payments "example.com/invoices/payment-provider/store"
 )
 
-// measures are all that can be measured, in the order in which they are.
+// measures are all measurements, in order.
 var measures = []struct {
 	name  string
 	round func(*bench)
-	once  bool // not in each round
+	once  bool // only in the first round
 }{
 	{"pay", (*bench).measurePay, false},
 	{"xmin", (*bench).measureXmin, false},
@@ -42,7 +42,7 @@ var measures = []struct {
 	{"callers", (*bench).measureCallers, true},
 }
 
-// measurePay pays the same number of invoices with invoice-app and with River, beside one-row inserts.
+// measurePay pays the same number of invoices with invoice-app and with River, and compares both with one-row inserts.
 func (b *bench) measurePay() {
 	limit := b.oneRowInserts(b.limitClients())
 	pay := b.pay(b.sizes.invoices)
@@ -60,7 +60,7 @@ func (b *bench) measurePay() {
 	b.ratio("pay/river", pay.rate/river)
 }
 
-// pay pays so many invoices over three replicas of each service.
+// pay pays the given number of invoices with three replicas of each service.
 func (b *bench) pay(invoices int) spent {
 	s := b.newSystem(b.programs, replicas)
 	defer s.stop()
@@ -68,7 +68,7 @@ func (b *bench) pay(invoices int) spent {
 	return s.payAll(invoices)
 }
 
-// limitClients is the number of clients at which the server takes most one-row inserts.
+// limitClients returns the number of clients with the highest rate of one-row inserts.
 func (b *bench) limitClients() int {
 	if b.clients == 0 {
 		best := 0.0
@@ -83,7 +83,7 @@ func (b *bench) limitClients() int {
 
 var tps = regexp.MustCompile(`(?m)^tps = ([\d.]+)`)
 
-// oneRowInserts inserts payments with pgbench, and returns how many a second.
+// oneRowInserts inserts payments with pgbench, and returns the rate per second.
 func (b *bench) oneRowInserts(clients int) float64 {
 	database := b.database(b.programs.paymentProvider())
 	defer b.drop(database)
@@ -101,7 +101,7 @@ INSERT INTO payments (id, amount_minor, currency) VALUES ('invoice-' || :client_
 	return rate
 }
 
-// river pays so many invoices with three River clients, which ask three payment-providers.
+// river pays the given number of invoices with three River clients, which call three payment-providers.
 func (b *bench) river(invoices int) float64 {
 	s := &system{bench: b, paying: b.database(b.programs.paymentProvider())}
 	defer s.stop()
@@ -143,7 +143,7 @@ func (b *bench) river(invoices int) float64 {
 	return float64(invoices) / took.Seconds()
 }
 
-// measureXmin pays while another transaction sees the databases as they were before.
+// measureXmin pays while another transaction holds an old snapshot of both databases.
 func (b *bench) measureXmin() {
 	held := func(hold bool) float64 {
 		s := b.newSystem(b.programs, replicas)
@@ -161,7 +161,7 @@ func (b *bench) measureXmin() {
 		return s.payAll(b.sizes.invoices).rate
 	}
 	var without, with float64
-	if b.round%2 == 0 { // neither always comes first
+	if b.round%2 == 0 { // take turns at being first
 		without, with = held(false), held(true)
 	} else {
 		with, without = held(true), held(false)
@@ -171,7 +171,7 @@ func (b *bench) measureXmin() {
 	b.ratio("xmin", with/without)
 }
 
-// measureList asks for pages while nothing else happens, and while everything is paid.
+// measureList lists invoices while the system is idle, and while everything is being paid.
 func (b *bench) measureList() {
 	s := b.newSystem(b.programs, replicas)
 	defer s.stop()
@@ -210,14 +210,14 @@ func (b *bench) measureList() {
 	}
 }
 
-// measureSingle compares the small case with that of the baseline, call by call.
+// measureSingle compares single payments with those of the baseline.
 func (b *bench) measureSingle() {
-	const payAllEvery = 5 // the baseline's takes a hundred times as long as a lone payment
+	const payAllEvery = 5 // in the baseline a pay-all takes a hundred times as long as a single payment
 	systems := []*system{b.newSystem(b.programs, 1), b.newSystem(b.baseline, 1)}
 	var pay, payAll [2][]float64
 	for n := range b.sizes.single {
 		for turn := range systems {
-			which := (turn + n) % len(systems) // neither always comes first
+			which := (turn + n) % len(systems) // take turns at being first
 			s := systems[which]
 			id := fmt.Sprintf("single-%d", n)
 			pay[which] = append(pay[which], b.timed(func() {
@@ -251,7 +251,7 @@ func (b *bench) measureSingle() {
 	}
 }
 
-// measureImport imports a file, and copies the same rows with psql, each into a fresh database.
+// measureImport imports a file, and compares that with copying the same rows with psql.
 func (b *bench) measureImport() {
 	lines := b.sizes.imported
 	csv, rows := filepath.Join(b.folder, "import.csv"), filepath.Join(b.folder, "copy.csv")
@@ -286,7 +286,7 @@ func (b *bench) measureImport() {
 	b.ratio("import/copy", importRate/copyRate)
 }
 
-// measureSQLite pays with both services on files, beside one-row commits into such a file.
+// measureSQLite pays with both services on SQLite, and compares that with one-row commits to SQLite.
 func (b *bench) measureSQLite() {
 	folder := b.emptyFolder()
 	db, err := payments.Schema.OpenSQLite(context.Background(), "sqlite:"+filepath.Join(folder, "limit.db"))
@@ -317,7 +317,7 @@ func (b *bench) measureSQLite() {
 	b.ratio("sqlite", rate/limit)
 }
 
-// measureGrowth pays few invoices and many.
+// measureGrowth compares paying few and many invoices.
 func (b *bench) measureGrowth() {
 	few, many := b.pay(b.sizes.few), b.pay(b.sizes.many)
 	b.add("pay, few", "invoices/s", few.rate)
@@ -335,7 +335,7 @@ func (b *bench) measureGrowth() {
 	b.ratio("memory-growth", growth)
 }
 
-// measureCallers has 1,000 callers at once at each endpoint: each is answered, or refused, within the bounds.
+// measureCallers sends 1,000 concurrent requests to each endpoint. Each must be served or refused in time.
 func (b *bench) measureCallers() {
 	const callers = 1000
 	s := b.newSystem(b.programs, 1)
@@ -383,15 +383,15 @@ func (b *bench) measureCallers() {
 	b.ratio("callers-failed", float64(total[failed]))
 }
 
-// What can become of a call.
+// Outcomes of a request.
 const (
 	served  = "served"
-	refused = "refused" // by a status that says so
-	failed  = "failed"  // no answer, one that is neither, or one that ends too early
+	refused = "refused" // with status 4xx or 503
+	failed  = "failed"  // no response, an incomplete one, or another error
 	hung    = "hung"
 )
 
-// outcome makes a call over a new connection.
+// outcome sends a request over a new connection.
 func (b *bench) outcome(method, url, body string) string {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Minute}
 	request, err := http.NewRequest(method, url, strings.NewReader(body))
@@ -418,7 +418,7 @@ func (b *bench) outcome(method, url, body string) string {
 	return served
 }
 
-// call makes a call that has to be answered so, over a connection that is kept.
+// call sends a request over a kept-alive connection, and requires a status.
 func (b *bench) call(method, url, body string, status int) {
 	request, err := http.NewRequest(method, url, strings.NewReader(body))
 	require.NoError(b, err)

@@ -20,13 +20,13 @@ import (
 	"example.com/invoices/bench/stats"
 )
 
-// report writes a .json, a .md and an .svg file of this name, and prints the table and the ratios.
+// report writes the results to FILE.json, FILE.md and FILE.svg, and prints the table and the ratios.
 func (b *bench) report(file string) {
 	var files syscall.Rlimit
 	require.NoError(b, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
-	facts := fmt.Sprintf("%s, %s; load %s at the end. %s\n%d rounds, %d invoices in a pay-all, %d and %d where growth is measured; "+
+	facts := fmt.Sprintf("%s, %s; load %s at the end. %s\n%d rounds, %d invoices in a pay-all, %d and %d when measuring growth; "+
 		"three replicas of each service with 10 connections each; pgbench with %d clients; River with %d workers in each of three processes; "+
-		"at most %d open files. Set for invoice-app: %v.", stats.Machine(), time.Now().UTC().Format(time.DateOnly), load(), b.facts,
+		"at most %d open files. Settings of invoice-app: %v.", stats.Machine(), time.Now().UTC().Format(time.DateOnly), load(), b.facts,
 		b.sizes.rounds, b.sizes.invoices, b.sizes.few, b.sizes.many, b.clients, b.riverWorkers, files.Cur, b.appEnv)
 
 	var table strings.Builder
@@ -55,7 +55,7 @@ func (b *bench) report(file string) {
 
 func (s *series) median() float64 { return stats.Quantile(s.Values, 0.5) }
 
-// number has three digits at least, and no fraction that means nothing.
+// number formats a number with about three significant digits.
 func number(value float64) string {
 	switch {
 	case value >= 100:
@@ -66,7 +66,7 @@ func number(value float64) string {
 	return strconv.FormatFloat(value, 'f', 3, 64)
 }
 
-// load is how many processes wanted to compute in the last minutes.
+// load returns the load averages of the last 1, 5 and 15 minutes.
 func load() string {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -75,7 +75,7 @@ func load() string {
 	return strings.Join(strings.Fields(string(text))[:3], " ")
 }
 
-// draw makes a bar of each rate at which something is paid, or could be.
+// draw draws a bar for each rate.
 func (b *bench) draw(file string) {
 	p := plot.New()
 	p.Title.Text = "Invoices or rows a second (median)"
@@ -99,7 +99,7 @@ func (b *bench) draw(file string) {
 	require.NoError(b, p.Save(18*vg.Centimeter, 9*vg.Centimeter, file))
 }
 
-// check compares the ratios with bounds.txt, whose lines are: NAME at-least|at-most BOUND.
+// check compares the ratios with the bounds in bounds.txt, which has lines of the form NAME at-least|at-most BOUND.
 func (b *bench) check() {
 	file, err := os.Open(filepath.Join(b.root, "bench/pay/bounds.txt"))
 	require.NoError(b, err)

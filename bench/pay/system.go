@@ -23,19 +23,19 @@ import (
 
 const (
 	replicas = 3
-	enough   = time.Hour // for anything; only ends a run that hangs
+	enough   = time.Hour // a timeout for anything that hangs
 )
 
-// process is a replica that runs.
+// process is a running replica.
 type process struct {
 	command *exec.Cmd
-	url     string // where it serves
+	url     string
 }
 
-// start runs a service until stop.
+// start starts a service and waits until it is ready.
 func (b *bench) start(program string, env ...string) *process {
 	command := exec.Command(program)
-	command.Dir = b.emptyFolder() // no .env file is found there
+	command.Dir = b.emptyFolder() // without an .env file
 	command.Env = append(env, "LISTEN_ADDR=127.0.0.1:0")
 	stderr, err := command.StderrPipe()
 	require.NoError(b, err)
@@ -52,7 +52,7 @@ func (b *bench) start(program string, env ...string) *process {
 			break
 		}
 	}
-	go func() { _, _ = io.Copy(b.log, lines) }() // until it ends
+	go func() { _, _ = io.Copy(b.log, lines) }() // until the service exits
 	require.Eventually(b, func() bool {
 		response, err := http.Get(p.url + "/readyz")
 		if err != nil {
@@ -64,15 +64,15 @@ func (b *bench) start(program string, env ...string) *process {
 	return p
 }
 
-// stop ends the process, unless it has been.
+// stop kills the process if it is running.
 func (p *process) stop() {
 	if p.command.ProcessState == nil {
 		_ = p.command.Process.Kill()
-		_ = p.command.Wait() // ended by a signal, as asked
+		_ = p.command.Wait() // returns an error because it was killed
 	}
 }
 
-// peak is the most memory that the process has had so far, in bytes.
+// peak returns the process's peak memory usage so far, in bytes.
 func (b *bench) peak(p *process) float64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
 	require.NoError(b, err)
@@ -82,11 +82,11 @@ func (b *bench) peak(p *process) float64 {
 	return kibibytes * 1024
 }
 
-// cpu is the time that a process has computed, and the children that it has waited for.
+// cpu returns the CPU time of a process and of its children that have exited.
 func (b *bench) cpu(pid int) time.Duration {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0 // it has ended: then its parent's time has it
+		return 0 // it has exited: its parent's time includes it
 	}
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	var ticks int
@@ -95,10 +95,10 @@ func (b *bench) cpu(pid int) time.Duration {
 		require.NoError(b, err)
 		ticks += n
 	}
-	return time.Duration(ticks) * 10 * time.Millisecond // of 1/100 s, on every Linux
+	return time.Duration(ticks) * 10 * time.Millisecond // a tick is 10 ms on Linux
 }
 
-// databaseCPU is that of PostgreSQL's processes.
+// databaseCPU returns the CPU time of PostgreSQL's processes.
 func (b *bench) databaseCPU() time.Duration {
 	pid := b.server.PID()
 	total := b.cpu(pid)
@@ -112,20 +112,20 @@ func (b *bench) databaseCPU() time.Duration {
 	return total
 }
 
-// programs is the folder of both services' binaries.
+// programs is the folder with the binaries of both services.
 type programs string
 
 func (p programs) invoiceApp() string      { return filepath.Join(string(p), "invoice-app") }
 func (p programs) paymentProvider() string { return filepath.Join(string(p), "payment-provider") }
 
-// system is both services on databases of their own, the n-th invoice-app asking the n-th payment-provider.
+// system runs both services with separate databases. The n-th invoice-app calls the n-th payment-provider.
 type system struct {
 	*bench
-	invoicing, paying string // databases, or "" if they are SQLite files
+	invoicing, paying string // names of databases, or "" for SQLite files
 	apps, providers   []*process
 }
 
-// database makes an empty database, and a service's tables in it.
+// database creates a database with a service's empty tables.
 func (b *bench) database(program string) (name string) {
 	b.databases++
 	name = fmt.Sprintf("bench_%d", b.databases)
@@ -142,7 +142,7 @@ func (b *bench) migrate(program, url string) {
 	b.run(exec.Command(program, "migrate"), "DATABASE_URL="+url)
 }
 
-// run runs a command with these variables alone, and returns what it prints.
+// run runs a command with only the given variables, and returns its output.
 func (b *bench) run(command *exec.Cmd, env ...string) string {
 	if command.Dir == "" {
 		command.Dir = b.emptyFolder()
@@ -169,7 +169,7 @@ func (s *system) serve(p programs, n int, invoicing, paying string) {
 	}
 }
 
-// stop ends the replicas, and drops their databases.
+// stop stops the replicas and drops their databases.
 func (s *system) stop() {
 	for _, p := range append(s.apps, s.providers...) {
 		p.stop()
@@ -185,7 +185,7 @@ func (b *bench) drop(database string) {
 	b.server.Exec("postgres", "DROP DATABASE "+database+" WITH (FORCE)")
 }
 
-// fill adds unpaid invoices, and leaves the server with nothing to do.
+// fill adds unpaid invoices, and vacuums and checkpoints so that no such work is left for later.
 func (s *system) fill(invoices int) {
 	s.server.Exec(s.invoicing, fmt.Sprintf(`INSERT INTO invoices (id, amount_minor, currency)
 		SELECT 'invoice-' || lpad(n::text, 9, '0'), 1 + n %% 100000, 'EUR' FROM generate_series(1, %d) AS n`, invoices))
@@ -193,15 +193,15 @@ func (s *system) fill(invoices int) {
 	s.server.Exec("postgres", "CHECKPOINT")
 }
 
-// spent is what paying took.
+// spent is the cost of paying.
 type spent struct {
-	rate                        float64 // invoices a second
-	apps, providers, database   float64 // µs of CPU an invoice
-	commits, wal, disk          float64 // commits, and bytes of write-ahead log and of tables and indexes, an invoice
-	appsMemory, providersMemory float64 // most bytes that one process has had
+	rate                        float64 // invoices per second
+	apps, providers, database   float64 // µs of CPU per invoice
+	commits, wal, disk          float64 // commits, and bytes of write-ahead log and of tables and indexes, per invoice
+	appsMemory, providersMemory float64 // peak memory of a process, in bytes
 }
 
-// payAll has every invoice-app asked to pay everything at once, until all say that it is paid, and checks that.
+// payAll calls all invoice-apps concurrently to pay everything, and checks that all invoices have been paid.
 func (s *system) payAll(invoices int) (result spent) {
 	cpu := func(processes []*process) (total time.Duration) {
 		for _, p := range processes {
@@ -216,7 +216,7 @@ func (s *system) payAll(invoices int) (result spent) {
 	result.apps = float64((cpu(s.apps) - apps).Microseconds()) / each
 	result.providers = float64((cpu(s.providers) - providers).Microseconds()) / each
 	result.database = float64((s.databaseCPU() - database).Microseconds()) / each
-	// Sessions report their commits a second later, or when they end.
+	// PostgreSQL's sessions report commits with a delay of a second, or when they end.
 	for _, p := range s.apps {
 		result.appsMemory = max(result.appsMemory, s.peak(p))
 		p.stop()
@@ -245,7 +245,7 @@ func (s *system) payAllEverywhere() {
 	callers.Wait()
 }
 
-// payAllAt asks one invoice-app until everything is paid.
+// payAllAt calls one invoice-app until everything is paid.
 func (b *bench) payAllAt(app *process) {
 	client := http.Client{Timeout: enough}
 	for {
@@ -254,14 +254,14 @@ func (b *bench) payAllAt(app *process) {
 		text, err := io.ReadAll(response.Body)
 		require.NoError(b, err)
 		response.Body.Close()
-		if response.StatusCode != http.StatusAccepted { // it takes long: the next call waits for its end
+		if response.StatusCode != http.StatusAccepted { // still in progress: the next request waits for it
 			require.Equal(b, http.StatusOK, response.StatusCode, "%s", text)
 			return
 		}
 	}
 }
 
-// checkPaid compares the two databases.
+// checkPaid checks that both databases agree that all invoices are paid.
 func (s *system) checkPaid(invoices int) {
 	const sums = `SELECT count(*), sum(amount_minor)::bigint FROM `
 	var count, paid, taken [2]int64
@@ -269,11 +269,11 @@ func (s *system) checkPaid(invoices int) {
 	s.query(s.invoicing, sums+"invoices WHERE paid_at IS NOT NULL", &paid[0], &paid[1])
 	s.query(s.paying, sums+"payments", &taken[0], &taken[1])
 	require.EqualValues(s, invoices, count[0])
-	require.Equal(s, count, paid, "of all invoices, those that are marked paid")
-	require.Equal(s, count, taken, "of all invoices, those that payment-provider has taken")
+	require.Equal(s, count, paid, "invoices marked as paid")
+	require.Equal(s, count, taken, "payments accepted by payment-provider")
 }
 
-// query asks for one row, as the superuser.
+// query queries one row as the superuser.
 func (b *bench) query(database, sql string, into ...any) {
 	conn, err := pgx.Connect(context.Background(), b.url(database))
 	require.NoError(b, err)
@@ -281,7 +281,7 @@ func (b *bench) query(database, sql string, into ...any) {
 	require.NoError(b, conn.QueryRow(context.Background(), sql).Scan(into...))
 }
 
-// written is how much the server has committed so far, and logged.
+// written returns the number of commits and the bytes of write-ahead log so far.
 func (b *bench) written() (commits, wal float64) {
 	b.query("postgres", `SELECT sum(xact_commit)::float8, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8 FROM pg_stat_database`,
 		&commits, &wal)

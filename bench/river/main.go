@@ -1,11 +1,11 @@
-// river pays invoices by River, a queue of jobs in PostgreSQL: what bench/pay compares invoice-app with. One
-// job pays one invoice: it asks payment-provider, and marks the invoice paid in its own table.
+// river pays invoices using River, a job queue in PostgreSQL that bench/pay compares invoice-app with. Each job
+// pays one invoice: it calls payment-provider, and marks the invoice as paid in a table.
 //
-// usage: river prepare INVOICES    makes the tables, so many invoices, and a job for each
+// usage: river prepare INVOICES    creates the tables, and that number of invoices with a job for each
 //
-//	river work WORKERS        says "ready", and works on the jobs once it is sent a line, until it is ended
+//	river work WORKERS        prints "ready", waits for a line of input, and works on jobs until terminated
 //
-// DATABASE_URL and PAYMENT_PROVIDER_URL are as invoice-app's.
+// DATABASE_URL and PAYMENT_PROVIDER_URL are the same as for invoice-app.
 package main
 
 import (
@@ -30,10 +30,10 @@ import (
 	"github.com/riverqueue/river/rivermigrate"
 )
 
-// conns are the most connections to PostgreSQL: as many as one replica of invoice-app has.
+// conns is the maximum number of connections to PostgreSQL, the same as for a replica of invoice-app.
 const conns = 10
 
-// invoice is a job, and the body of its call.
+// invoice is a job's arguments, and the body of its request.
 type invoice struct {
 	ID       string      `json:"id"`
 	Value    json.Number `json:"value"`
@@ -49,7 +49,7 @@ type payer struct {
 	url    string
 }
 
-// Work pays an invoice. Asked twice, the provider takes one payment, so that River may try again.
+// Work pays an invoice. River may retry it, because the provider accepts each payment only once.
 func (p *payer) Work(ctx context.Context, job *river.Job[invoice]) error {
 	body, err := json.Marshal(job.Args)
 	if err != nil {
@@ -154,7 +154,7 @@ func work(ctx context.Context, pool *pgxpool.Pool, workers int) error {
 	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: workers}},
 		Workers: known,
-		// As often as River's own benchmark: by default, 100 ms, the workers wait for jobs most of the time.
+		// The same as in River's own benchmark: with the default of 100 ms, workers are idle most of the time.
 		FetchCooldown:     2 * time.Millisecond,
 		FetchPollInterval: 20 * time.Millisecond,
 	})

@@ -1,5 +1,4 @@
-// Package stats is what the benchmarks have in common: how samples are summed up, and where they were
-// taken.
+// Package stats summarizes the samples of the benchmarks, and describes the machine they were taken on.
 package stats
 
 import (
@@ -11,7 +10,7 @@ import (
 	"strings"
 )
 
-// Quantile interpolates between the two nearest samples; of none it is 0.
+// Quantile returns the q-quantile, interpolated between the two nearest samples, or 0 if there are none.
 func Quantile(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	if len(sorted) == 0 {
@@ -25,7 +24,7 @@ func Quantile(values []float64, q float64) float64 {
 	return sorted[low] + (at-float64(low))*(sorted[low+1]-sorted[low])
 }
 
-// Machine describes where this was measured.
+// Machine describes this machine.
 func Machine() string {
 	model := runtime.GOARCH
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {

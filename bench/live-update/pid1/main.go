@@ -1,5 +1,5 @@
-// pid1 is what Tilt's live_update needs in an image without a shell: PID 1 that runs the service and
-// starts it again when it was updated, and, called as tar, what Tilt unpacks the update with.
+// pid1 provides what Tilt's live_update needs in an image without a shell. As PID 1 it runs the service
+// and restarts it after an update; called as tar, it unpacks the update for Tilt.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 
 const (
 	updated = "/app/invoice-app"
-	shipped = "/invoice-app" // with the image
+	shipped = "/invoice-app" // in the image
 )
 
 func main() {
@@ -42,16 +42,16 @@ func main() {
 			log.Fatal(err)
 		}
 		received := <-signals
-		// Not told, but killed: nothing is faster than that.
+		// Kill the service without a graceful shutdown, because nothing is faster.
 		_ = service.Process.Kill()
-		_ = service.Wait() // says that it was killed
+		_ = service.Wait() // returns an error because it was killed
 		if received == syscall.SIGTERM {
 			return
 		}
 	}
 }
 
-// unpack puts each file in the place of the old one, which may be running.
+// unpack replaces each file atomically, because the old one may be running.
 func unpack(from io.Reader) error {
 	for archive := tar.NewReader(from); ; {
 		header, err := archive.Next()
