@@ -17,7 +17,7 @@ import (
 	"example.com/invoices/bench/stats"
 )
 
-// report writes a .json, a .md and a .svg file of this name, and prints the table and the ratios.
+// report writes the results to FILE.json, FILE.md and FILE.svg, and prints the table and the ratios.
 func report(file string, ways []*way, samples []sample, splits map[string][]float64, watcherCPU string, cost supervisorCost) error {
 	of := func(name string, part func(sample) float64) (values []float64) {
 		for _, s := range samples {
@@ -42,7 +42,7 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 	}
 
 	var table strings.Builder
-	fmt.Fprintf(&table, "Seconds from a save until all three replicas of invoice-app answer anew (for go-build: until it\nhas ended). %s, %s. The watcher took %s of a core.\n\n",
+	fmt.Fprintf(&table, "Seconds from a save until all three replicas of invoice-app serve the new version (for go-build: until it\nexits). %s, %s. The watcher used %s of a core.\n\n",
 		stats.Machine(), time.Now().UTC().Format(time.DateOnly), watcherCPU)
 	table.WriteString("| way | edits | median | quartiles | least | most | notice | compile | rest |\n|---|---|---|---|---|---|---|---|---|\n")
 	parts := []func(sample) float64{
@@ -59,11 +59,11 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 		}
 		table.WriteString("\n")
 	}
-	table.WriteString("\nThe loop's own account, medians of every replica:")
+	table.WriteString("\nAs logged by the loop itself, medians of all replicas:")
 	for _, part := range []string{"compile", "delivery", "swap", "first answer"} {
 		fmt.Fprintf(&table, " %s %.3f s.", part, stats.Quantile(splits[part], 0.5))
 	}
-	fmt.Fprintf(&table, "\n\nPID 1 of the pods, in none but these: an image of %.1f MB, and %.1f to %.1f MB of memory in each of %d pods.",
+	fmt.Fprintf(&table, "\n\nThe loop's additional PID 1: an image of %.1f MB, and %.1f to %.1f MB of memory in each of %d pods.",
 		float64(cost.Image)/1e6, float64(slices.Min(cost.Resident))/1e6, float64(slices.Max(cost.Resident))/1e6, len(cost.Resident))
 	table.WriteString("\n\n![where the time goes](" + filepath.Base(file) + ".svg)\n\n| ratio of medians | |\n|---|---|\n")
 	for _, r := range ratios {
@@ -96,7 +96,7 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 	return nil
 }
 
-// draw makes one bar a way, of its three parts.
+// draw draws a bar for each way, stacked from the three parts.
 func draw(file string, ways []*way, median func(w *way, part int) float64) error {
 	p := plot.New()
 	p.Title.Text = "From save to live in every replica (median)"

@@ -1,5 +1,5 @@
-// record draws the first minute of a newcomer: it runs the README's commands in a fresh clone, in two
-// terminals, and writes what they print, when they print it, as an animated SVG.
+// record records a newcomer's first minute: it runs the README's commands in a fresh clone, in two
+// terminals, and writes their output, with its timing, as an animated SVG.
 //
 // usage: go run ./docs/record FILE     (make record)
 package main
@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// The server runs in the first terminal; when it has printed ready, the commands run in the second.
+// The server runs in the first terminal. Once it has printed ready, the commands run in the second.
 const (
 	server = "make run"
 	ready  = "msg=serving address=127.0.0.1:8081"
@@ -48,7 +48,7 @@ func main() {
 	}
 }
 
-// A line of a terminal, and when it was there.
+// line is a line in a terminal, with the time when it appeared.
 type line struct {
 	terminal int
 	text     string
@@ -72,7 +72,7 @@ func record(ctx context.Context) (lines []line, err error) {
 		defer lock.Unlock()
 		lines = append(lines, line{terminal, text, time.Since(began)})
 	}
-	// start runs a command line, shows what it prints, and passes each line on.
+	// start starts a command line, shows its output, and sends each line to printed.
 	start := func(ctx context.Context, terminal int, text string) (command *exec.Cmd, printed chan string, err error) {
 		show(terminal, prompt+text)
 		output, writer, err := os.Pipe()
@@ -83,9 +83,9 @@ func record(ctx context.Context) (lines []line, err error) {
 		command = exec.CommandContext(ctx, "bash", "-c", text)
 		command.Dir, command.Stdout, command.Stderr = clone, writer, writer
 		command.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
-			return strings.HasPrefix(variable, "MAKE") // what make record tells a make below it
+			return strings.HasPrefix(variable, "MAKE") // set by make record for nested makes
 		})
-		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Ctrl-C reaches all of it
+		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Ctrl-C reaches all of its processes
 		command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGINT) }
 		if err := command.Start(); err != nil {
 			return nil, nil, errors.Join(err, output.Close())
@@ -115,7 +115,7 @@ func record(ctx context.Context) (lines []line, err error) {
 		}
 	}
 	if !isReady {
-		return nil, fmt.Errorf("%s: it ended before %q: %s", server, ready, lines[len(lines)-1].text)
+		return nil, fmt.Errorf("%s: exited before printing %q: %s", server, ready, lines[len(lines)-1].text)
 	}
 	served := make(chan struct{})
 	go func() {
@@ -135,10 +135,10 @@ func record(ctx context.Context) (lines []line, err error) {
 		}
 	}
 	lock.Lock()
-	recorded := len(lines) // without how the server ends
+	recorded := len(lines) // without the server's shutdown
 	lock.Unlock()
 	interrupt()
 	<-served
-	_ = running.Wait() // make counts Ctrl-C as a failure
+	_ = running.Wait() // make treats Ctrl-C as a failure
 	return lines[:recorded], nil
 }

@@ -14,12 +14,12 @@ const (
 	cellWidth  = 8
 	lineHeight = 19
 	margin     = 16
-	longest    = 2 * time.Second // a wait that is longer is shortened to this
+	longest    = 2 * time.Second // longer waits are shortened to this
 	blank      = 1               // lines between the two terminals
 )
 
-// draw returns an SVG in which each line appears at its time. Where animations are not shown, all
-// lines are there from the beginning.
+// draw returns an SVG in which each line appears at its time. Without animations all lines are visible
+// from the start.
 func draw(lines []line, when time.Time) string {
 	rows := [2]int{}
 	for _, l := range lines {

@@ -1,4 +1,4 @@
-// Package teardown removes a test's cluster, and sees that nothing of it is left, and nothing else gone.
+// Package teardown removes a test's cluster, and checks that nothing of it is left behind, and nothing else is removed.
 package teardown
 
 import (
@@ -14,28 +14,28 @@ import (
 	"example.com/invoices/test/cluster/target"
 )
 
-// TestNothingIsLeft removes the cluster that package target finds, and sees that those whose names begin
-// like its own are as they were: one of the same product, NEIGHBOUR, is removed only then. BEFORE is what
-// package inventory listed before the cluster was made, when NEIGHBOUR was there already.
-func TestNothingIsLeft(t *testing.T) {
+// TestDestroy removes the cluster found by package target, and checks that clusters with a common name
+// prefix are unchanged. One of them, NEIGHBOUR, has the same product and is removed afterwards. BEFORE is
+// the output of package inventory before the cluster was created, when NEIGHBOUR existed already.
+func TestDestroy(t *testing.T) {
 	before, name, neighbour := lines(os.Getenv("BEFORE")), os.Getenv("CLUSTER_NAME"), os.Getenv("NEIGHBOUR")
 	require.NotEmpty(t, neighbour, "NEIGHBOUR is not set: test/cluster/run sets it")
 	cluster, err := target.FromEnvironment("../../..")
 	require.NoError(t, err)
 
-	require.Contains(t, names(inventory(t)), "container /"+cluster.Node, "the cluster is there")
+	require.Contains(t, names(inventory(t)), "container /"+cluster.Node, "there is no cluster")
 	destroy(t, name)
 	after := inventory(t)
-	assert.Subset(t, names(before), names(after), "left behind (or made by somebody else meanwhile)")
+	assert.Subset(t, names(before), names(after), "left behind (or created by another process in the meantime)")
 	assert.GreaterOrEqual(t, len(of(neighbour, before)), 3, "a container, a network and a context")
-	assert.Subset(t, after, of(name, before), "another cluster was touched")
-	destroy(t, name) // again, with nothing there
+	assert.Subset(t, after, of(name, before), "another cluster was changed")
+	destroy(t, name) // again, now that it does not exist
 
 	destroy(t, neighbour)
 	assert.Empty(t, of(neighbour, inventory(t)), "left behind")
 }
 
-// destroy says what a user says.
+// destroy removes a cluster as a user would.
 func destroy(t *testing.T, name string) {
 	t.Helper()
 	run(t, "env", "CLUSTER_NAME="+name, "./deploy.sh", "--destroy")
@@ -48,7 +48,7 @@ func inventory(t *testing.T) []string {
 	return taken
 }
 
-// names are the lines of an inventory without the states.
+// names returns the lines of an inventory without the states.
 func names(inventory []string) (names []string) {
 	for _, line := range inventory {
 		fields := strings.Fields(line)
@@ -57,7 +57,7 @@ func names(inventory []string) (names []string) {
 	return names
 }
 
-// of are the lines of an inventory that are about a cluster.
+// of returns the lines of an inventory that belong to a cluster.
 func of(cluster string, inventory []string) (found []string) {
 	for _, line := range inventory {
 		if strings.Contains(line, cluster) {
