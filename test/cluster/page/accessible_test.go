@@ -23,9 +23,9 @@ func scheme(name string) chromedp.Action {
 	return emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}})
 }
 
-// contrasts lists the texts of the page whose contrast with what is behind them is
-// too low for WCAG 2.2, level AA: 4.5, or 3 for large ones; and the controls
-// whose edge is less than 3 from the page.
+// contrasts lists texts whose contrast with their background is too low for WCAG
+// 2.2, level AA (4.5, or 3 for large text), and controls whose border has a
+// contrast of less than 3.
 const contrasts = `(() => {
 	const channel = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
 	const numbers = (color) => color.match(/[\d.]+/g).map(Number);
@@ -60,21 +60,21 @@ const contrasts = `(() => {
 			const is = ratio(numbers(style.borderTopColor), behind(e.parentElement));
 			found.checked++;
 			if (is < 3) {
-				found.low.push("edge of " + e.localName + ": " + is.toFixed(2));
+				found.low.push("border of " + e.localName + ": " + is.toFixed(2));
 			}
 		}
 	}
 	return JSON.stringify(found);
 })()`
 
-// requireAccessible checks what Chromium tells a screen reader of the page, and
-// what everybody sees of it.
+// requireAccessible checks the page's accessibility tree, as used by screen
+// readers, and its visual accessibility.
 func (b browser) requireAccessible(what string) {
 	b.Helper()
 	type value struct {
 		Value any `json:"value"`
 	}
-	var tree struct { // as much of it as is needed: cdproto's types refuse what is newer than they are
+	var tree struct { // only the required fields: cdproto's types reject values newer than themselves
 		Nodes []struct {
 			Ignored    bool  `json:"ignored"`
 			Role       value `json:"role"`
@@ -98,12 +98,12 @@ func (b browser) requireAccessible(what string) {
 		count[role]++
 		switch role {
 		case "button", "link", "checkbox", "searchbox", "textbox", "progressbar", "navigation", "region", "columnheader", "rowheader", "RootWebArea", "heading":
-			assert.NotEmpty(b, name, "%s: a %s without a name", what, role)
+			assert.NotEmpty(b, name, "%s: %s without a name", what, role)
 		}
 		if role == "heading" {
 			for _, property := range node.Properties {
 				if now, isLevel := property.Value.Value.(float64); isLevel && property.Name == "level" {
-					assert.LessOrEqual(b, now, level+1, "%s: the heading %q leaves a level out", what, name)
+					assert.LessOrEqual(b, now, level+1, "%s: the heading %q skips a level", what, name)
 					level = now
 				}
 			}
@@ -117,10 +117,10 @@ func (b browser) requireAccessible(what string) {
 	assert.GreaterOrEqual(b, count["button"], 3, what)
 
 	assert.Equal(b, "en", b.evaluate("document.documentElement.lang"))
-	assert.Equal(b, "0", b.evaluate("[...document.querySelectorAll('[id]')].length - new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"), "ids that occur twice")
+	assert.Equal(b, "0", b.evaluate("[...document.querySelectorAll('[id]')].length - new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"), "duplicate ids")
 	assert.Empty(b, b.evaluate(`[...document.querySelectorAll("[aria-labelledby], [aria-describedby]")]
 		.flatMap((e) => [e.getAttribute("aria-labelledby"), e.getAttribute("aria-describedby")])
-		.filter((id) => id !== null && document.getElementById(id) === null).join()`), "references to what is not there")
+		.filter((id) => id !== null && document.getElementById(id) === null).join()`), "references to missing ids")
 	for _, name := range []string{"light", "dark"} {
 		b.run(scheme(name))
 		var found struct {
@@ -128,15 +128,15 @@ func (b browser) requireAccessible(what string) {
 			Low     []string
 		}
 		require.NoError(b, json.Unmarshal([]byte(b.evaluate(contrasts)), &found))
-		assert.Empty(b, found.Low, "%s, %s: hard to read", what, name)
+		assert.Empty(b, found.Low, "%s, %s: contrast is too low", what, name)
 		assert.Greater(b, found.Checked, 20)
 	}
 	b.run(emulation.SetDeviceMetricsOverride(320, 640, 1, false))
-	assert.Equal(b, "320", b.evaluate("document.documentElement.scrollWidth"), "%s: on a narrow screen, or magnified, one does not scroll sideways", what)
+	assert.Equal(b, "320", b.evaluate("document.documentElement.scrollWidth"), "%s: a narrow or magnified page must not scroll sideways", what)
 	assert.Empty(b, b.evaluate(`[...document.querySelectorAll("button, nav a, input")].filter((e) => {
 		const box = e.getBoundingClientRect();
 		return box.width > 0 && box.height < 24 && e.type !== "checkbox";
-	}).map((e) => e.outerHTML).join()`), "%s: too small to hit", what)
+	}).map((e) => e.outerHTML).join()`), "%s: target is too small", what)
 	b.run(emulation.ClearDeviceMetricsOverride())
 }
 
@@ -167,8 +167,8 @@ func TestAccessible(t *testing.T) {
 	b.requireAccessible("wrong line")
 }
 
-// The page follows what its reader prefers, and the documentation has pictures of
-// both.
+// The page follows the preferred color scheme. The documentation has screenshots
+// of both.
 func TestLightAndDark(t *testing.T) {
 	provider := newRejectable(t)
 	close(provider.gate)

@@ -1,6 +1,6 @@
-// Package page runs both services on this machine, on SQLite and on PostgreSQL,
-// and uses invoice-app's page as people do: in a real browser, with the keyboard,
-// without JavaScript, in the dark.
+// Package page runs both services on this machine, with SQLite and PostgreSQL,
+// and tests invoice-app's page in a real browser: with the keyboard, without
+// JavaScript, and in light and dark mode.
 package page
 
 import (
@@ -28,18 +28,18 @@ import (
 	"example.com/invoices/internal/postgrestest"
 )
 
-// moduleRoot is where the services' module begins.
+// moduleRoot is the root of the services' module.
 const moduleRoot = "../../.."
 
 const (
-	enough = 2 * time.Minute // for anything; only ends a test that hangs
+	enough = 2 * time.Minute // a timeout for anything that hangs
 	pause  = 50 * time.Millisecond
 )
 
-// screenshots is the folder that gets docs' pictures anew, or "".
-var screenshots = flag.String("screenshots", "", "folder for the documentation's pictures of the page")
+// screenshots is the folder for new screenshots, or "".
+var screenshots = flag.String("screenshots", "", "folder for the documentation's screenshots of the page")
 
-// programs is the folder of the two services' binaries.
+// programs is the folder with the binaries of both services.
 var programs string
 
 func TestMain(m *testing.M) {
@@ -64,7 +64,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// engines are what the services can keep their data in, each in new databases.
+// engines create a new database for a service, by database engine.
 var engines = map[string]func(t *testing.T, service string) (url string){
 	"SQLite": func(t *testing.T, service string) string {
 		return "sqlite:" + filepath.Join(t.TempDir(), service+".db")
@@ -73,7 +73,7 @@ var engines = map[string]func(t *testing.T, service string) (url string){
 		server := postgrestest.Start(t)
 		url := server.URL(postgrestest.Superuser, "postgres")
 		migrate := exec.Command(filepath.Join(programs, service), "migrate")
-		migrate.Dir = t.TempDir() // no .env file is found there
+		migrate.Dir = t.TempDir() // without an .env file
 		migrate.Env = []string{"DATABASE_URL=" + url}
 		out, err := migrate.CombinedOutput()
 		require.NoError(t, err, "%s", out)
@@ -81,7 +81,7 @@ var engines = map[string]func(t *testing.T, service string) (url string){
 	},
 }
 
-// start runs a service until the test ends, and returns where it is.
+// start runs a service until the test ends, and returns its URL.
 func start(t *testing.T, service string, env ...string) (url string) {
 	t.Helper()
 	command := exec.Command(filepath.Join(programs, service))
@@ -97,16 +97,16 @@ func start(t *testing.T, service string, env ...string) (url string) {
 	lines := bufio.NewReader(stderr)
 	for {
 		text, err := lines.ReadString('\n')
-		require.NoError(t, err, "%s has ended: %s", service, text)
+		require.NoError(t, err, "%s exited: %s", service, text)
 		var line struct{ Msg, Address string }
 		if json.Unmarshal([]byte(text), &line) == nil && line.Msg == "serving" {
-			go func() { _, _ = io.Copy(io.Discard, lines) }() // until it ends
+			go func() { _, _ = io.Copy(io.Discard, lines) }() // until the service exits
 			return "http://" + line.Address
 		}
 	}
 }
 
-// startBoth runs both services on an engine, and returns where invoice-app is.
+// startBoth runs both services with an engine, and returns invoice-app's URL.
 func startBoth(t *testing.T, engine string) (url string) {
 	t.Helper()
 	return startInvoiceApp(t, engine, start(t, "payment-provider", "DATABASE_URL="+engines[engine](t, "payment-provider")))
@@ -117,29 +117,29 @@ func startInvoiceApp(t *testing.T, engine, provider string, env ...string) (url 
 	return start(t, "invoice-app", append(env, "DATABASE_URL="+engines[engine](t, "invoice-app"), "PAYMENT_PROVIDER_URL="+provider)...)
 }
 
-// add adds invoices by the API, from the lines of a CSV.
+// add adds invoices using the API, from lines of CSV.
 func add(t *testing.T, url string, lines ...string) {
 	t.Helper()
 	text := "InvoiceId,Value,Currency\n" + strings.Join(lines, "\n")
 	response, err := http.Post(url+"/invoices", "text/csv", strings.NewReader(text))
 	require.NoError(t, err)
 	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
+	body, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
-	require.Equal(t, http.StatusCreated, response.StatusCode, "%s", answer)
+	require.Equal(t, http.StatusCreated, response.StatusCode, "%s", body)
 }
 
-// rejectable is a provider that rejects what has "bad" in its id, and takes the
-// rest as soon as a call is let through.
+// rejectable is a fake payment-provider that rejects payments with "bad" in their
+// id and accepts others. Each request waits for the gate.
 type rejectable struct {
 	url  string
-	gate chan struct{} // a call waits for it
+	gate chan struct{}
 }
 
 func newRejectable(t *testing.T) rejectable {
 	t.Helper()
 	p := rejectable{gate: make(chan struct{})}
-	listening := &http.Server{Handler: http.HandlerFunc(p.answer)}
+	listening := &http.Server{Handler: http.HandlerFunc(p.respond)}
 	p.url = "http://" + serve(t, listening)
 	return p
 }
@@ -150,11 +150,11 @@ type browser struct {
 	ctx context.Context
 }
 
-// open opens a page in a browser of its own, which ends with the test. What the
-// browser complains about, such as a breach of the page's policy, fails the test.
+// open opens a page in a new browser, which is closed after the test. Errors in the
+// browser's log, such as violations of the page's policy, fail the test.
 func open(t *testing.T, url string, before ...chromedp.Action) browser {
 	t.Helper()
-	// As root, as in CI, Chromium runs without its sandbox or not at all; it sees nothing but this page.
+	// As root, for example in CI, Chromium runs only without its sandbox. It opens only this page.
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(900, 760))
 	allocator, closeBrowser := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(closeBrowser)
@@ -163,16 +163,16 @@ func open(t *testing.T, url string, before ...chromedp.Action) browser {
 	chromedp.ListenTarget(ctx, func(event any) {
 		switch event := event.(type) {
 		case *log.EventEntryAdded:
-			// That a form was refused is an answer like others.
+			// The log also has error responses, such as for rejected forms, which tests may expect.
 			if event.Entry.Source != log.SourceNetwork {
-				t.Errorf("the browser complains: %s %s", event.Entry.Text, event.Entry.URL)
+				t.Errorf("the browser logged: %s %s", event.Entry.Text, event.Entry.URL)
 			}
 		case *runtime.EventExceptionThrown:
-			t.Errorf("the script fails: %s", event.ExceptionDetails.Error())
+			t.Errorf("the script failed: %s", event.ExceptionDetails.Error())
 		}
 	})
 	b := browser{t, ctx}
-	require.NoError(t, chromedp.Run(ctx)) // it lives as long as this context
+	require.NoError(t, chromedp.Run(ctx)) // the browser runs until this context is done
 	b.run(log.Enable())
 	b.run(before...)
 	b.run(chromedp.Navigate(url))
@@ -186,14 +186,14 @@ func (b browser) run(actions ...chromedp.Action) {
 	require.NoError(b, chromedp.Run(ctx, actions...))
 }
 
-// evaluate asks the page in JavaScript.
-func (b browser) evaluate(expression string) (answer string) {
+// evaluate evaluates a JavaScript expression on the page.
+func (b browser) evaluate(expression string) (result string) {
 	b.Helper()
-	b.run(chromedp.Evaluate("String("+expression+")", &answer))
-	return answer
+	b.run(chromedp.Evaluate("String("+expression+")", &result))
+	return result
 }
 
-// text is what an element says, with single blanks.
+// text returns an element's text, with whitespace collapsed.
 func (b browser) text(selector string) string {
 	b.Helper()
 	return strings.Join(strings.Fields(b.evaluate(fmt.Sprintf(`(() => {
@@ -206,7 +206,7 @@ func (b browser) text(selector string) string {
 	})()`, selector))), " ")
 }
 
-// await waits until an element's text is right.
+// await waits until an element's text satisfies a condition.
 func (b browser) await(selector string, right func(string) bool) (text string) {
 	b.Helper()
 	if !assert.Eventually(b, func() bool {

@@ -18,14 +18,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// many is how many invoices a page is compared with that has few. With 1000000 the
-// test logs what docs/benchmarks.md has.
-var many = flag.Int("invoices", 20_000, "how many invoices are many")
+// many is the number of invoices on the larger page. With 1000000 the test logs
+// the numbers in docs/benchmarks.md.
+var many = flag.Int("invoices", 20_000, "number of invoices on the larger page")
 
 // views are the pages that are compared.
 var views = []string{"/", "/?show=unpaid", "/?show=paid", "/?show=rejected", "/?id=I2", "/summary"}
 
-// load asks for a page as a browser does.
+// load requests a page as a browser does.
 func load(t *testing.T, address string) (body string, first, last time.Duration) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
@@ -44,10 +44,10 @@ func load(t *testing.T, address string) (body string, first, last time.Duration)
 	return string(text), first, time.Since(start)
 }
 
-// measure logs what each view takes, and returns its length. Times are medians.
+// measure logs the response times and length of each view, and returns the lengths.
 func measure(t *testing.T, url, what string) (length map[string]int) {
 	t.Helper()
-	// However many they are, they are counted before anything is measured.
+	// Wait until all invoices have been counted.
 	require.Eventually(t, func() bool {
 		body, _, _ := load(t, url+"/summary")
 		return !strings.Contains(body, "data-live")
@@ -71,10 +71,10 @@ func measure(t *testing.T, url, what string) (length map[string]int) {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// A page of many invoices is as large as one of fifty and a few digits, and takes
-// as many requests.
+// Apart from a few more digits, a page for many invoices is as large as one for
+// fifty, and takes the same number of requests.
 func TestManyInvoices(t *testing.T) {
-	const digits = 400 // bytes by which ids and sums may be longer
+	const digits = 400 // additional bytes for longer ids and sums
 	for engine := range engines {
 		t.Run(engine, func(t *testing.T) {
 			lengths := map[int]map[string]int{}
@@ -106,7 +106,7 @@ func TestManyInvoices(t *testing.T) {
 					bytes += len(body)
 				}
 				assert.Equal(t, 3, loaded, "a style, a script, an icon")
-				t.Logf("%d more requests, of %d bytes in all, the first time", loaded, bytes)
+				t.Logf("%d additional requests with a total of %d bytes when uncached", loaded, bytes)
 			}
 			for _, view := range views {
 				assert.InDelta(t, lengths[60][view], lengths[*many][view], digits, view)

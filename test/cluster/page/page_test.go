@@ -22,7 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// serve serves until the test ends, and returns the address.
+// serve runs a server until the test ends, and returns its address.
 func serve(t *testing.T, server *http.Server) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -36,8 +36,8 @@ func serve(t *testing.T, server *http.Server) (address string) {
 	return listener.Addr().String()
 }
 
-// answer is POST /payments/pay and /payments/batch.
-func (p rejectable) answer(w http.ResponseWriter, r *http.Request) {
+// respond handles POST /payments/pay and /payments/batch.
+func (p rejectable) respond(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-p.gate:
 	case <-r.Context().Done():
@@ -81,7 +81,7 @@ func (p rejectable) answer(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(verdicts)
 }
 
-// focused says what has the keyboard's focus: its role or element, and its name.
+// focused describes the element with the keyboard focus, by its tag and label.
 func (b browser) focused() string {
 	b.Helper()
 	return b.evaluate(`(() => {
@@ -91,23 +91,23 @@ func (b browser) focused() string {
 	})()`)
 }
 
-// tab presses the key until what has the focus begins so.
+// tab presses Tab until an element is focused whose description has a prefix.
 func (b browser) tab(to string) {
 	b.Helper()
 	for range 100 {
 		b.run(chromedp.KeyEvent(kb.Tab))
 		if strings.HasPrefix(b.focused(), to) {
 			outline := b.evaluate(`getComputedStyle(document.activeElement).outlineStyle + getComputedStyle(document.activeElement).outlineWidth`)
-			assert.Equal(b, "solid3px", outline, "%s: whoever uses the keyboard sees where he is", to)
+			assert.Equal(b, "solid3px", outline, "%s: the focus must be visible", to)
 			return
 		}
 	}
-	require.FailNow(b, "the keyboard does not get there", "%s", to)
+	require.FailNow(b, "not reachable with the keyboard", "%s", to)
 }
 
-// Everything can be done with the keyboard, on both engines and with the real
-// provider.
-func TestWithTheKeyboard(t *testing.T) {
+// Everything can be done with the keyboard. This test uses both engines and the
+// real payment-provider.
+func TestKeyboard(t *testing.T) {
 	for engine := range engines {
 		t.Run(engine, func(t *testing.T) {
 			url := startBoth(t, engine)
@@ -127,7 +127,7 @@ func TestWithTheKeyboard(t *testing.T) {
 				"a Skip to the list", "a All 3", "a Unpaid 3", "a Rejected 0", "a Paid 0", "button Pay all unpaid",
 				"input Search by id", "button Search", "a I1", "a I2", "a I3", "a Download all as JSON",
 				"input 12,15 in a CSV is 12.15", "input File of CSV, JSON lines or JSON, with InvoiceId, Value and Currency", "button Import",
-			}, order, "the order in which it is read")
+			}, order, "tab order")
 
 			b.run(chromedp.Navigate(url))
 			b.tab("button Pay all unpaid")
@@ -135,8 +135,8 @@ func TestWithTheKeyboard(t *testing.T) {
 			b.await("#said", contains("paid now, or rejected"))
 			b.await("#invoices tbody", is("I1 12.15 EUR paid I2 10.25 GBP paid I3 66.13 DKK paid"))
 			b.await("#summary tbody", is("DKK 0.00 0.00 66.13 EUR 0.00 0.00 12.15 GBP 0.00 0.00 10.25"))
-			assert.Equal(t, "button Pay all unpaid", b.focused(), "the place is kept")
-			b.run(chromedp.KeyEvent(kb.Enter)) // pressed again, nothing is paid again
+			assert.Equal(t, "button Pay all unpaid", b.focused(), "the focus must stay")
+			b.run(chromedp.KeyEvent(kb.Enter)) // paying again is harmless
 			b.await("#said", contains("paid now, or rejected"))
 
 			b.tab("input Search by id")
@@ -147,7 +147,7 @@ func TestWithTheKeyboard(t *testing.T) {
 	}
 }
 
-// Paying is followed on the page, without loading it anew.
+// The page shows the progress of paying without a reload.
 func TestLiveProgress(t *testing.T) {
 	for engine := range engines {
 		t.Run(engine, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestLiveProgress(t *testing.T) {
 
 			seen := make(chan struct{})
 			var letting sync.WaitGroup
-			letting.Go(func() { // a few a second, until that was seen
+			letting.Go(func() { // a few per second, until the progress has been seen
 				for {
 					select {
 					case provider.gate <- struct{}{}:
@@ -187,7 +187,7 @@ func TestLiveProgress(t *testing.T) {
 			assert.NotEqual(t, "0", b.evaluate("document.querySelector('progress').value"))
 			assert.Equal(t, "button Pay all unpaid", b.focused())
 
-			// Whoever comes now, or has no JavaScript, sees it as well.
+			// A page opened now, and without JavaScript, shows the progress, too.
 			other := open(t, url, emulation.SetScriptExecutionDisabled(true))
 			other.await("#summary label", contains("Paying: "))
 
@@ -199,7 +199,7 @@ func TestLiveProgress(t *testing.T) {
 			assert.Contains(t, b.text("#summary tbody"), "EUR 0.00 1.00 2000.00")
 			assert.Equal(t, "the same page", b.evaluate("window.same"))
 			assert.Equal(t, "button Pay all unpaid", b.focused())
-			other.await("#summary .tabs", contains("Paid 2,000")) // it looks again by itself
+			other.await("#summary .tabs", contains("Paid 2,000")) // it reloads automatically
 
 			b.run(chromedp.Focus("[aria-label='Retry bad']"), chromedp.KeyEvent(kb.Enter))
 			b.await("#said", is("1 invoice to be tried again when you pay."))
@@ -208,7 +208,7 @@ func TestLiveProgress(t *testing.T) {
 	}
 }
 
-func TestAnImportWithAWrongLine(t *testing.T) {
+func TestImportWithInvalidLine(t *testing.T) {
 	b := open(t, startBoth(t, "SQLite"))
 	file := filepath.Join(t.TempDir(), "invoices.csv")
 	importing := func(text string) {
@@ -245,7 +245,7 @@ func TestWithoutJavaScript(t *testing.T) {
 			b.run(chromedp.Click("//a[starts-with(., 'Paid')]"))
 			b.await("#list", is("Paid invoices"))
 			b.await("#invoices tbody", func(text string) bool { return strings.HasPrefix(text, "I0 1.00 EUR paid") })
-			assert.Equal(t, "undefined", b.evaluate("typeof follow"), "the script has not run")
+			assert.Equal(t, "undefined", b.evaluate("typeof follow"), "scripts must not run")
 		})
 	}
 }
