@@ -32,7 +32,7 @@ func TestUsageErrors(t *testing.T) {
 		"an argument":      {[]string{"minikube"}, "", ""},
 		"two modes":        {[]string{"--stop", "--force"}, "", ""},
 		"unknown product":  {[]string{"--product", "k3d"}, "", ""},
-		"unknown images":   {[]string{"--images", "steal"}, "", ""},
+		"unknown source":   {[]string{"--images", "steal"}, "", ""},
 		"port 0":           {nil, "INVOICE_APP_PORT", "0"},
 		"port too large":   {nil, "REGISTRY_PORT", "70000"},
 		"not a number":     {nil, "REGISTRY_PORT", "80a"},
