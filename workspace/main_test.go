@@ -29,14 +29,14 @@ func TestUsageErrors(t *testing.T) {
 		variable string
 		value    string
 	}{
-		"an argument":      {[]string{"minikube"}, "", ""},
-		"two modes":        {[]string{"--stop", "--force"}, "", ""},
-		"unknown product":  {[]string{"--product", "k3d"}, "", ""},
-		"unknown source":   {[]string{"--images", "steal"}, "", ""},
-		"port 0":           {nil, "INVOICE_APP_PORT", "0"},
-		"port too large":   {nil, "REGISTRY_PORT", "70000"},
-		"not a number":     {nil, "REGISTRY_PORT", "80a"},
-		"invalid name":     {nil, "CLUSTER_NAME", "minikube-a"},
+		"an argument":     {[]string{"minikube"}, "", ""},
+		"two modes":       {[]string{"--stop", "--force"}, "", ""},
+		"unknown product": {[]string{"--product", "k3d"}, "", ""},
+		"unknown source":  {[]string{"--images", "steal"}, "", ""},
+		"port 0":          {nil, "INVOICE_APP_PORT", "0"},
+		"port too large":  {nil, "REGISTRY_PORT", "70000"},
+		"not a number":    {nil, "REGISTRY_PORT", "80a"},
+		"invalid name":    {nil, "CLUSTER_NAME", "minikube-a"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorkspace(t)

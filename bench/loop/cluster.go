@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// supervisorCost is in bytes.
+// supervisorCost is the cost of our loop's PID 1, in bytes.
 type supervisorCost struct {
 	Image    int64   `json:"image"`
 	Resident []int64 `json:"resident"`
@@ -48,7 +48,7 @@ func (b *bench) kubectl(input string, arguments ...string) error {
 	return nil
 }
 
-// startWatcher puts the watcher on the node, from where every pod can be reached.
+// startWatcher runs the watcher on the node, which can reach all pods.
 func (b *bench) startWatcher() error {
 	const program = "/usr/local/bin/bench-watcher"
 	watcherFile := filepath.Join(b.root, ".build/bench/watcher")
@@ -58,7 +58,7 @@ func (b *bench) startWatcher() error {
 	watcher := exec.CommandContext(b.ctx, "docker", "exec", "--interactive", b.cluster.Node, program)
 	watcher.Stderr = os.Stderr
 	var err error
-	if b.ask, err = watcher.StdinPipe(); err != nil {
+	if b.watcherIn, err = watcher.StdinPipe(); err != nil {
 		return err
 	}
 	said, err := watcher.StdoutPipe()
@@ -67,7 +67,7 @@ func (b *bench) startWatcher() error {
 	}
 	go func() {
 		for lines := bufio.NewScanner(said); lines.Scan(); {
-			b.answers <- lines.Text()
+			b.watcherOut <- lines.Text()
 		}
 	}()
 	return watcher.Start()
@@ -121,8 +121,8 @@ func (b *bench) watchPods(namespace string) {
 	}
 }
 
-// replicas are the addresses of the pods that stay, if they are as many as there should be, and
-// Ready; and how many pods there are in all.
+// replicas returns the addresses of the Ready pods that are not being deleted, or nil if their number is
+// wrong; and the number of all pods.
 func (b *bench) replicas(namespace string) (addresses []string, all int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -144,9 +144,9 @@ func (b *bench) replicas(namespace string) (addresses []string, all int) {
 	return addresses, all
 }
 
-// await returns when every replica runs the same program, and another one than before: its SHA-256, and the time.
+// await waits until every replica runs the same new program, and returns its SHA-256 and the time.
 func (b *bench) await(namespace, before string) (running string, at time.Time, err error) {
-	var asked string
+	var sent string
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	timeout := time.After(enough)
@@ -154,30 +154,30 @@ func (b *bench) await(namespace, before string) (running string, at time.Time, e
 		select {
 		case <-tick.C:
 			addresses, _ := b.replicas(namespace)
-			question := strings.Join(append([]string{cmp.Or(before, "any"), "8081"}, addresses...), " ")
-			if question != asked {
-				asked = question
-				if _, err := fmt.Fprintln(b.ask, question); err != nil {
+			query := strings.Join(append([]string{cmp.Or(before, "any"), "8081"}, addresses...), " ")
+			if query != sent {
+				sent = query
+				if _, err := fmt.Fprintln(b.watcherIn, query); err != nil {
 					return "", at, fmt.Errorf("watcher: %w", err)
 				}
 			}
-		case answer := <-b.answers:
+		case line := <-b.watcherOut:
 			var nanoseconds int64
-			if _, err := fmt.Sscan(answer, &running, &nanoseconds); err != nil {
-				return "", at, fmt.Errorf("watcher said %q", answer)
+			if _, err := fmt.Sscan(line, &running, &nanoseconds); err != nil {
+				return "", at, fmt.Errorf("watcher printed %q", line)
 			}
 			if running != before {
 				return running, time.Unix(0, nanoseconds), nil
 			}
 		case <-timeout:
-			return "", at, fmt.Errorf("nothing new is live in %s after %s: see .build/bench/*.log", namespace, enough)
+			return "", at, fmt.Errorf("no new program in %s after %s: see .build/bench/*.log", namespace, enough)
 		case <-b.ctx.Done():
 			return "", at, context.Cause(b.ctx)
 		}
 	}
 }
 
-// loopSplits is what the supervisors of our own loop say of each update, in every replica.
+// loopSplits returns the durations that our loop's supervisors log for each part of an update.
 func (b *bench) loopSplits() (map[string][]float64, error) {
 	text, err := output("kubectl", "--context="+b.cluster.Context, "--namespace=invoicing", "logs", "--tail=-1",
 		"--selector=app.kubernetes.io/name=invoice-app", "--container=invoice-app")
@@ -203,7 +203,7 @@ func (b *bench) loopSplits() (map[string][]float64, error) {
 	return splits, nil
 }
 
-// imageSize is the size of an image's layers, as a registry on localhost has them.
+// imageSize returns the size of an image's layers in a registry on localhost.
 func imageSize(ref string) (size int64, err error) {
 	registry, image, _ := strings.Cut(ref, "/")
 	repository, tag, _ := strings.Cut(image, ":")
@@ -230,8 +230,8 @@ func imageSize(ref string) (size int64, err error) {
 	return size, nil
 }
 
-// supervisorCost is what PID 1 of our loop adds to an image and to a pod: bytes, compressed, of the
-// image that holds nothing else, and the resident bytes of each process.
+// supervisorCost measures what our loop's PID 1 adds to an image and to a pod: the compressed size of an
+// image with nothing else, and the resident memory of each process.
 func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
 	for _, w := range ways {
 		if w.name != "loop" {
@@ -246,7 +246,7 @@ func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
 		}
 	}
 	text, err := output("docker", "exec", b.cluster.Node, "sh", "-c", "grep -hE '^(Name|VmRSS):' /proc/[0-9]*/status")
-	if err != nil && text == "" { // a process that has ended meanwhile is no failure
+	if err != nil && text == "" { // with output, it only means that a process exited in the meantime
 		return cost, err
 	}
 	var name string

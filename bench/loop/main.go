@@ -2,11 +2,11 @@
 //
 // usage: go -C bench run ./loop     (make bench-loop)
 //
-// It edits invoice-app again and again, and measures the time until all three replicas on a throwaway cluster run
-// the new program, which GET /version tells: with this project's tilt up, and with those that it is compared with. The results go to
-// bench/results/loop-PRODUCT. Run it on a machine that does nothing else; it takes about a quarter of an hour, and
-// five minutes more the first time, for skaffold. CLUSTER_PRODUCT (kind), CLUSTER_NAME (invoices-bench),
-// INVOICE_APP_PORT (28081) and REGISTRY_PORT (25005) say which cluster it makes.
+// It edits invoice-app repeatedly, and measures the time until all three replicas on a temporary cluster run the new
+// program according to GET /version, with this project's tilt up and with alternatives. The results are written to
+// bench/results/loop-PRODUCT. Run it on an idle machine. It takes about 15 minutes, plus 5 minutes the first time, to
+// compile skaffold. CLUSTER_PRODUCT (kind), CLUSTER_NAME (invoices-bench), INVOICE_APP_PORT (28081) and REGISTRY_PORT
+// (25005) define the cluster.
 package main
 
 import (
@@ -31,44 +31,44 @@ import (
 
 const (
 	edited  = "invoice-app/api/errors.go"
-	message = "the database is unavailable, try again" // to which the edits add their number
+	message = "the database is unavailable, try again" // edits append their number
 	replica = 3
-	enough  = 5 * time.Minute // for one edit; only ends a run that hangs
+	enough  = 5 * time.Minute // a timeout for an edit that hangs
 )
 
-// way is one of those that bring an edit to the pods.
+// way is one of the compared ways to get an edit into the pods.
 type way struct {
 	name      string
 	namespace string
-	command   []string // runs as long as the measurement
-	built     string   // the program; beside it is a file whose time is when its compiler was started
-	begun     string
+	command   []string // runs during the measurements
+	built     string   // the compiled program
+	begun     string   // a file written when its compilation starts
 
-	checkout string // a copy of its own
-	original string // what is edited
+	checkout string // a copy of the repository
+	original string // the edited file's original contents
 	running  string // the SHA-256 of the program in all replicas
 }
 
-// sample is what one edit took, in seconds. Notice, Compile and Rest add up to Total.
+// sample holds the durations of one edit, in seconds. Notice, Compile and Rest add up to Total.
 type sample struct {
 	Way     string  `json:"way"`
 	Edit    int     `json:"edit"`
 	Total   float64 `json:"total"`
-	Notice  float64 `json:"notice"`  // until the compiler is started
+	Notice  float64 `json:"notice"`  // until the compiler starts
 	Compile float64 `json:"compile"` // until the program is written
-	Rest    float64 `json:"rest"`    // until every replica answers
+	Rest    float64 `json:"rest"`    // until every replica runs the new program
 }
 
 type bench struct {
 	ctx     context.Context
-	cancel  context.CancelCauseFunc // with what went wrong
+	cancel  context.CancelCauseFunc
 	cluster cluster
 	api     string // the URL of kubectl proxy
-	work    string // a folder that goes away
+	work    string // a temporary folder
 	root    string // of the repository
 
-	ask     io.WriteCloser // to the watcher
-	answers chan string
+	watcherIn  io.WriteCloser
+	watcherOut chan string
 
 	mu   sync.Mutex
 	pods map[string]map[string]pod // by namespace and name
@@ -76,8 +76,8 @@ type bench struct {
 
 func main() {
 	log.SetFlags(log.Ltime)
-	edits := flag.Int("edits", 15, "edits of each way")
-	b := &bench{answers: make(chan string), pods: map[string]map[string]pod{}}
+	edits := flag.Int("edits", 15, "number of edits for each way")
+	b := &bench{watcherOut: make(chan string), pods: map[string]map[string]pod{}}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -117,7 +117,7 @@ func (b *bench) run(ctx context.Context, edits int) (err error) {
 			built: live + "/invoice-app/invoice-app", begun: live + "/invoice-app/invoice-app.begun"},
 		{name: "docker-build", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		{name: "live-update", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
-		// Of a minikube that it knows it would use the Docker, which one with containerd has not.
+		// If it finds minikube's profile, skaffold uses the Docker in minikube's node, which a node with containerd lacks.
 		{name: "skaffold", command: []string{"env", "MINIKUBE_HOME=" + b.work, "skaffold", "dev",
 			"--kube-context=" + b.cluster.Context, fmt.Sprintf("--default-repo=localhost:%d", c.RegistryPort),
 			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false"}},
@@ -159,16 +159,16 @@ func (b *bench) run(ctx context.Context, edits int) (err error) {
 	if err != nil {
 		return err
 	}
-	b.ask.Close()
+	b.watcherIn.Close()
 	var cpu string
-	for found := false; !found; { // after what it may have answered twice
-		cpu, found = strings.CutPrefix(<-b.answers, "cpu ")
+	for found := false; !found; { // skip results that the watcher printed twice
+		cpu, found = strings.CutPrefix(<-b.watcherOut, "cpu ")
 	}
 	return report(filepath.Join(b.root, "bench/results/loop-"+b.cluster.Product), ways, samples, splits, cpu, cost)
 }
 
-// prepare gives a way its own copy of the checkout and, on the cluster, its own namespace and
-// database; and starts its command.
+// prepare creates a way's copy of the repository and, on the cluster, its namespace and database, and
+// starts its command.
 func (b *bench) prepare(w *way, started *sync.WaitGroup) error {
 	w.checkout = filepath.Join(b.work, w.name)
 	if err := checkouttest.Copy(b.root, w.checkout); err != nil {
@@ -212,13 +212,13 @@ func (b *bench) prepare(w *way, started *sync.WaitGroup) error {
 	started.Go(func() {
 		defer logs.Close()
 		err := command.Wait()
-		b.cancel(fmt.Errorf("%s has ended (%v): see %s", w.name, err, logs.Name()))
+		b.cancel(fmt.Errorf("%s exited (%v): see %s", w.name, err, logs.Name()))
 	})
 	return nil
 }
 
-// prepareNamespace makes what is in invoice-app's own namespace as well: Pod Security, passwords and
-// the database.
+// prepareNamespace creates a namespace with Pod Security, passwords and the database, like invoice-app's
+// own one.
 func (b *bench) prepareNamespace(w *way) error {
 	if err := b.kubectl(fmt.Sprintf(`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": %q,
 		"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}`, w.namespace), "apply", "--filename=-"); err != nil {
@@ -256,7 +256,7 @@ patches:
 	if err := b.kubectl("", in, "rollout", "status", "statefulset/postgres", "--timeout=5m"); err != nil {
 		return err
 	}
-	// It has one named after its own namespace; the service asks for that of its usual one.
+	// PostgreSQL has a database named after the namespace; the service uses the one of its usual namespace.
 	if err := b.kubectl("", in, "exec", "postgres-0", "--container=postgres", "--",
 		"psql", "--quiet", "--command=CREATE DATABASE invoicing OWNER owner", "postgres"); err != nil {
 		return err
@@ -268,7 +268,7 @@ patches:
 	return os.WriteFile(filepath.Join(w.checkout, "bench", w.name, "rendered.yaml"), []byte(rendered), 0o644)
 }
 
-// measure edits the code, and waits until that is live and nothing moves any more.
+// measure edits the code, and waits until the edit is live and the rollout has finished.
 func (b *bench) measure(w *way, edit int) (sample, error) {
 	if w.running == "" && w.command != nil { // the first edit
 		var err error
@@ -304,7 +304,7 @@ func (b *bench) measure(w *way, edit int) (sample, error) {
 		return s, err
 	}
 	if sum := fmt.Sprintf("%x", sha256.Sum256(program)); sum != running {
-		return s, fmt.Errorf("%s has SHA-256 %s, and %s runs", w.built, sum, running)
+		return s, fmt.Errorf("%s has SHA-256 %s, but %s is running", w.built, sum, running)
 	}
 	begun, err := os.Stat(w.begun)
 	if err != nil {
@@ -319,7 +319,7 @@ func (b *bench) measure(w *way, edit int) (sample, error) {
 	s.Compile = built.ModTime().Sub(begun.ModTime()).Seconds()
 	s.Rest = live.Sub(built.ModTime()).Seconds()
 
-	// The pods that were replaced take their time to go.
+	// Wait for the replaced pods to terminate.
 	for deadline := time.Now().Add(enough); ; time.Sleep(100 * time.Millisecond) {
 		if _, all := b.replicas(w.namespace); all == replica || time.Now().After(deadline) {
 			break

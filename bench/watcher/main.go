@@ -1,8 +1,8 @@
-// watcher runs on the cluster's node and finds out when every replica runs a new program. It asks the pods
-// themselves, so nothing stands between.
+// watcher runs on the cluster's node and measures when every replica runs a new program. It polls the pods
+// directly, without a proxy or Service in between.
 //
-// Each line of its input is the SHA-256 of the old program, a port and the pods' addresses; they are asked until the next
-// line. When all of them run the same program, and not the old one, its SHA-256 and the time are printed.
+// Each line of its input is the SHA-256 of the old program, a port and the pods' addresses, which are polled until
+// the next line. When all of them run the same new program, its SHA-256 and the time are printed.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// pause is between two looks: it is what the result may be late by, and what the watcher costs.
+// pause is the time between two polls. It limits the precision of the result, and the watcher's CPU usage.
 const pause = 20 * time.Millisecond
 
 func main() {
@@ -28,7 +28,7 @@ func main() {
 		close(lines)
 	}()
 	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	var question []string
+	var query []string
 	began := time.Now()
 	tick := time.NewTicker(pause)
 	for {
@@ -36,19 +36,19 @@ func main() {
 		case line, more := <-lines:
 			if !more {
 				var used syscall.Rusage
-				_ = syscall.Getrusage(syscall.RUSAGE_SELF, &used) // of this very process: cannot fail
+				_ = syscall.Getrusage(syscall.RUSAGE_SELF, &used) // cannot fail for the process itself
 				cpu := time.Duration(used.Utime.Nano() + used.Stime.Nano())
 				fmt.Printf("cpu %.4f\n", cpu.Seconds()/time.Since(began).Seconds())
 				return
 			}
-			question = strings.Fields(line)
+			query = strings.Fields(line)
 		case <-tick.C:
-			if len(question) < 3 {
+			if len(query) < 3 {
 				continue
 			}
-			if running := common(client, question[1], question[2:]); running != "" && running != question[0] {
+			if running := common(client, query[1], query[2:]); running != "" && running != query[0] {
 				fmt.Println(running, time.Now().UnixNano())
-				question = nil
+				query = nil
 			}
 		}
 	}

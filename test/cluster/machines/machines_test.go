@@ -1,6 +1,6 @@
-// Package machines tests that the workspace works on machines that are not like its makers': as an ordinary user, in a
-// folder with an odd name, without GNU's tools, behind a proxy. Each test works in a clone of its own. They run as
-// root, and make the users that they need.
+// Package machines tests that the workspace works on unusual machines: as an unprivileged user, in a folder with an odd
+// name, without GNU tools, behind a proxy. Each test uses a separate clone. The tests must run as root, because they
+// create users.
 package machines
 
 import (
@@ -29,35 +29,35 @@ import (
 
 const (
 	repository = "../../.."
-	invoiceApp = "38081" // ports that no other test has
+	invoiceApp = "38081" // ports that no other test uses
 	registry   = "35005"
 )
 
-// machine is a clone, and the user and the environment in which its scripts are run.
+// machine is a clone, with the user and environment for running its scripts.
 type machine struct {
 	*testing.T
 	clone   string
 	home    string
-	user    *syscall.Credential // nil is who runs the test
+	user    *syscall.Credential // nil for the user who runs the test
 	env     []string
-	bin     string // the one folder of PATH, if the machine has no other
+	bin     string // the only folder on PATH, if set
 	workdir string
 }
 
-// newMachine is one whose user has a name, and is in these groups; without a name it is who runs the test.
+// newMachine creates a machine with a new user in some groups, or with the current user if the name is empty.
 func newMachine(t *testing.T, folder, name string, groups ...string) *machine {
 	t.Helper()
 	base := t.TempDir()
 	m := &machine{T: t, clone: filepath.Join(base, folder, "invoices"), home: filepath.Join(base, "home")}
 	require.NoError(t, os.Mkdir(m.home, 0o700))
-	// As on Windows, and without what was never committed.
+	// A fresh clone with CRLF, as on Windows.
 	require.NoError(t, checkouttest.Clone(repository, filepath.Join(base, "origin"), m.clone))
 	m.env = []string{"HOME=" + m.home, "LANG=C.UTF-8", "TERM=dumb"}
 	if name != "" {
 		m.user = ordinaryUser(t, name, groups...)
 		m.own(base)
 	}
-	// What Go is told about where modules are is this machine's matter.
+	// Download Go modules from where this machine does.
 	variables := []string{"GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GONOPROXY"}
 	if name == "" {
 		variables = append(variables, "GOCACHE", "GOMODCACHE")
@@ -71,18 +71,18 @@ func newMachine(t *testing.T, folder, name string, groups ...string) *machine {
 	return m
 }
 
-// set sets a variable for all that is run from now on.
+// set sets a variable for commands run from now on.
 func (m *machine) set(name, value string) { m.env = append(m.env, name+"="+value) }
 
-// ordinaryUser makes a user of this machine, who goes away with the test.
+// ordinaryUser creates an unprivileged user on this machine, who is removed after the test.
 func ordinaryUser(t *testing.T, name string, groups ...string) *syscall.Credential {
 	t.Helper()
-	require.Zero(t, os.Getuid(), "this test makes users: run it as root")
+	require.Zero(t, os.Getuid(), "this test creates users: run it as root")
 	sh := func(args ...string) {
 		said, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 		require.NoError(t, err, "%v: %s", args, said)
 	}
-	if _, err := user.Lookup(name); err == nil { // of a run that was interrupted
+	if _, err := user.Lookup(name); err == nil { // left behind by an interrupted run
 		sh("userdel", name)
 	}
 	sh("useradd", "--no-create-home", "--shell", "/bin/sh", "--groups", strings.Join(groups, ","), name)
@@ -103,7 +103,7 @@ func ordinaryUser(t *testing.T, name string, groups ...string) *syscall.Credenti
 	return credential
 }
 
-// own gives a folder and all that is in it to the machine's user.
+// own changes the owner of a folder and its contents to the machine's user.
 func (m *machine) own(folder string) {
 	require.NoError(m, filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
@@ -111,7 +111,7 @@ func (m *machine) own(folder string) {
 		}
 		return os.Lchown(path, int(m.user.Uid), int(m.user.Gid))
 	}))
-	// The folders above are the test's, and anybody may go through them.
+	// The parent folders belong to the test. Let everyone traverse them.
 	for parent := filepath.Dir(folder); parent != filepath.Dir(os.TempDir()) && parent != "/"; parent = filepath.Dir(parent) {
 		info, err := os.Stat(parent)
 		require.NoError(m, err)
@@ -119,7 +119,7 @@ func (m *machine) own(folder string) {
 	}
 }
 
-// command prepares a command line of sh in the clone.
+// command returns a command that runs a shell command line in the clone.
 func (m *machine) command(ctx context.Context, line string) *exec.Cmd {
 	command := exec.CommandContext(ctx, "/bin/sh", "-c", line)
 	command.Dir = filepath.Join(m.clone, m.workdir)
@@ -130,7 +130,7 @@ func (m *machine) command(ctx context.Context, line string) *exec.Cmd {
 	return command
 }
 
-// says runs a command line that is to end well, and returns what it says.
+// says runs a command line that must succeed, and returns its output.
 func (m *machine) says(line string) string {
 	m.Helper()
 	said, err := m.command(m.Context(), line).CombinedOutput()
@@ -138,7 +138,7 @@ func (m *machine) says(line string) string {
 	return string(said)
 }
 
-// refuses runs a command line that is to fail, and returns what it says.
+// refuses runs a command line that must fail, and returns its output.
 func (m *machine) refuses(line string) string {
 	m.Helper()
 	said, err := m.command(m.Context(), line).CombinedOutput()
@@ -147,7 +147,7 @@ func (m *machine) refuses(line string) string {
 	return string(said)
 }
 
-// onlyWith lets PATH hold nothing but busybox's applets, git, docker, make, and these programs.
+// onlyWith restricts PATH to busybox's applets, git, docker, make, go and the given programs.
 func (m *machine) onlyWith(programs ...string) {
 	m.Helper()
 	said, err := exec.Command("go", "-C", repository, "env", "GOROOT").Output()
@@ -171,12 +171,12 @@ func (m *machine) onlyWith(programs ...string) {
 	m.set("PATH", m.bin)
 }
 
-// copy puts a program into the folder of PATH: where it is, the user may not look.
+// copy copies a program to the folder on PATH, because the user may have no access to the original.
 func (m *machine) copy(from, name string) {
 	data, err := os.ReadFile(from)
 	require.NoError(m, err)
 	to := filepath.Join(m.bin, name)
-	_ = os.Remove(to) // busybox may have one of that name
+	_ = os.Remove(to) // busybox may have an applet of that name
 	require.NoError(m, os.WriteFile(to, data, 0o755))
 }
 
@@ -190,10 +190,10 @@ func get(t *testing.T, url string) (status int, body string) {
 	return response.StatusCode, string(data)
 }
 
-// TestAnOrdinaryUserOnAnOddMachine does what the README says as a user who is not root: in group docker, with umask 077,
-// a clone whose path needs quoting and has CRLF turned on, a cache elsewhere, no GNU tools, a go.work above the clone, an old
-// kustomize first on PATH, a proxy that must not be asked for anything, and a credential helper that is not there.
-func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
+// TestUnusualMachine follows the README as an unprivileged user in group docker, with umask 077, a clone with CRLF whose
+// path needs quoting, a cache elsewhere, no GNU tools, a go.work above the clone, an old kustomize first on PATH, a
+// proxy that must not be used, and a missing credential helper.
+func TestUnusualMachine(t *testing.T) {
 	m := newMachine(t, "Zoë's R&D | a b", "invoices-user", "docker")
 	m.onlyWith("tilt", "ctlptl", "kind", "kubectl")
 	m.copy("/bin/false", "kustomize")
@@ -231,7 +231,7 @@ func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
 		assert.True(t, invoice.IsPaid, "deploying ends with test.sh")
 	}
 
-	t.Run("what is private stays so", func(t *testing.T) {
+	t.Run("kubeconfigs are private", func(t *testing.T) {
 		kubeconfigs, err := filepath.Glob(filepath.Join(m.clone, ".build/kubeconfig/invoices-machine/*"))
 		require.NoError(t, err)
 		require.Len(t, kubeconfigs, 2)
@@ -241,7 +241,7 @@ func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
 			assert.Equal(t, fs.FileMode(0o600), info.Mode().Perm())
 		}
 	})
-	t.Run("nothing is somebody else's", func(t *testing.T) {
+	t.Run("all files belong to the user", func(t *testing.T) {
 		require.NoError(t, filepath.WalkDir(odd, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -256,24 +256,24 @@ func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
 	t.Run("test.sh", func(t *testing.T) {
 		assert.Contains(t, m.says("INVOICE_APP_URL=http://localhost:"+invoiceApp+" ./test.sh"), "passed: ")
 	})
-	t.Run("the node asks no proxy for what is inside", func(t *testing.T) {
+	t.Run("the node bypasses the proxy inside the cluster", func(t *testing.T) {
 		said, err := exec.Command("docker", "exec", "invoices-machine-control-plane", "printenv", "NO_PROXY").Output()
 		require.NoError(t, err)
 		for _, name := range []string{"invoices-machine-registry", "invoices-machine-control-plane", "localhost"} {
 			assert.Contains(t, strings.Split(strings.TrimSpace(string(said)), ","), name)
 		}
 	})
-	t.Run("the folder of tilt up was removed", func(t *testing.T) {
+	t.Run("tilt up's folder was removed", func(t *testing.T) {
 		require.NoError(t, os.RemoveAll(filepath.Join(m.clone, ".build/live")))
 		assert.Contains(t, m.refuses("workspace/run describe --live"), "./deploy.sh to fix this, no data is lost")
 		assert.Contains(t, m.says("./deploy.sh"), "restarting the node")
 		m.says("workspace/run describe --live")
 		_, after := get(t, "http://localhost:"+invoiceApp+"/invoices")
-		assert.GreaterOrEqual(t, strings.Count(after, `"IsPaid":true`), len(invoices), "nothing is lost")
+		assert.GreaterOrEqual(t, strings.Count(after, `"IsPaid":true`), len(invoices), "data was lost")
 	})
 	t.Run("make run", func(t *testing.T) { makeRun(m) })
 	t.Run("by hand", func(t *testing.T) {
-		// What somebody does who knows ctlptl and none of ours: pastes what doctor says, and applies the definition.
+		// As a user would who prefers ctlptl to deploy.sh: paste doctor's commands and apply the definition.
 		m.says("./deploy.sh --destroy")
 		var exports []string
 		for line := range strings.Lines(m.says("workspace/run doctor")) {
@@ -287,13 +287,13 @@ func TestAnOrdinaryUserOnAnOddMachine(t *testing.T) {
 		m.says("./deploy.sh")
 		status, _ := get(t, "http://localhost:"+invoiceApp+"/invoices")
 		assert.Equal(t, http.StatusOK, status)
-		assert.Equal(t, made, node(t), "deploy.sh takes it over")
+		assert.Equal(t, made, node(t), "deploy.sh must keep the node")
 		m.says(apply)
-		assert.Equal(t, made, node(t), "and so does ctlptl")
+		assert.Equal(t, made, node(t), "ctlptl must keep the node")
 	})
 }
 
-// node is the ID of the node's container.
+// node returns the ID of the node's container.
 func node(t *testing.T) string {
 	t.Helper()
 	id, err := exec.Command("docker", "container", "inspect", "--format", "{{.Id}}", "invoices-machine-control-plane").Output()
@@ -301,7 +301,7 @@ func node(t *testing.T) string {
 	return string(id)
 }
 
-// moduleHosts are where Go gets modules from: the proxy of this test stands in for none of them.
+// moduleHosts returns the hosts from which Go downloads modules, which this test's proxy cannot reach.
 func moduleHosts(m *machine) (hosts []string) {
 	said, err := exec.Command("go", "env", "GOPROXY").Output()
 	require.NoError(m, err)
@@ -315,7 +315,7 @@ func moduleHosts(m *machine) (hosts []string) {
 	return append(hosts, "sum.golang.org", "storage.googleapis.com")
 }
 
-// makeRun runs both services as make run does, lists, and ends them.
+// makeRun starts both services with make run, runs test.sh, and stops them.
 func makeRun(m *machine) {
 	m.Helper()
 	ctx, stop := context.WithCancel(m.Context())
@@ -340,15 +340,15 @@ func makeRun(m *machine) {
 	assert.Contains(m, said.String(), "both are stopped; data/ keeps what they know")
 }
 
-func TestWhoMayNotUseDockerIsToldHow(t *testing.T) {
+func TestUserWithoutAccessToDocker(t *testing.T) {
 	m := newMachine(t, "clone", "invoices-nobody")
 	for _, line := range []string{"./deploy.sh", "workspace/run doctor"} {
 		assert.Contains(t, m.refuses(line), `sudo usermod --append --groups docker "$USER"`)
 	}
 }
 
-// Somebody who may write nothing at home reads the help. So does one whose sh is busybox's.
-func TestHelpWithAHomeThatIsReadOnly(t *testing.T) {
+// Help works with a read-only home directory, and with busybox's sh.
+func TestHelpWithReadOnlyHome(t *testing.T) {
 	m := newMachine(t, "clone", "invoices-reader")
 	require.NoError(t, os.Chown(m.home, 0, 0))
 	require.NoError(t, os.Chmod(m.home, 0o555))
@@ -360,8 +360,8 @@ func TestHelpWithAHomeThatIsReadOnly(t *testing.T) {
 	}
 }
 
-// A clone that another user owns, as in a dev container: git refuses to look at it, and Go need not ask git.
-func TestACloneOfAnotherUser(t *testing.T) {
+// In a clone owned by another user, as in a dev container, git fails, so Go must not need git.
+func TestCloneOfAnotherUser(t *testing.T) {
 	m := newMachine(t, "clone", "")
 	require.NoError(t, filepath.WalkDir(m.clone, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
@@ -374,7 +374,7 @@ func TestACloneOfAnotherUser(t *testing.T) {
 	makeRun(m)
 }
 
-func TestAGoThatIsTooOldIsSaidSo(t *testing.T) {
+func TestOutdatedGo(t *testing.T) {
 	m := newMachine(t, "clone", "")
 	module := filepath.Join(m.clone, "workspace/go.mod")
 	data, err := os.ReadFile(module)
@@ -386,14 +386,14 @@ func TestAGoThatIsTooOldIsSaidSo(t *testing.T) {
 	assert.LessOrEqual(t, strings.Count(said, "\n"), 2, said)
 }
 
-func TestADockerThatIsNotThereIsSaidSo(t *testing.T) {
+func TestDockerIsUnreachable(t *testing.T) {
 	m := newMachine(t, "clone", "")
 	m.set("DOCKER_HOST", "tcp://127.0.0.1:9")
 	assert.Contains(t, m.refuses("./deploy.sh"), "Docker is not responding: ")
 }
 
-// A Docker that is reached by TCP, and sees the clone, will do.
-func TestADockerBehindTCPWillDo(t *testing.T) {
+// A Docker that is reached over TCP works if it can see the clone.
+func TestDockerOverTCP(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = listener.Close() })
