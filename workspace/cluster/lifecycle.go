@@ -262,7 +262,8 @@ func (c *Cluster) Notes(ctx context.Context, state State) []string {
 		c.NodeImage, c.Deploy)}
 }
 
-// Look sets the ports of a cluster, which need not exist unless live is set, and if it is, the folder its node sees.
+// Look sets the ports of a cluster that may not exist. If live is set, the cluster has to exist, and Look also sets the
+// folder that its node sees.
 func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 	state, err := c.State(ctx)
 	if err != nil {
