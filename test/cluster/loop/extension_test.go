@@ -1,0 +1,149 @@
+package loop
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var hello = service{"hello", "hello", "8080"}
+
+// TestAnotherProject is a project outside this repository: the two files on go_live's page.
+func TestAnotherProject(t *testing.T) {
+	root, err := filepath.Abs("../../..")
+	require.NoError(t, err)
+	page, err := os.ReadFile(filepath.Join(root, "go_live/README.md"))
+	require.NoError(t, err)
+	blocks := func(language string) (found []string) {
+		for _, block := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllSubmatch(page, -1) {
+			found = append(found, string(block[1]))
+		}
+		return found
+	}
+	programs, tiltfile := blocks("go"), blocks("python")[0]
+	require.Len(t, programs, 2)
+	require.Contains(t, tiltfile, "file:///path/to/invoices")
+	tiltfile = strings.Replace(tiltfile, "/path/to/invoices", root, 1)
+
+	s := newSession(t)
+	live := sharedFolder(t, root)
+	require.NoError(t, os.Symlink(live, s.file(".live")))
+	s.save("Tiltfile", tiltfile)
+	s.save("main.go", programs[0])
+	for name, from := range map[string]string{"module example.com/hello": "go.mod", "": "go.sum"} { // go mod tidy needs a proxy
+		content, err := os.ReadFile(filepath.Join(root, from))
+		require.NoError(t, err)
+		s.save(from, regexp.MustCompile(`(?m)^module .*$`).ReplaceAllString(string(content), name))
+	}
+	t.Cleanup(func() { s.removeHello(live) })
+	s.start()
+	s.awaitHello("Hello, world!\n")
+	pods := s.pods(hello)
+
+	const greeting = `"Hello, world!\n"`
+	tried := `"%d; %v; %v\n", os.Getuid(), os.WriteFile("/x", nil, 0o600), os.WriteFile("/live/hello", nil, 0o600)`
+	s.save("main.go", strings.NewReplacer(greeting, tried, `"log"`, "\"log\"\n\t\"os\"").Replace(programs[0]))
+	s.awaitHello("10001; open /x: read-only file system; open /live/hello: read-only file system\n")
+
+	n := s.log.len()
+	s.save("main.go", "this is not Go")
+	s.awaitLog(n, "expected 'package'", 1)
+	answer, err := s.ask(hello, pods[0], "/")
+	require.NoError(t, err)
+	assert.Contains(t, string(answer), "10001")
+	s.save("main.go", strings.Replace(programs[0], "func main() {", "func main() {\n\tpanic(\"no good\")", 1))
+	s.awaitLog(n, "ended before it was ready", 1)
+	s.awaitHello(string(answer))
+
+	s.save("main.go", programs[1])
+	s.awaitHello("Hello, world!\n")
+	s.withoutAGap(pods[0], func() {
+		for _, whom := range []string{"moon", "sun", "stars"} {
+			s.save("main.go", strings.Replace(programs[1], "world", whom, 1))
+			s.awaitHello("Hello, " + whom + "!\n")
+		}
+		s.save("main.go", strings.Replace(programs[1], "func main() {", "func main() {\n\tpanic(\"no good\")", 1))
+		s.awaitLog(n, "ended before it was ready", 2)
+	})
+	assert.Equal(t, pods[0].Metadata.UID, s.pods(hello)[0].Metadata.UID, "the pod is the same all the while")
+	assert.Zero(t, s.pods(hello)[0].Status.ContainerStatuses[0].RestartCount)
+
+	for wrong, want := range map[string]string{
+		"go_live('nobody', '''":                         "go_live: the manifests have 0 Deployments nobody: one is needed",
+		"go_live('hello', folder='x', manifests='''":    "go_live: there is no folder " + s.file("x") + ": ",
+		"go_live('hello', container='x', manifests='''": "go_live: the Deployment hello has no container x",
+	} {
+		s.save("Tiltfile", strings.Replace(tiltfile, "go_live('hello', '''", wrong, 1))
+		s.awaitLog(n, want, 1)
+	}
+	s.save("Tiltfile", tiltfile)
+	s.end()
+}
+
+// sharedFolder is the one that the node of the cluster sees.
+func sharedFolder(t *testing.T, root string) string {
+	describe := exec.Command(filepath.Join(root, "workspace/run"), "describe", "--json", "--live")
+	describe.Stderr = os.Stderr
+	said, err := describe.Output()
+	require.NoError(t, err)
+	var cluster struct{ Live string }
+	require.NoError(t, json.Unmarshal(said, &cluster))
+	return cluster.Live
+}
+
+func (s *session) awaitHello(want string) {
+	s.Helper()
+	var said string
+	require.Eventually(s, func() bool {
+		pods := s.pods(hello)
+		if len(pods) != 1 {
+			return false
+		}
+		answer, err := s.ask(hello, pods[0], "/")
+		said = string(answer)
+		return err == nil && said == want
+	}, enough, pause, "the pod answers %q; last: %s", want, &said)
+}
+
+// withoutAGap fails if the pod does not answer at any time while do runs.
+func (s *session) withoutAGap(p pod, do func()) {
+	ctx, cancel := context.WithCancel(s.Context())
+	var load sync.WaitGroup
+	var answered int
+	load.Go(func() {
+		for ; ctx.Err() == nil; answered++ {
+			answer, err := s.ask(hello, p, "/")
+			if !assert.NoError(s, err) || !assert.Regexp(s, `^Hello, \w+!\n$`, string(answer)) {
+				return
+			}
+		}
+	})
+	do()
+	cancel()
+	load.Wait()
+	s.Logf("%d requests", answered)
+	assert.Greater(s, answered, 100)
+}
+
+func (s *session) removeHello(live string) {
+	s.end()
+	down := exec.Command("tilt", "down", "--delete-namespaces", "--context", s.kubeContext)
+	down.Dir = s.checkout
+	output, err := down.CombinedOutput()
+	assert.NoError(s, err, "%s", output)
+	s.kubectl("wait", "--for=delete", "namespace/hello", "persistentvolume/live-hello-hello", "--timeout="+enough.String())
+	left, err := filepath.Glob(filepath.Join(live, "hello*"))
+	require.NoError(s, err)
+	for _, path := range left {
+		require.NoError(s, os.RemoveAll(path))
+	}
+}
