@@ -107,29 +107,24 @@ func open(program string) (*binary, error) {
 	return b, syscall.Munmap(text)
 }
 
-// start starts a process: beside those that are there, if all accept from the
+// start starts a process: beside those that are there, if they accept from the
 // supervisor's socket, and otherwise once they have ended.
+//
+// A program that crashes at its start may have lost what it knew with the code
+// that it never reaches, so it does not end one that serves from the socket.
 func (s *supervisor) start(b *binary) {
 	s.next, s.waiting = time.Time{}, nil
 	takesSocket := b.takesSocket && s.address != ""
-	if !takesSocket || s.socket == nil {
+	if s.socket == nil || !takesSocket && s.serving.pid == 0 {
 		s.end(&s.serving, syscall.SIGTERM)
 		if len(s.ending) > 0 {
 			s.waiting, s.since = b, time.Now()
 			return
 		}
-	}
-	var err error
-	switch {
-	case takesSocket && s.socket == nil:
-		s.socket, err = net.Listen("tcp", s.address)
-	case !takesSocket && s.socket != nil:
-		err = s.socket.Close()
-		s.socket = nil
-	}
-	if err != nil {
-		s.failed(err.Error())
-		return
+		if err := s.setSocket(takesSocket); err != nil {
+			s.failed(err.Error())
+			return
+		}
 	}
 	began := time.Now()
 	pid, err := s.run(b)
@@ -138,6 +133,18 @@ func (s *supervisor) start(b *binary) {
 		return
 	}
 	s.starting = process{pid, b, began}
+}
+
+// setSocket opens the socket, or closes it.
+func (s *supervisor) setSocket(open bool) (err error) {
+	switch {
+	case open && s.socket == nil:
+		s.socket, err = net.Listen("tcp", s.address)
+	case !open && s.socket != nil:
+		err = s.socket.Close()
+		s.socket = nil
+	}
+	return err
 }
 
 // run gives the process the socket, if there is one, in the way of systemd, and
@@ -150,6 +157,9 @@ func (s *supervisor) run(b *binary) (int, error) {
 	}
 	var await func() bool
 	switch {
+	case s.socket != nil && !b.takesSocket:
+		log.Print("this build cannot take over: LISTEN_FDS is not in it, as it is in the one that serves. Delete the pod to run it")
+		await = func() bool { return false }
 	case b.saysReady:
 		said, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"}) // the kernel names it
 		if err != nil {

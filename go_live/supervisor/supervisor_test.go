@@ -219,13 +219,31 @@ func TestAPlainProgramIsReplaced(t *testing.T) {
 	}
 }
 
-func TestAProgramLearnsAndForgetsTheProtocols(t *testing.T) {
+func TestAProgramLearnsTheProtocols(t *testing.T) {
 	f := supervise(t, plain)
-	for i, tags := range []string{both, both, notify, socket, plain} {
+	for i, tags := range []string{notify, both, socket, both} {
 		version := strconv.Itoa(i + 2)
 		f.deliver(tags, version)
 		f.awaitVersion(version)
 		f.awaitUpdates(i + 1)
+	}
+}
+
+// The compiler leaves out what a program never reaches, and with it what it knows.
+func TestAProgramThatForgetsTheSocketDoesNotTakeOver(t *testing.T) {
+	for _, tags := range []string{plain, notify} {
+		f := supervise(t, both)
+		_, pid, err := f.ask()
+		require.NoError(t, err)
+		f.deliver(tags, "2")
+		f.awaitLog("cannot take over")
+		f.awaitLog("ended before it was ready")
+		version, same, err := f.ask()
+		require.NoError(t, err)
+		assert.Equal(t, "1", version)
+		assert.Equal(t, pid, same)
+		f.deliver(both, "3")
+		f.awaitVersion("3")
 	}
 }
 
