@@ -22,7 +22,8 @@ func main() {
 	flag.Func("copy", "a file or folder of the module that it is built from; may be repeated", appendTo(&b.sources))
 	flag.Func("flag", "for go build; may be repeated", appendTo(&b.flags))
 	flag.Func("restart-on", "a file or folder whose change restarts the pods; may be repeated", appendTo(&b.restartOn))
-	flag.StringVar(&b.debugger, "debugger", "", "the folder of delve's module: build for a debugger, and put it beside the program")
+	flag.StringVar(&b.debugger, "debugger", "",
+		"the folder of delve's module: build for a debugger, and put it beside the program")
 	flag.StringVar(&b.architecture, "architecture", "", "of the node, as Go calls it")
 	flag.StringVar(&b.context, "context", "", "the cluster, as kubectl calls it")
 	flag.StringVar(&b.namespace, "namespace", "", "the Deployment's")

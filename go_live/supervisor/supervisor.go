@@ -158,7 +158,8 @@ func (s *supervisor) run(b *binary) (int, error) {
 	var await func() bool
 	switch {
 	case s.socket != nil && !b.takesSocket:
-		log.Print("this build cannot take over: LISTEN_FDS is not in it, as it is in the one that serves. Delete the pod to run it")
+		log.Print("this build cannot take over: unlike the one that serves, it does not have LISTEN_FDS in it. " +
+			"Delete the pod to run it")
 		await = func() bool { return false }
 	case b.saysReady:
 		said, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"}) // the kernel names it

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"net"
 
@@ -16,13 +17,14 @@ func listen(address string) (net.Listener, error) {
 	}
 	if len(inherited) > 0 {
 		if inherited[0] == nil {
-			return nil, fmt.Errorf("LISTEN_FDS: descriptor 3 is not a listening socket")
+			return nil, errors.New("LISTEN_FDS: descriptor 3 is not a listening socket")
 		}
 		return inherited[0], nil
 	}
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("LISTEN_ADDR=%q cannot be listened on: %w; free the port, or set LISTEN_ADDR to another", address, err)
+		return nil, fmt.Errorf("LISTEN_ADDR=%q cannot be listened on: %w; free the port, or set LISTEN_ADDR to another",
+			address, err)
 	}
 	return listener, nil
 }
