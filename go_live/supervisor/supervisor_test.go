@@ -43,12 +43,18 @@ var builds = map[string]func() (string, error){}
 func init() {
 	for _, tags := range []string{plain, notify, socket, both} {
 		builds[tags] = sync.OnceValues(func() (string, error) {
-			output, err := exec.Command("go", "build", "-tags="+tags, "-o", os.TempDir(), "./testservice").CombinedOutput()
+			folder, err := os.MkdirTemp("", "")
+			if err != nil {
+				return "", err
+			}
+			defer os.RemoveAll(folder)
+			program := filepath.Join(folder, "service")
+			output, err := exec.Command("go", "build", "-tags="+tags, "-o", program, "./testservice").CombinedOutput()
 			if err != nil {
 				return "", fmt.Errorf("%w: %s", err, output)
 			}
-			program, err := os.ReadFile(filepath.Join(os.TempDir(), "testservice"))
-			return string(program), err
+			content, err := os.ReadFile(program)
+			return string(content), err
 		})
 	}
 }
