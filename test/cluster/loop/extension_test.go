@@ -2,23 +2,24 @@ package loop
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/docstest"
 )
 
 var hello = service{"hello", "hello", "8080"}
 
 // TestAnotherProject is a project outside this repository: the two files on go_live's page.
 func TestAnotherProject(t *testing.T) {
+	long(t)
 	root, err := filepath.Abs("../../..")
 	require.NoError(t, err)
 	ours := func(name string) string {
@@ -27,9 +28,10 @@ func TestAnotherProject(t *testing.T) {
 		return string(content)
 	}
 	blocks := func(language string) (found []string) {
-		blocks := regexp.MustCompile("(?s)```" + language + "\n(.*?)```")
-		for _, block := range blocks.FindAllStringSubmatch(ours("go_live/README.md"), -1) {
-			found = append(found, block[1])
+		for _, block := range docstest.Pages(t, root)["go_live/README.md"].Blocks {
+			if block.Language == language {
+				found = append(found, block.Code)
+			}
 		}
 		return found
 	}
@@ -39,14 +41,13 @@ func TestAnotherProject(t *testing.T) {
 	tiltfile = strings.Replace(tiltfile, "/path/to/invoices", root, 1)
 
 	s := newSession(t)
-	live := sharedFolder(t, root)
-	require.NoError(t, os.Symlink(live, s.file(".live")))
+	require.NoError(t, os.Symlink(s.live, s.file(".live")))
 	s.save("Tiltfile", tiltfile)
 	s.save("main.go", programs[0])
 	// What go mod tidy would write, in the versions that are here.
 	s.save("go.mod", strings.Replace(ours("go.mod"), "module example.com/invoices\n", "module example.com/hello\n", 1))
 	s.save("go.sum", ours("go.sum"))
-	t.Cleanup(func() { s.removeHello(live) })
+	t.Cleanup(func() { s.removeHello() })
 	s.start()
 	s.awaitHello("Hello, world!\n")
 	pods := s.pods(hello)
@@ -59,12 +60,12 @@ func TestAnotherProject(t *testing.T) {
 	n := s.log.len()
 	s.save("main.go", "this is not Go")
 	s.awaitLog(n, "expected 'package'", 1)
-	answer, err := s.ask(hello, pods[0], "/")
+	answer, err := s.askHello(pods[0])
 	require.NoError(t, err)
-	assert.Contains(t, string(answer), "10001")
+	assert.Contains(t, answer, "10001")
 	s.save("main.go", strings.Replace(programs[0], "func main() {", "func main() {\n\tpanic(\"no good\")", 1))
 	s.awaitLog(n, "ended before it was ready", 1)
-	s.awaitHello(string(answer))
+	s.awaitHello(answer)
 
 	s.save("main.go", programs[1])
 	s.awaitHello("Hello, world!\n")
@@ -91,15 +92,10 @@ func TestAnotherProject(t *testing.T) {
 	s.end()
 }
 
-// sharedFolder is the one that the node of the cluster sees.
-func sharedFolder(t *testing.T, root string) string {
-	describe := exec.Command(filepath.Join(root, "workspace/run"), "describe", "--json", "--live")
-	describe.Stderr = os.Stderr
-	said, err := describe.Output()
-	require.NoError(t, err)
-	var cluster struct{ Live string }
-	require.NoError(t, json.Unmarshal(said, &cluster))
-	return cluster.Live
+// askHello asks the pod for its root page.
+func (s *session) askHello(p pod) (string, error) {
+	said, err := s.get(s.url(hello, p) + "/")
+	return string(said), err
 }
 
 func (s *session) awaitHello(want string) {
@@ -110,8 +106,8 @@ func (s *session) awaitHello(want string) {
 		if len(pods) != 1 {
 			return false
 		}
-		answer, err := s.ask(hello, pods[0], "/")
-		said = string(answer)
+		var err error
+		said, err = s.askHello(pods[0])
 		return err == nil && said == want
 	}, enough, pause, "the pod answers %q; last: %s", want, &said)
 }
@@ -123,8 +119,8 @@ func (s *session) withoutAGap(p pod, do func()) {
 	var answered int
 	load.Go(func() {
 		for ; ctx.Err() == nil; answered++ {
-			answer, err := s.ask(hello, p, "/")
-			if !assert.NoError(s, err) || !assert.Regexp(s, `^Hello, \w+!\n$`, string(answer)) {
+			answer, err := s.askHello(p)
+			if !assert.NoError(s, err) || !assert.Regexp(s, `^Hello, \w+!\n$`, answer) {
 				return
 			}
 		}
@@ -136,14 +132,14 @@ func (s *session) withoutAGap(p pod, do func()) {
 	assert.Greater(s, answered, 100)
 }
 
-func (s *session) removeHello(live string) {
+func (s *session) removeHello() {
 	s.end()
 	down := exec.Command("tilt", "down", "--delete-namespaces", "--context", s.kubeContext)
 	down.Dir = s.checkout
 	output, err := down.CombinedOutput()
 	assert.NoError(s, err, "%s", output)
 	s.kubectl("wait", "--for=delete", "namespace/hello", "persistentvolume/live-hello-hello", "--timeout="+enough.String())
-	left, err := filepath.Glob(filepath.Join(live, "hello*"))
+	left, err := filepath.Glob(filepath.Join(s.live, "hello*"))
 	require.NoError(s, err)
 	for _, path := range left {
 		require.NoError(s, os.RemoveAll(path))
