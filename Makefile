@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 
 # The services' packages. test/simulation, test/limits and test/faults run separately, because they take minutes.
-PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./supervisor/... ./test/payall/... ./test/postgres/...
+PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./test/payall/... ./test/postgres/...
 DEPGUARD := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 SHFMT := mvdan.cc/sh/v3/cmd/shfmt@v3.13.1
@@ -38,6 +38,7 @@ test-local: check
 	workspace/run need chromium chromium
 	go test -race -shuffle=on $(PACKAGES)
 	go -C workspace test -race -shuffle=on ./...
+	go -C go_live test -race -shuffle=on ./...
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
 	go test -count=1 -timeout=20m -v ./test/simulation
 	go test -race -shuffle=on -count=1 -v ./test/limits
@@ -50,8 +51,8 @@ check:
 	workspace/run need shellcheck shellcheck
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
-	for module in . workspace test/cluster bench; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
-	for module in . workspace test/cluster bench; do GOOS=darwin GOARCH=arm64 go -C $$module vet ./... || exit 1; done
+	for module in . workspace go_live test/cluster bench; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
+	for module in . workspace go_live test/cluster bench; do GOOS=darwin GOARCH=arm64 go -C $$module vet ./... || exit 1; done
 	go run $(DEPGUARD) ./... # .depguard.yaml
 	go -C test/cluster test -count=1 ./manifests ./access # uncached: Go does not see that other files have changed
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"example.com/invoices/workspace/kubectl"
 	"example.com/invoices/workspace/service"
 )
 
@@ -21,9 +20,9 @@ func (w *workspace) buildImageCommand() *cobra.Command {
 		Long: `Builds the image of one service, FROM scratch with a static binary in it and nothing else, and pushes it to the
 cluster's registry. The same source gives the same digest.
 
-SERVICE is invoice-app, payment-provider or, for tilt up, supervisor. The image's full name, tagged with a hash of its
-content, is written to FOLDER/SERVICE.ref and printed. FOLDER/SERVICE keeps the program; each cluster has a FOLDER of
-its own, so that two may be deployed to at once.
+SERVICE is invoice-app or payment-provider. The image's full name, tagged with a hash of its content, is written to
+FOLDER/SERVICE.ref and printed. FOLDER/SERVICE keeps the program; each cluster has a FOLDER of its own, so that two may
+be deployed to at once.
 
   EXPECTED_REGISTRY   where to push to, such as localhost:5005; Tilt sets it to the registry of its cluster
   GOARCH              the node's architecture; where it is not set, Docker is asked`,
@@ -77,32 +76,6 @@ func expectedRegistry() (string, error) {
 		return registry, nil
 	}
 	return "", errors.New("EXPECTED_REGISTRY is not set: it is where to push to, such as localhost:5005; Tilt sets it")
-}
-
-func (w *workspace) buildLiveCommand() *cobra.Command {
-	live := service.Live{}
-	command := &cobra.Command{
-		Use:   "build-live [--debug] SERVICE FOLDER CONTEXT NAMESPACE",
-		Short: "Build a service into the pods that tilt up runs",
-		Long: `Builds SERVICE as FOLDER/SERVICE/SERVICE, where every pod of it sees that it is new. What has not changed is
-not replaced, and what does not compile replaces nothing. After a change of migrations the pods of NAMESPACE, in the
-cluster that kubectl knows as CONTEXT, are restarted one by one: their init container alone may change the schema.
-
-  GOARCH   the node's architecture; where it is not set, Docker is asked. The Tiltfile sets it`,
-		Args: arguments(4, 4),
-		RunE: func(command *cobra.Command, args []string) error {
-			live.Service, live.Folder, live.Namespace = args[0], w.file(args[1]), args[3]
-			live.Cluster, live.Out = kubectl.Context(args[2]), command.OutOrStdout()
-			architecture, err := service.Architecture(command.Context())
-			if err != nil {
-				return err
-			}
-			return live.Build(command.Context(), architecture)
-		},
-	}
-	command.Flags().BoolVar(&live.Debug, "debug", false,
-		"build it for a debugger, which is put beside it; every change restarts the pod")
-	return command
 }
 
 func (w *workspace) releaseCommand() *cobra.Command {

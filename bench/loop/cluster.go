@@ -211,7 +211,7 @@ func imageSize(ref string) (size int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	request.Header.Set("Accept", "application/vnd.oci.image.manifest.v1+json")
+	request.Header.Set("Accept", "application/vnd.docker.distribution.manifest.v2+json") // Docker has pushed it
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return 0, err
@@ -232,18 +232,14 @@ func imageSize(ref string) (size int64, err error) {
 
 // supervisorCost measures what our loop's PID 1 adds to an image and to a pod: the compressed size of an
 // image with nothing else, and the resident memory of each process.
-func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
-	for _, w := range ways {
-		if w.name != "loop" {
-			continue
-		}
-		ref, err := os.ReadFile(filepath.Join(w.checkout, ".build/images", b.cluster.Name, "supervisor.ref"))
-		if err != nil {
-			return cost, err
-		}
-		if cost.Image, err = imageSize(strings.TrimSpace(string(ref))); err != nil {
-			return cost, err
-		}
+func (b *bench) supervisorCost() (cost supervisorCost, err error) {
+	ref, err := output("kubectl", "--context="+b.cluster.Context, "--namespace=invoicing", "get", "deployment", "invoice-app",
+		"--output=jsonpath={.spec.template.spec.containers[0].image}")
+	if err != nil {
+		return cost, err
+	}
+	if cost.Image, err = imageSize(ref); err != nil {
+		return cost, err
 	}
 	text, err := output("docker", "exec", b.cluster.Node, "sh", "-c", "grep -hE '^(Name|VmRSS):' /proc/[0-9]*/status")
 	if err != nil && text == "" { // with output, it only means that a process exited in the meantime

@@ -155,7 +155,7 @@ func (b *bench) run(ctx context.Context, edits int) (err error) {
 	if err != nil {
 		return err
 	}
-	cost, err := b.supervisorCost(ways)
+	cost, err := b.supervisorCost()
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 		table.WriteString("\n")
 	}
 	table.WriteString("\nAs logged by the loop itself, medians of all replicas:")
-	for _, part := range []string{"compile", "delivery", "swap", "first answer"} {
+	for _, part := range []string{"compile", "delivery", "swap"} {
 		fmt.Fprintf(&table, " %s %.3f s.", part, stats.Quantile(splits[part], 0.5))
 	}
 	fmt.Fprintf(&table, "\n\nThe loop's additional PID 1: an image of %.1f MB, and %.1f to %.1f MB of memory in each of %d pods.",
@@ -118,7 +118,7 @@ func draw(file string, ways []*way, median func(w *way, part int) float64) error
 	}{
 		{"the save is noticed", color.RGBA{R: 0xb0, G: 0xb0, B: 0xb0, A: 0xff}},
 		{"compile", color.RGBA{R: 0x4c, G: 0x78, B: 0xa8, A: 0xff}},
-		{"delivery, swap or rollout, first answer", color.RGBA{R: 0xf5, G: 0x85, B: 0x18, A: 0xff}},
+		{"delivery, swap or rollout", color.RGBA{R: 0xf5, G: 0x85, B: 0x18, A: 0xff}},
 	} {
 		var values plotter.Values
 		for _, w := range slices.Backward(ways) {

@@ -1,49 +1,30 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"net"
-	"os"
-	"strconv"
+
+	"github.com/coreos/go-systemd/v22/activation"
 )
 
-// listen opens address. If the parent process has already opened the listening socket, the
-// descriptor that LISTEN_FD names is used instead.
+// listen opens address. A process that is handed an open socket, in the way of
+// systemd's socket activation, accepts from that one.
 func listen(address string) (net.Listener, error) {
-	if os.Getenv("LISTEN_FD") == "" {
-		listener, err := net.Listen("tcp", address)
-		if err != nil {
-			return nil, fmt.Errorf("LISTEN_ADDR=%q cannot be listened on: %w; free the port, or set LISTEN_ADDR to another", address, err)
-		}
-		return listener, nil
-	}
-	socket, err := inherited("LISTEN_FD")
+	inherited, err := activation.Listeners()
 	if err != nil {
 		return nil, err
 	}
-	defer socket.Close() // the listener has a copy
-	return net.FileListener(socket)
-}
-
-// sayReady tells the parent process, if it has set READY_FD, that this process serves the socket
-// from now on.
-func sayReady() error {
-	if os.Getenv("READY_FD") == "" {
-		return nil
+	if len(inherited) > 0 {
+		if inherited[0] == nil {
+			return nil, errors.New("LISTEN_FDS: descriptor 3 is not a listening socket")
+		}
+		return inherited[0], nil
 	}
-	pipe, err := inherited("READY_FD")
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("LISTEN_ADDR=%q cannot be listened on: %w; free the port, or set LISTEN_ADDR to another",
+			address, err)
 	}
-	defer pipe.Close()
-	_, err = pipe.Write([]byte{'\n'})
-	return err
-}
-
-func inherited(variable string) (*os.File, error) {
-	fd, err := strconv.ParseUint(os.Getenv(variable), 10, 31)
-	if err != nil {
-		return nil, fmt.Errorf("%s must be the number of a file descriptor: %w", variable, err)
-	}
-	return os.NewFile(uintptr(fd), variable), nil
+	return listener, nil
 }

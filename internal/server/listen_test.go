@@ -1,12 +1,12 @@
 package server
 
 import (
-	"context"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"strconv"
+	"os/exec"
+	"os/signal"
 	"syscall"
 	"testing"
 	"time"
@@ -15,41 +15,42 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pass gives the environment variable a descriptor of its own of file, as a
-// child process would inherit it.
-func pass(t *testing.T, variable string, file *os.File) {
-	t.Helper()
-	fd, err := syscall.Dup(int(file.Fd()))
-	require.NoError(t, err)
-	t.Setenv(variable, strconv.Itoa(fd))
-}
-
-func TestAnOpenSocketIsTakenOver(t *testing.T) {
+// TestASocketIsTakenOver hands a socket to another process of this test, as systemd does, and PID 1 of a pod under
+// tilt up.
+func TestASocketIsTakenOver(t *testing.T) {
+	if os.Getenv("LISTEN_FDS") != "" {
+		ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
+		defer stop()
+		require.NoError(t, newServer(io.Discard).Run(ctx, "no address", time.Second, func() {}))
+		return
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
 	socket, err := listener.(*net.TCPListener).File()
 	require.NoError(t, err)
 	defer socket.Close()
-	said, say, err := os.Pipe()
+	said, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: t.TempDir() + "/notify"})
 	require.NoError(t, err)
 	defer said.Close()
-	pass(t, "LISTEN_FD", socket)
-	pass(t, "READY_FD", say)
-	require.NoError(t, say.Close())
 
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- newServer(io.Discard).Run(ctx, "no address", time.Second, func() {}) }()
-	word, err := io.ReadAll(said)
-	require.NoError(t, err)
-	assert.Len(t, word, 1)
+	service := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, os.Args[0], "-test.run=^"+t.Name()+"$")
+	service.Env = append(os.Environ(), "LISTEN_FDS=1", "NOTIFY_SOCKET="+said.LocalAddr().String())
+	service.ExtraFiles = []*os.File{socket}
+	service.Stdout, service.Stderr = os.Stdout, os.Stderr
+	require.NoError(t, service.Start())
+	require.NoError(t, said.SetReadDeadline(time.Now().Add(time.Minute)))
+	message := make([]byte, 100)
+	n, err := said.Read(message)
+	assert.NoError(t, err)
+	assert.Equal(t, "READY=1", string(message[:n]))
 	response, err := http.Get("http://" + listener.Addr().String() + "/livez")
-	require.NoError(t, err)
-	response.Body.Close()
-	assert.Equal(t, http.StatusOK, response.StatusCode)
-	cancel()
-	require.NoError(t, <-ended)
+	if assert.NoError(t, err) {
+		response.Body.Close()
+		assert.Equal(t, http.StatusOK, response.StatusCode)
+	}
+	require.NoError(t, service.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, service.Wait())
 
 	// The socket is the parent's, and outlives the server.
 	waiting, err := net.Dial("tcp", listener.Addr().String())
@@ -57,10 +58,9 @@ func TestAnOpenSocketIsTakenOver(t *testing.T) {
 	waiting.Close()
 }
 
-func TestWhatIsNoDescriptorIsNamed(t *testing.T) {
-	run := func() error { return newServer(io.Discard).Run(t.Context(), "127.0.0.1:0", time.Second, func() {}) }
-	t.Setenv("READY_FD", "ready")
-	assert.ErrorContains(t, run(), "READY_FD")
-	t.Setenv("LISTEN_FD", "-1")
-	assert.ErrorContains(t, run(), "LISTEN_FD")
+// A service that runs in a unit of another's must not fail for that.
+func TestNobodyWaitsForItToBeReady(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", t.TempDir()+"/gone")
+	_, stop := serve(t, newServer(io.Discard), func() {})
+	assert.NoError(t, stop())
 }

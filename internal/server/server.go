@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -111,8 +112,8 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
-	if err := sayReady(); err != nil {
-		return err
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		s.log.Warn("nobody hears that this service is ready", "error", err)
 	}
 	served := make(chan error, 1)
 	go func() { served <- limited.serve(server) }()

@@ -324,6 +324,7 @@ func TestRemove(t *testing.T) {
 		"container ls --quiet --all --filter label=io.x-k8s.kind.cluster=a", "container rm --force --volumes one two",
 		"volume ls --quiet --filter label=io.x-k8s.kind.cluster=a", "volume rm one two",
 		"network ls --quiet --filter name=^kind-a$", "network rm one two",
+		"image ls --quiet --filter label=go-live.context=kind-a", "image rm --force one two",
 	}, dockers.Calls())
 	assert.Equal(t, "removing cluster a ...\n", out.String())
 	for _, path := range []string{c.Unfinished(), c.Live, c.Kubeconfigs} {

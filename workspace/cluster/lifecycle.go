@@ -83,7 +83,8 @@ func (c *Cluster) Remove(ctx context.Context, console *process.Console) error {
 	err = errors.Join(err,
 		docker.Remove(ctx, "container", []string{"--all", "--filter", "label=" + c.product.label()}, "rm", "--force", "--volumes"),
 		docker.Remove(ctx, "volume", []string{"--filter", "label=" + c.product.label()}, "rm"),
-		docker.Remove(ctx, "network", []string{"--filter", "name=^" + c.ownNetwork + "$"}, "rm"))
+		docker.Remove(ctx, "network", []string{"--filter", "name=^" + c.ownNetwork + "$"}, "rm"),
+		docker.Remove(ctx, "image", []string{"--filter", "label=go-live.context=" + c.Context}, "rm", "--force")) // tilt up's
 	for _, path := range []string{c.Unfinished(), c.Live, c.Kubeconfigs} {
 		err = errors.Join(err, os.RemoveAll(path))
 	}

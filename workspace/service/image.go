@@ -1,5 +1,4 @@
-// Package service makes of a service's source what runs: its image in a registry, its program in the pods of
-// `tilt up`, and a release.
+// Package service makes of a service's source what runs: its image in a registry, and a release.
 package service
 
 import (
@@ -37,7 +36,6 @@ var programs = map[string]struct {
 }{
 	"invoice-app":      {"Invoices: keeps invoices and pays them through payment-provider", 10001},
 	"payment-provider": {"Payments: pays each invoice once", 10002},
-	"supervisor":       {"Development: runs a service that is built on the developer's machine", 65532},
 }
 
 // Names are those of the programs that images are built of.
@@ -164,8 +162,8 @@ func describe(image v1.Image) (v1.Descriptor, error) {
 	return descriptorOf(manifest, types.OCIManifestSchema1)
 }
 
-// noSQLite is how services are compiled for a cluster, which has PostgreSQL: for the image and for the pods of tilt up
-// alike, so that either finds packages done.
+// noSQLite is how services are compiled for a cluster, which has PostgreSQL. The Tiltfile has the same for the pods of
+// tilt up, so that either finds packages done.
 const noSQLite = "-tags=nosqlite"
 
 // compile builds a package of the module in a folder, for Linux, without paths and version control state. What the

@@ -37,7 +37,6 @@ func clone(t *testing.T) string {
 		"go.sum":                "",
 		"internal/name/name.go": "package name\n\nconst Of = \"first\"\n",
 		"internal/name/not.go":  "//go:build !nosqlite\n\npackage name\n\nthis is not Go\n",
-		"supervisor/main.go":    "package main\n\nfunc main() {}\n",
 	} {
 		write(t, filepath.Join(folder, file), content)
 	}
@@ -103,7 +102,6 @@ func TestImage(t *testing.T) {
 	for service, about := range map[string]struct{ title, user string }{
 		"invoice-app":      {"Invoices: keeps invoices and pays them through payment-provider", "10001:10001"},
 		"payment-provider": {"Payments: pays each invoice once", "10002:10002"},
-		"supervisor":       {"Development: runs a service that is built on the developer's machine", "65532:65532"},
 	} {
 		t.Run(service, func(t *testing.T) {
 			built, err := BuildImage(t.Context(), service, "a folder", registry, "arm64")
@@ -176,7 +174,7 @@ func TestATagOfAnotherImageIsReplaced(t *testing.T) {
 	clone(t)
 	built, err := BuildImage(t.Context(), "invoice-app", "images", registry, "amd64")
 	require.NoError(t, err)
-	other, err := BuildImage(t.Context(), "supervisor", "images", registry, "amd64")
+	other, err := BuildImage(t.Context(), "payment-provider", "images", registry, "amd64")
 	require.NoError(t, err)
 	tag, err := name.NewTag(built.Ref)
 	require.NoError(t, err)

@@ -124,7 +124,7 @@ func TestTiltfileRefusesAnotherCluster(t *testing.T) {
 
 func TestOverlaysPassTheAPIServer(t *testing.T) {
 	long(t)
-	for _, overlay := range []string{"development", "live", "production"} {
+	for _, overlay := range []string{"development", "production"} {
 		t.Run(overlay, func(t *testing.T) {
 			mustRun(t, command(t, "kubectl", "--context="+kubeContext, "apply", "--kustomize=k8s/overlays/"+overlay,
 				"--server-side", "--force-conflicts", "--dry-run=server"))

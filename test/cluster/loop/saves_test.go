@@ -86,7 +86,7 @@ func TestSaves(t *testing.T) {
 		}
 		s.saveVersion(paymentProvider, "alone")
 		s.awaitVersion(paymentProvider, 3, "alone")
-		assert.NotContains(s, s.log.since(n), "build-live invoice-app")
+		assert.NotContains(s, s.log.since(n), "--name invoice-app")
 		assert.Equal(s, before, s.processes(invoiceApp))
 	})
 

@@ -74,32 +74,9 @@ func (l *log) len() int { return len(l.since(0)) }
 
 // tiltUp starts Tilt with more arguments in a copy of the checkout, and stops it when t ends.
 func tiltUp(t *testing.T, arguments ...string) *session {
-	cluster, err := target.FromEnvironment("../../..", "--live")
-	require.NoError(t, err)
-	s := &session{
-		T: t, kubeContext: cluster.Context, invoiceApp: cluster.InvoiceApp, deploy: cluster.Deploy, live: cluster.Live,
-		checkout: t.TempDir(), versions: map[string]string{}, log: &log{},
-	}
-	s.proxyAPIServer()
+	s := newSession(t)
 	require.NoError(t, checkouttest.Copy("../../..", s.checkout))
-
-	tiltPort := strconv.Itoa(porttest.Free(t))
-	s.page = "http://127.0.0.1:" + tiltPort
-	tilt := exec.Command("tilt", append([]string{"up", "--stream", "--context", s.kubeContext, "--port", tiltPort}, arguments...)...)
-	tilt.Dir = s.checkout
-	tilt.Stdout, tilt.Stderr = s.log, s.log
-	tilt.WaitDelay = 10 * time.Second // for what it has started, and that has its output open
-	require.NoError(t, tilt.Start())
-	s.end = sync.OnceFunc(func() {
-		_ = tilt.Process.Signal(os.Interrupt)
-		_ = tilt.Wait() // says that it was interrupted
-	})
-	t.Cleanup(func() {
-		s.end()
-		if t.Failed() {
-			t.Logf("tilt up said:\n%s", s.log.since(0))
-		}
-	})
+	s.start(arguments...)
 
 	// Pods of an earlier session take what is built as well, and are on their way out.
 	for _, v := range []service{invoiceApp, paymentProvider} {
@@ -110,6 +87,39 @@ func tiltUp(t *testing.T, arguments ...string) *session {
 		s.kubectl("--namespace", v.namespace, "rollout", "status", "deployment/"+v.name, "--timeout="+enough.String())
 	}
 	return s
+}
+
+// newSession is a session with an empty folder in place of the checkout.
+func newSession(t *testing.T) *session {
+	cluster, err := target.FromEnvironment("../../..", "--live")
+	require.NoError(t, err)
+	s := &session{
+		T: t, kubeContext: cluster.Context, invoiceApp: cluster.InvoiceApp, deploy: cluster.Deploy, live: cluster.Live,
+		checkout: t.TempDir(), versions: map[string]string{}, log: &log{},
+	}
+	s.proxyAPIServer()
+	return s
+}
+
+// start starts Tilt, and stops it when the test ends.
+func (s *session) start(arguments ...string) {
+	tiltPort := strconv.Itoa(porttest.Free(s.T))
+	s.page = "http://127.0.0.1:" + tiltPort
+	tilt := exec.Command("tilt", append([]string{"up", "--stream", "--context", s.kubeContext, "--port", tiltPort}, arguments...)...)
+	tilt.Dir = s.checkout
+	tilt.Stdout, tilt.Stderr = s.log, s.log
+	tilt.WaitDelay = 10 * time.Second // for what it has started, and that has its output open
+	require.NoError(s, tilt.Start())
+	s.end = sync.OnceFunc(func() {
+		_ = tilt.Process.Signal(os.Interrupt)
+		_ = tilt.Wait() // says that it was interrupted
+	})
+	s.Cleanup(func() {
+		s.end()
+		if s.Failed() {
+			s.Logf("tilt up said:\n%s", s.log.since(0))
+		}
+	})
 }
 
 // long marks a test that -short leaves out.

@@ -49,12 +49,8 @@ func TestEveryOverlay(t *testing.T) {
 			t.Run("Go's memory limit is 90 % of the container's", func(t *testing.T) { memoryLimits(t, objects) })
 			t.Run("credentials stay where they belong", func(t *testing.T) { credentials(t, objects) })
 			t.Run("payment-provider knows invoice-app by its token", func(t *testing.T) { identity(t, objects) })
-			t.Run("only tilt up's pods run what is built outside", func(t *testing.T) {
-				assert.Equal(t, overlay == "live", bytes.Contains(bytes.Join(documents, nil), []byte("supervisor")))
-			})
-			t.Run("only tilt up's logs are text", func(t *testing.T) {
-				logFormat := map[bool]string{true: "text", false: "json"}[overlay == "live"]
-				assert.Equal(t, 2, bytes.Count(bytes.Join(documents, nil), []byte("LOG_FORMAT: "+logFormat+"\n")), "services that log as %s", logFormat)
+			t.Run("logs are JSON", func(t *testing.T) {
+				assert.Equal(t, 2, bytes.Count(bytes.Join(documents, nil), []byte("LOG_FORMAT: json\n")), "services")
 			})
 			t.Run("a database's log of changes fits its volume", func(t *testing.T) { volumes(t, objects) })
 			t.Run("what a team can create is bounded", func(t *testing.T) { quotas(t, objects) })
@@ -73,7 +69,7 @@ func overlays(t *testing.T) []string {
 	for _, entry := range entries {
 		names = append(names, entry.Name())
 	}
-	require.Subset(t, names, []string{"development", "live", "production"})
+	require.Subset(t, names, []string{"development", "production"})
 	return names
 }
 

@@ -1,4 +1,4 @@
-module example.com/invoices/tools/delve
+module example.com/go_live/delve
 
 go 1.26.0
 

@@ -1,0 +1,106 @@
+// supervisor is PID 1 of the pods that go_live runs, and of no others.
+//
+//	supervisor [--listen ADDRESS] PROGRAM [ARGUMENT...]
+//
+// PROGRAM is in a folder that the developer's machine shares with the pod. When
+// it is replaced there, the new one takes over.
+//
+// A program that knows systemd's socket activation is started beside the old
+// one, on the same listening socket, which is the supervisor's own. Once the
+// new one is ready, the old one gets SIGTERM and finishes what it has in hand.
+// A build that fails before it is ready never takes over.
+//
+// Any other program opens ADDRESS itself, so the old one has to end first.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("supervisor: ")
+	if os.Getenv(programVariable) != "" {
+		log.Fatal(becomeProgram())
+	}
+	address := flag.String("listen", "", "the `ADDRESS` that the program serves; empty for a program that serves none")
+	flag.Usage = func() {
+		fmt.Fprintln(os.Stderr, "usage: supervisor [--listen ADDRESS] PROGRAM [ARGUMENT...]")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	if flag.NArg() == 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	if err := serve(flag.Args(), *address); err != nil {
+		log.Fatalf("%s: %v", flag.Arg(0), err)
+	}
+}
+
+// programVariable names the file that a new process is to become.
+const programVariable = "SUPERVISOR_PROGRAM"
+
+// becomeProgram replaces this process, so that LISTEN_PID can be its own number.
+func becomeProgram() error {
+	program := os.Getenv(programVariable)
+	os.Unsetenv(programVariable)
+	if os.Getenv("LISTEN_FDS") != "" {
+		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
+	}
+	return fmt.Errorf("%s: %w", os.Args[0], syscall.Exec(program, os.Args, os.Environ()))
+}
+
+// serve returns after a signal, once all processes have ended.
+func serve(command []string, address string) error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
+
+	program := command[0]
+	s := &supervisor{command: command, address: address, ready: make(chan int), ending: map[int]bool{}}
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer watcher.Close()
+	if err := watcher.Add(filepath.Dir(program)); err != nil {
+		return err
+	}
+	// Where Docker runs in a virtual machine, the folder's events may not come
+	// through: a look each second does.
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+
+	for s.look(); !s.stopping || len(s.ending) > 0; {
+		select {
+		case event := <-watcher.Events:
+			if event.Name == program {
+				s.look()
+			}
+		case err := <-watcher.Errors:
+			log.Print(err)
+		case <-tick.C:
+			s.look()
+			s.checkTime()
+		case pid := <-s.ready:
+			s.takeOver(pid)
+		case received := <-signals:
+			if received == syscall.SIGCHLD {
+				s.reap()
+			} else {
+				s.stop()
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,355 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"log"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// startPatience is how long a new process may take until it is ready.
+	startPatience = 45 * time.Second
+	// stopPatience is how long a process may take to end where the next one cannot start before.
+	stopPatience = 10 * time.Second
+	// longestPause is between two tries to start what has crashed.
+	longestPause = 30 * time.Second
+	// silence is how long a process has to run that cannot be seen to be ready.
+	silence = time.Second
+)
+
+// binary is one version of the program. The open file keeps it, to be started
+// again when the folder has a newer one already.
+type binary struct {
+	file *os.File
+	info fs.FileInfo
+	// What it knows of systemd's protocols.
+	takesSocket bool
+	saysReady   bool
+}
+
+// process runs a binary; its pid is 0 where there is none.
+type process struct {
+	pid    int
+	binary *binary
+	began  time.Time
+}
+
+// supervisor belongs to the loop in serve, and to no other goroutine.
+type supervisor struct {
+	command []string     // the program and its arguments
+	address string       // that it serves, or ""
+	socket  net.Listener // open while all processes accept from it
+	ready   chan int     // a process that is
+
+	newest   *binary // what the folder has
+	good     *binary // what has served last
+	serving  process
+	starting process
+	ending   map[int]bool // processes that were told to
+	waiting  *binary      // to be started once those have ended
+	since    time.Time    // when it began to wait
+	stopping bool
+
+	pause time.Duration // before the next restart
+	next  time.Time     // restart; zero if there is to be none
+}
+
+// look starts what is in the folder, if it is new.
+func (s *supervisor) look() {
+	info, err := os.Stat(s.command[0])
+	if err != nil || s.stopping ||
+		s.newest != nil && os.SameFile(info, s.newest.info) && info.ModTime().Equal(s.newest.info.ModTime()) {
+		return
+	}
+	newest, err := open(s.command[0])
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	if s.starting.pid != 0 {
+		log.Printf("process %d is given up: there is a newer build", s.starting.pid)
+		s.end(&s.starting, syscall.SIGTERM) // it may have accepted a request already
+	}
+	// A file that nothing refers to any more is closed by the garbage collector.
+	s.newest = newest
+	s.pause = 0
+	s.start(s.newest)
+}
+
+// open finds out what a program knows: the variables of a protocol are in the
+// text of each program that looks at them.
+func open(program string) (*binary, error) {
+	file, err := os.Open(program)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b := &binary{file: file, info: info}
+	if info.Size() == 0 {
+		return b, nil // which cannot be mapped, nor started
+	}
+	text, err := syscall.Mmap(int(file.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_PRIVATE)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", program, err)
+	}
+	b.takesSocket = bytes.Contains(text, []byte("LISTEN_FDS"))
+	b.saysReady = bytes.Contains(text, []byte("NOTIFY_SOCKET"))
+	return b, syscall.Munmap(text)
+}
+
+// start starts a process: beside those that are there, if they accept from the
+// supervisor's socket, and otherwise once they have ended.
+//
+// A program that crashes at its start may have lost what it knew with the code
+// that it never reaches, so it does not end one that serves from the socket.
+func (s *supervisor) start(b *binary) {
+	s.next, s.waiting = time.Time{}, nil
+	takesSocket := b.takesSocket && s.address != ""
+	if s.socket == nil || !takesSocket && s.serving.pid == 0 {
+		s.end(&s.serving, syscall.SIGTERM)
+		if len(s.ending) > 0 {
+			s.waiting, s.since = b, time.Now()
+			return
+		}
+		if err := s.setSocket(takesSocket); err != nil {
+			s.failed(err.Error())
+			return
+		}
+	}
+	began := time.Now()
+	pid, err := s.run(b)
+	if err != nil {
+		s.failed(fmt.Sprintf("the build cannot be started: %v", err))
+		return
+	}
+	s.starting = process{pid, b, began}
+}
+
+// setSocket opens the socket, or closes it.
+func (s *supervisor) setSocket(open bool) (err error) {
+	switch {
+	case open && s.socket == nil:
+		s.socket, err = net.Listen("tcp", s.address)
+	case !open && s.socket != nil:
+		err = s.socket.Close()
+		s.socket = nil
+	}
+	return err
+}
+
+// run gives the process the socket, if there is one, in the way of systemd, and
+// sees to it that its being ready is noticed. (os/exec would switch the socket
+// to blocking mode for every process that has it.)
+func (s *supervisor) run(b *binary) (int, error) {
+	env := append(os.Environ(), fmt.Sprintf("%s=/proc/%d/fd/%d", programVariable, os.Getpid(), b.file.Fd()))
+	if s.socket != nil {
+		env = append(env, "LISTEN_FDS=1")
+	}
+	var await func() bool
+	switch {
+	case s.socket != nil && !b.takesSocket:
+		log.Print("this build cannot take over: unlike the one that serves, it does not have LISTEN_FDS in it. " +
+			"Delete the pod to run it")
+		await = func() bool { return false }
+	case b.saysReady:
+		said, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"}) // the kernel names it
+		if err != nil {
+			return 0, err
+		}
+		env = append(env, "NOTIFY_SOCKET="+said.LocalAddr().String())
+		await = func() bool { return hearsReady(said) }
+	case s.socket == nil && s.address != "":
+		await = func() bool { return listens(s.address) }
+	default:
+		await = func() bool { time.Sleep(silence); return true }
+	}
+	pid, err := s.fork(env)
+	if err != nil {
+		return 0, err
+	}
+	go func() {
+		if await() {
+			s.ready <- pid
+		}
+	}()
+	return pid, nil
+}
+
+func (s *supervisor) fork(env []string) (pid int, err error) {
+	fork := func(descriptors ...uintptr) {
+		pid, err = syscall.ForkExec("/proc/self/exe", s.command, &syscall.ProcAttr{
+			Env: env, Files: append([]uintptr{0, 1, 2}, descriptors...)})
+	}
+	if s.socket == nil {
+		fork()
+		return pid, err
+	}
+	raw, err := s.socket.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if failed := raw.Control(func(fd uintptr) { fork(fd) }); failed != nil {
+		return 0, failed
+	}
+	return pid, err
+}
+
+// hearsReady waits until a process says that it is ready.
+func hearsReady(said *net.UnixConn) bool {
+	defer said.Close()
+	if err := said.SetReadDeadline(time.Now().Add(startPatience)); err != nil {
+		return false
+	}
+	message := make([]byte, 4096)
+	for {
+		n, err := said.Read(message)
+		if err != nil {
+			return false
+		}
+		if slices.Contains(strings.Fields(string(message[:n])), "READY=1") {
+			return true
+		}
+	}
+}
+
+// listens waits until a connection to the address is accepted.
+func listens(address string) bool {
+	for until := time.Now().Add(startPatience); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+		if connection, err := net.Dial("tcp", address); err == nil {
+			connection.Close()
+			return true
+		}
+	}
+	return false
+}
+
+// takeOver makes the process that is ready the serving one.
+func (s *supervisor) takeOver(pid int) {
+	if pid != s.starting.pid {
+		return
+	}
+	ready := time.Now()
+	update := s.good != nil && s.starting.binary != s.good
+	before := s.serving
+	s.serving, s.starting = s.starting, process{}
+	s.good = s.serving.binary
+	s.end(&before, syscall.SIGTERM)
+	if update {
+		s.report(s.serving, ready)
+	} else {
+		log.Printf("process %d serves", pid)
+	}
+}
+
+// end tells p to. A process that is not there is left out.
+func (s *supervisor) end(p *process, with syscall.Signal) {
+	if p.pid != 0 {
+		s.ending[p.pid] = true
+		_ = syscall.Kill(p.pid, with) // fails if it has ended
+		*p = process{}
+	}
+}
+
+// reap takes note of every process that has ended: PID 1 gets the orphans too.
+func (s *supervisor) reap() {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if pid <= 0 {
+			break
+		}
+		switch {
+		case s.ending[pid]:
+			delete(s.ending, pid)
+		case pid == s.starting.pid:
+			s.starting = process{}
+			s.failed(fmt.Sprintf("process %d ended before it was ready (%s)", pid, describe(status)))
+		case pid == s.serving.pid:
+			if time.Since(s.serving.began) > longestPause {
+				s.pause = 0
+			}
+			s.serving = process{}
+			s.failed(fmt.Sprintf("process %d crashed (%s)", pid, describe(status)))
+		}
+	}
+	if s.waiting != nil && len(s.ending) == 0 && !s.stopping {
+		s.start(s.waiting)
+	}
+}
+
+func describe(status syscall.WaitStatus) string {
+	if status.Signaled() {
+		return status.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", status.ExitStatus())
+}
+
+// failed says what has happened and what follows from it.
+func (s *supervisor) failed(what string) {
+	switch {
+	case s.serving.pid != 0:
+		log.Printf("%s: process %d goes on serving", what, s.serving.pid)
+	case s.starting.pid != 0:
+		log.Printf("%s: process %d is starting", what, s.starting.pid)
+	default:
+		log.Printf("%s: starting again in %s, or at the next build", what, s.pause)
+		s.next = time.Now().Add(s.pause)
+		s.pause = min(max(2*s.pause, time.Second), longestPause)
+	}
+}
+
+// checkTime does what is due.
+func (s *supervisor) checkTime() {
+	if s.starting.pid != 0 && time.Since(s.starting.began) > startPatience {
+		pid := s.starting.pid
+		s.end(&s.starting, syscall.SIGKILL)
+		s.failed(fmt.Sprintf("process %d was not ready after %s", pid, startPatience))
+	}
+	if s.waiting != nil && time.Since(s.since) > stopPatience {
+		for pid := range s.ending {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	if !s.next.IsZero() && time.Now().After(s.next) && !s.stopping {
+		if s.good != nil {
+			s.start(s.good)
+		} else {
+			s.start(s.newest)
+		}
+	}
+}
+
+// stop passes the signal on.
+func (s *supervisor) stop() {
+	s.stopping = true
+	s.end(&s.serving, syscall.SIGTERM)
+	s.end(&s.starting, syscall.SIGTERM)
+}
+
+// report says where the time of an update went. The builder leaves the time
+// when it began as that of a file beside the program.
+func (s *supervisor) report(p process, ready time.Time) {
+	begun, err := os.Stat(s.command[0] + ".begun")
+	if err != nil {
+		log.Printf("process %d serves", p.pid)
+		return
+	}
+	built := p.binary.info.ModTime()
+	log.Printf("updated: compile %s, delivery %s, swap %s (process %d serves)",
+		round(built.Sub(begun.ModTime())), round(p.began.Sub(built)), round(ready.Sub(p.began)), p.pid)
+}
+
+func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
