@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 
-# The services' packages. test/simulation, test/limits and test/faults run separately, because they take minutes.
-PACKAGES := ./invoice-app/... ./payment-provider/... ./internal/... ./test/payall/... ./test/postgres/...
+# Packages that run separately, because they take minutes.
+APART := docs|faults|limits|simulation
 DEPGUARD := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 SHFMT := mvdan.cc/sh/v3/cmd/shfmt@v3.13.1
@@ -10,7 +10,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 ##@ Run
 
-## run: run both services on this machine, without Docker (Ctrl-C stops them)
+## run: run the services on this machine, without Docker (Ctrl-C stops them)
 .PHONY: run
 run:
 	@workspace/run run
@@ -36,7 +36,7 @@ test-local: check
 	workspace/run need initdb postgresql
 	workspace/run need pgbouncer pgbouncer
 	workspace/run need chromium chromium
-	go test -race -shuffle=on $(PACKAGES)
+	go test -race -shuffle=on $$(go list ./... | grep -vE '/test/($(APART))$$')
 	go -C workspace test -race -shuffle=on ./...
 	go -C go_live test -race -shuffle=on ./...
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
@@ -54,6 +54,7 @@ check:
 	for module in . workspace go_live test/cluster bench; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
 	for module in . workspace go_live test/cluster bench; do GOOS=darwin GOARCH=arm64 go -C $$module vet ./... || exit 1; done
 	go run $(DEPGUARD) ./... # .depguard.yaml
+	workspace/run generate --check
 	go -C test/cluster test -count=1 ./manifests ./access # uncached: Go does not see that other files have changed
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
 	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 go run $(SHFMT) --diff
@@ -108,7 +109,7 @@ test-mutants:
 	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH MUTANTS=all go -C test/cluster test -count=1 -timeout=3h -v ./mutants || \
 	{ echo "if a mutant is left behind, ./deploy.sh restores everything" >&2; exit 1; }
 
-##@ Measure and release
+##@ Measure, generate and release
 
 ## bench-loop: measure the time from a save to the new response, against docker_build, live_update and skaffold
 .PHONY: bench-loop
@@ -128,10 +129,15 @@ record:
 	go run ./docs/record docs/first-minute.svg
 	go -C test/cluster test -count=1 -run=TestLightAndDark ./page -screenshots="$(CURDIR)/docs"
 
-## release: push both services and their SBOMs to REGISTRY, and write their digests into k8s/overlays/production
+## release: push the services and their SBOMs to REGISTRY, and write their digests into k8s/overlays/production
 .PHONY: release
 release:
 	workspace/run release "$(REGISTRY)"
+
+## generate: write the files that follow from services.yaml
+.PHONY: generate
+generate:
+	@workspace/run generate
 
 ##@ Help
 

@@ -17,12 +17,12 @@ func (w *workspace) buttonCommand() *cobra.Command {
 
   pay-all       pay every unpaid invoice
   add-invoices  add 1,000 unpaid invoices
-  reset-data    forget every invoice and every payment
+  reset-data    empty every database
   kill-pod      delete a pod of invoice-app`,
 		Args: arguments(3, 3),
 		RunE: func(command *cobra.Command, args []string) error {
 			board := button.Board{
-				Cluster: kubectl.Context(args[1]), URL: args[2],
+				Cluster: kubectl.Context(args[1]), Services: w.Services, URL: args[2],
 				Out: command.OutOrStdout(), Answers: command.ErrOrStderr(),
 			}
 			found, err := board.Press(command.Context(), args[0])

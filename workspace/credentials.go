@@ -19,8 +19,8 @@ func (w *workspace) makeKubeconfigCommand() *cobra.Command {
 		Use:   "make-kubeconfig CONTEXT FILE USER [GROUP [NAMESPACE]]",
 		Short: "Give somebody a kubeconfig with a client certificate",
 		Long: `Writes FILE, with which kubectl is USER of GROUP in the cluster that kubectl knows as CONTEXT, and works in
-NAMESPACE (default: default) unless told otherwise. What USER may do, the roles in k8s/platform say. One that is
-still good for a day stays as it is; one that is older, or of another cluster or user, is replaced.
+NAMESPACE (default: default) unless told otherwise. The roles in k8s/team and k8s/platform say what USER may do. One
+that is still good for a day stays as it is; one that is older, or of another cluster or user, is replaced.
 
 The key is made here, is in no other file, and is never printed.`,
 		Args: arguments(3, 5),
@@ -52,7 +52,8 @@ as CONTEXT. What is there already stays as it is. Each holds a PostgreSQL passfi
 never on a command line and never in a file of this machine.`,
 		Args: arguments(2, 99),
 		RunE: func(command *cobra.Command, args []string) error {
-			return credentials.Passwords(command.Context(), command.OutOrStdout(), kubectl.Context(args[0]), args[1:])
+			return credentials.Passwords(command.Context(), command.OutOrStdout(), kubectl.Context(args[0]),
+				w.Services.Product, args[1:])
 		},
 	}
 }
@@ -60,16 +61,16 @@ never on a command line and never in a file of this machine.`,
 func (w *workspace) publishKeysCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "publish-keys CONTEXT",
-		Short: "Publish the keys with which callers of payment-provider are verified",
+		Short: "Publish the keys with which services verify their callers",
 		Long: `Copies the public keys with which the cluster that kubectl knows as CONTEXT signs ServiceAccount tokens
-(/openid/v1/jwks) to the ConfigMap caller-keys in the namespace payments. Run again, it brings that up to date: the
-pods see it within two minutes, and none is restarted.
+(/openid/v1/jwks) to the ConfigMap caller-keys in the namespace of each service that is "authenticated" in
+services.yaml. Run again, it brings that up to date: the pods see it within two minutes, and none is restarted.
 
 When a cluster's keys are rotated, run it once the new key is there, and before tokens are signed with it; and again
 once the old key is gone.`,
 		Args: arguments(1, 1),
 		RunE: func(command *cobra.Command, args []string) error {
-			return credentials.PublishKeys(command.Context(), command.OutOrStdout(), kubectl.Context(args[0]))
+			return credentials.PublishKeys(command.Context(), command.OutOrStdout(), kubectl.Context(args[0]), w.Services)
 		},
 	}
 }

@@ -31,7 +31,9 @@ func productFlag(flags *pflag.FlagSet) *string {
 }
 
 // clusterName returns the cluster's name, from CLUSTER_NAME.
-func clusterName() string { return cmp.Or(os.Getenv("CLUSTER_NAME"), "invoices") }
+func (w *workspace) clusterName() string {
+	return cmp.Or(os.Getenv("CLUSTER_NAME"), w.Services.Product)
+}
 
 // askedPorts returns the ports set in the environment.
 func askedPorts(command *cobra.Command) (ports cluster.Ports, err error) {
@@ -56,15 +58,15 @@ func portOf(command *cobra.Command, variable string) (int, error) {
 func (w *workspace) deployCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "deploy",
-		Short: "Set up a real Kubernetes cluster and deploy both services to it (./deploy.sh)",
-		Long: `Sets up a real Kubernetes cluster in this machine's Docker and deploys both services and their databases to it,
+		Short: "Set up a real Kubernetes cluster and deploy the services to it (./deploy.sh)",
+		Long: `Sets up a real Kubernetes cluster in this machine's Docker and deploys the services and their databases to it,
 using the Tiltfile. Further runs deploy only what has changed. Each team gets a kubeconfig with its own permissions,
 in .build/kubeconfig/CLUSTER.
 
 To create a second cluster, choose another product or name. Ports need to be set only when a cluster is created:
 
   CLUSTER_PRODUCT   (kind)         the same as --product
-  CLUSTER_NAME      (invoices)     the kubectl context is kind-$CLUSTER_NAME or minikube-$CLUSTER_NAME
+  CLUSTER_NAME      ` + fmt.Sprintf("%-14s", "("+w.Services.Product+")") + ` the kubectl context is kind-$CLUSTER_NAME or minikube-$CLUSTER_NAME
   INVOICE_APP_PORT  (8081)         the port of invoice-app on localhost
   REGISTRY_PORT     (5005)         the port of the registry for this cluster's images
 
@@ -84,7 +86,7 @@ Only the context of this cluster is used, and your current context is preserved.
 		if *how != "" && *how != "pull" && *how != "source" {
 			return usageError{command, errors.New("--images is invalid: must be pull or source")}
 		}
-		c, err := cluster.New(w.Paths, *product, clusterName())
+		c, err := cluster.New(w.Paths, *product, w.clusterName())
 		if err != nil {
 			return usageError{command, err}
 		}
@@ -97,7 +99,7 @@ Only the context of this cluster is used, and your current context is preserved.
 			return err
 		}
 		// The Tiltfile looks up the cluster by these.
-		_ = os.Setenv("CLUSTER_NAME", clusterName())
+		_ = os.Setenv("CLUSTER_NAME", w.clusterName())
 		_ = os.Setenv("CLUSTER_PRODUCT", *product)
 		d := &deploy.Deployment{
 			Paths: w.Paths, Cluster: c, Console: w.console, Ports: ports, Out: os.Stdout,

@@ -16,8 +16,9 @@ func (w *workspace) describeCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "describe",
 		Short: "Say what a cluster is called, and where what belongs to it is",
-		Long: `Prints the definition of the cluster of CLUSTER_NAME (invoices, unless it says otherwise): what it and its parts
-are called, its ports, its folders. Whatever needs one of these asks here.`,
+		Long: `Prints the definition of the cluster of CLUSTER_NAME (` + w.Services.Product + `, unless it says otherwise): what it and its parts
+are called, its ports, its folders, and with --json the services that are deployed to it. Whatever needs one of these asks
+here.`,
 		Args: arguments(0, 0),
 	}
 	flags := command.Flags()
@@ -28,9 +29,9 @@ are called, its ports, its folders. Whatever needs one of these asks here.`,
 	product := productFlag(flags)
 	command.RunE = func(command *cobra.Command, _ []string) error {
 		ctx := command.Context()
-		c, err := cluster.New(w.Paths, *product, clusterName())
+		c, err := cluster.New(w.Paths, *product, w.clusterName())
 		if *kubeContext != "" {
-			c, err = cluster.OfContext(w.Paths, *kubeContext, clusterName())
+			c, err = cluster.OfContext(w.Paths, *kubeContext, w.clusterName())
 		}
 		if err != nil {
 			return err
@@ -78,6 +79,9 @@ func printFields(out io.Writer, object []byte) error {
 		var value any
 		if err := decoder.Decode(&value); err != nil {
 			return err
+		}
+		if _, isList := value.([]any); isList && name == "services" {
+			continue // services.yaml says it better
 		}
 		if _, err := fmt.Fprintf(out, "%-18s%v\n", name, value); err != nil {
 			return err

@@ -17,7 +17,7 @@ func (w *workspace) doctorCommand() *cobra.Command {
 	}
 	product := productFlag(command.Flags())
 	command.RunE = func(command *cobra.Command, _ []string) error {
-		c, err := cluster.New(w.Paths, *product, clusterName())
+		c, err := cluster.New(w.Paths, *product, w.clusterName())
 		if err != nil {
 			return usageError{command, err}
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -14,14 +15,17 @@ import (
 
 func (w *workspace) runCommand() *cobra.Command {
 	reset := false
+	variables, ports := "", map[string]string{}
+	for _, service := range w.Services.Services {
+		variable := service.Variable("PORT")
+		variables += fmt.Sprintf("\n  %-22s  port of %s on localhost (default %d)", variable, service.Name, service.Port)
+		ports[service.Name] = cmp.Or(os.Getenv(variable), strconv.Itoa(service.Port))
+	}
 	command := &cobra.Command{
 		Use:   "run",
-		Short: "Run both services on this machine (make run, make reset)",
-		Long: `Builds invoice-app and payment-provider and runs both, with their data in data/, until Ctrl-C. The next run
-remembers.
-
-  INVOICE_APP_PORT        port of invoice-app on localhost (default 8081)
-  PAYMENT_PROVIDER_PORT   port of payment-provider on localhost (default 8082)`,
+		Short: "Run the services on this machine (make run, make reset)",
+		Long: `Builds the services and runs them, with their data in data/, until Ctrl-C. The next run remembers.
+` + variables,
 		Args: arguments(0, 0),
 		RunE: func(command *cobra.Command, _ []string) error {
 			program, err := os.Executable()
@@ -29,12 +33,12 @@ remembers.
 				return err
 			}
 			services := local.Services{
-				Programs:            w.Build("bin"),
-				InvoiceAppPort:      cmp.Or(os.Getenv("INVOICE_APP_PORT"), "8081"),
-				PaymentProviderPort: cmp.Or(os.Getenv("PAYMENT_PROVIDER_PORT"), "8082"),
-				Out:                 command.OutOrStdout(),
-				Minder:              []string{program, "mind"},
-				WithParent:          os.Getenv("MAKELEVEL") != "", // make is what is killed, by somebody who means make run
+				List:       w.Services,
+				Ports:      ports,
+				Programs:   w.Build("bin"),
+				Out:        command.OutOrStdout(),
+				Minder:     []string{program, "mind"},
+				WithParent: os.Getenv("MAKELEVEL") != "", // make is what is killed, by somebody who means make run
 			}
 			if reset {
 				return services.Reset()

@@ -108,7 +108,7 @@ func (w *workspace) commands() (all []*cobra.Command) {
 		w.toolsCommand(), w.imagesCommand(), w.privilegedCommand(), w.releaseCommand(), w.makeKubeconfigCommand(),
 	)
 	group("files",
-		w.buildImageCommand(), w.pushImageCommand(), w.makePasswordsCommand(),
+		w.buildImageCommand(), w.pushImageCommand(), w.generateCommand(), w.makePasswordsCommand(),
 		w.publishKeysCommand(), w.buttonCommand(), w.needCommand(), w.mindCommand(), w.reachesCommand(),
 	)
 	return all

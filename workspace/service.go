@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,7 +19,7 @@ func (w *workspace) buildImageCommand() *cobra.Command {
 		Long: `Builds the image of one service, FROM scratch with a static binary in it and nothing else, and pushes it to the
 cluster's registry. The same source gives the same digest.
 
-SERVICE is invoice-app or payment-provider. The image's full name, tagged with a hash of its content, is written to
+SERVICE is one of services.yaml. The image's full name, tagged with a hash of its content, is written to
 FOLDER/SERVICE.ref and printed. FOLDER/SERVICE keeps the program; each cluster has a FOLDER of its own, so that two may
 be deployed to at once.
 
@@ -28,8 +27,9 @@ be deployed to at once.
   GOARCH              the node's architecture; where it is not set, Docker is asked`,
 		Args: arguments(2, 2),
 		RunE: func(command *cobra.Command, args []string) error {
-			if !slices.Contains(service.Names(), args[0]) {
-				return usageError{command, fmt.Errorf("SERVICE is one of %s", strings.Join(service.Names(), ", "))}
+			program, found := w.Services.Find(args[0])
+			if !found {
+				return usageError{command, fmt.Errorf("SERVICE is one of %s", strings.Join(w.Services.Names(), ", "))}
 			}
 			registry, err := expectedRegistry()
 			if err != nil {
@@ -39,7 +39,7 @@ be deployed to at once.
 			if err != nil {
 				return err
 			}
-			image, err := service.BuildImage(command.Context(), args[0], w.file(args[1]), registry, architecture)
+			image, err := service.BuildImage(command.Context(), program, w.file(args[1]), registry, architecture)
 			if err == nil {
 				fmt.Fprintln(command.OutOrStdout(), image.Ref)
 			}
@@ -81,11 +81,11 @@ func expectedRegistry() (string, error) {
 func (w *workspace) releaseCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "release REGISTRY",
-		Short: "Publish both services for production (make release REGISTRY=registry.example.com/invoices)",
-		Long: `Builds the images of both services and pushes them to REGISTRY, each with its list of parts (an SBOM:
+		Short: "Publish the services for production (make release REGISTRY=registry.example.com/invoices)",
+		Long: `Builds the images of the services and pushes them to REGISTRY, each with its list of parts (an SBOM:
 CycloneDX, as an OCI referrer of the image). Then writes the images' digests into
-k8s/overlays/production/kustomization.yaml, and REGISTRY as where images may come from. That file is to be committed: it is
-what runs in production.
+k8s/overlays/production/kustomization.yaml, and REGISTRY as where images may come from: a service that is released for
+the first time gets an entry there. That file is to be committed: it is what runs in production.
 
 The same source, Go and GOARCH (amd64, unless it says otherwise) give the same digests. Logging in is Docker's (docker
 login, or crane auth login).`,
@@ -94,7 +94,8 @@ login, or crane auth login).`,
 			if args[0] == "" { // make release without REGISTRY
 				return usageError{command, errors.New("REGISTRY is missing")}
 			}
-			return service.Release(command.Context(), command.OutOrStdout(), args[0], cmp.Or(os.Getenv("GOARCH"), "amd64"))
+			return service.Release(command.Context(), command.OutOrStdout(), w.Services, args[0],
+				cmp.Or(os.Getenv("GOARCH"), "amd64"))
 		},
 	}
 }

@@ -179,7 +179,7 @@ func (b *bench) await(namespace, before string) (running string, at time.Time, e
 
 // loopSplits returns the durations that our loop's supervisors log for each part of an update.
 func (b *bench) loopSplits() (map[string][]float64, error) {
-	text, err := output("kubectl", "--context="+b.cluster.Context, "--namespace=invoicing", "logs", "--tail=-1",
+	text, err := output("kubectl", "--context="+b.cluster.Context, "--namespace="+b.cluster.namespace("invoice-app"), "logs", "--tail=-1",
 		"--selector=app.kubernetes.io/name=invoice-app", "--container=invoice-app")
 	if err != nil {
 		return nil, err

@@ -113,8 +113,9 @@ func (b *bench) run(ctx context.Context, edits int) (err error) {
 	onCluster := "--context=" + b.cluster.Context
 	ways := []*way{
 		{name: "go-build"},
-		{name: "loop", namespace: "invoicing", command: []string{"tilt", "up", "--stream", "--port=0", onCluster, "invoice-app"},
-			built: live + "/invoice-app/invoice-app", begun: live + "/invoice-app/invoice-app.begun"},
+		{name: "loop", namespace: c.namespace("invoice-app"),
+			command: []string{"tilt", "up", "--stream", "--port=0", onCluster, "invoice-app"},
+			built:   live + "/invoice-app/invoice-app", begun: live + "/invoice-app/invoice-app.begun"},
 		{name: "docker-build", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		{name: "live-update", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		// If it finds minikube's profile, skaffold uses the Docker in minikube's node, which a node with containerd lacks.
@@ -258,7 +259,8 @@ patches:
 	}
 	// PostgreSQL has a database named after the namespace; the service uses the one of its usual namespace.
 	if err := b.kubectl("", in, "exec", "postgres-0", "--container=postgres", "--",
-		"psql", "--quiet", "--command=CREATE DATABASE invoicing OWNER owner", "postgres"); err != nil {
+		"psql", "--quiet", "--command=CREATE DATABASE "+b.cluster.namespace("invoice-app")+" OWNER owner",
+		"postgres"); err != nil {
 		return err
 	}
 	rendered, err := output("kubectl", "kustomize", filepath.Join(w.checkout, "bench", w.name))

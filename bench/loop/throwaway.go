@@ -23,6 +23,20 @@ type cluster struct {
 	RegistryPort int    `json:"registry_port"`
 	Live         string `json:"live"`
 	Images       string `json:"images"`
+	Services     []struct {
+		Name string `json:"name"`
+		Team string `json:"team"`
+	} `json:"services"`
+}
+
+// namespace is a service's.
+func (c cluster) namespace(service string) string {
+	for _, s := range c.Services {
+		if s.Name == service {
+			return s.Team
+		}
+	}
+	return ""
 }
 
 // makeCluster creates a temporary cluster, and compiles the programs to measure and adds them to PATH. remove removes

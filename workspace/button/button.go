@@ -7,18 +7,21 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"example.com/invoices/workspace/kubectl"
 	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/services"
 )
 
 // Board is what the buttons act on.
 type Board struct {
-	Cluster kubectl.Context
-	URL     string    // where its invoice-app answers
-	Out     io.Writer // what has been done
-	Answers io.Writer // what invoice-app answers
+	Cluster  kubectl.Context
+	Services services.List
+	URL      string    // where its invoice-app answers
+	Out      io.Writer // what has been done
+	Answers  io.Writer // what invoice-app answers
 }
 
 // Press does what a button says. It reports whether there is such a button.
@@ -62,38 +65,51 @@ func (b Board) addInvoices(ctx context.Context) error {
 	return err
 }
 
+// resetData empties the databases. That of a caller comes before those of whom it calls: with the invoices still
+// there and the payments gone, what is paid already would be paid again.
 func (b Board) resetData(ctx context.Context) error {
-	// First, or what is paid already would be paid again.
-	if err := b.empty(ctx, "invoicing", "invoices"); err != nil {
-		return err
+	for _, service := range slices.Backward(b.Services.Ordered()) {
+		if !service.Database {
+			continue
+		}
+		if err := b.empty(ctx, service.Team); err != nil {
+			return err
+		}
 	}
-	return b.empty(ctx, "payments", "payments")
+	return nil
 }
 
+// emptyAll is SQL that empties every table but the one that knows which migrations have run.
+const emptyAll = `DO $$ BEGIN EXECUTE (
+SELECT 'TRUNCATE ' || string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables
+WHERE schemaname = 'public' AND tablename <> 'goose_db_version'); END $$`
+
 // empty asks the database's superuser, on its own machine.
-func (b Board) empty(ctx context.Context, namespace, table string) error {
-	psql := b.Cluster.Command(ctx, "--namespace="+namespace, "exec", "postgres-0", "--container=postgres", "--",
-		"psql", "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--command=TRUNCATE "+table, namespace)
+func (b Board) empty(ctx context.Context, team string) error {
+	psql := b.Cluster.Command(ctx, "--namespace="+team, "exec", "postgres-0", "--container=postgres", "--",
+		"psql", "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--command="+emptyAll, team)
 	if err := process.Run(psql); err != nil {
 		return err
 	}
-	fmt.Fprintf(b.Out, "%s has no %s any more\n", namespace, table)
+	fmt.Fprintf(b.Out, "the database of %s is empty\n", team)
 	return nil
 }
 
 func (b Board) killPod(ctx context.Context) error {
+	public := b.Services.Public()
+	namespace := "--namespace=" + public.Team
 	// Not one that is going already.
-	pods, err := process.Output(b.Cluster.Command(ctx, "--namespace=invoicing", "get", "pods",
-		"--selector=app.kubernetes.io/name=invoice-app", "--output=go-template="+
+	pods, err := process.Output(b.Cluster.Command(ctx, namespace, "get", "pods",
+		"--selector=app.kubernetes.io/name="+public.Name, "--output=go-template="+
 			`{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}`))
 	if err != nil {
 		return err
 	}
 	pod, _, _ := strings.Cut(pods, "\n")
 	if pod == "" {
-		return fmt.Errorf("invoice-app has no pod that could be deleted")
+		return fmt.Errorf("%s has no pod that could be deleted", public.Name)
 	}
-	said, err := process.Output(b.Cluster.Command(ctx, "--namespace=invoicing", "delete", "pod", pod, "--wait=false"))
+	said, err := process.Output(b.Cluster.Command(ctx, namespace, "delete", "pod", pod, "--wait=false"))
 	if err == nil {
 		fmt.Fprintln(b.Out, said)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/invoices/workspace/processtest"
+	"example.com/invoices/workspace/services"
 )
 
 func TestMain(m *testing.M) { processtest.Main(m) }
@@ -24,7 +25,9 @@ func press(t *testing.T, ctx context.Context, name string, handler http.HandlerF
 	server := httptest.NewServer(handler)
 	defer server.Close()
 	var said, answered bytes.Buffer
-	board := Board{Cluster: "the-cluster", URL: server.URL, Out: &said, Answers: &answered}
+	list, err := services.Read("../..")
+	require.NoError(t, err)
+	board := Board{Cluster: "the-cluster", Services: list, URL: server.URL, Out: &said, Answers: &answered}
 	found, err := board.Press(ctx, name)
 	require.True(t, found)
 	return said.String(), answered.String(), err
@@ -98,11 +101,11 @@ func TestResetData(t *testing.T) {
 	kubectl := processtest.Put(t, "kubectl", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
 	out, _, err := press(t, t.Context(), "reset-data", nil)
 	require.NoError(t, err)
-	assert.Equal(t, "invoicing has no invoices any more\npayments has no payments any more\n", out)
+	assert.Equal(t, "the database of invoicing is empty\nthe database of payments is empty\n", out)
 	const psql = " exec postgres-0 --container=postgres -- psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 "
 	assert.Equal(t, []string{
-		"--context=the-cluster --namespace=invoicing" + psql + "--command=TRUNCATE invoices invoicing",
-		"--context=the-cluster --namespace=payments" + psql + "--command=TRUNCATE payments payments",
+		"--context=the-cluster --namespace=invoicing" + psql + "--command=" + emptyAll + " invoicing",
+		"--context=the-cluster --namespace=payments" + psql + "--command=" + emptyAll + " payments",
 	}, kubectl.Calls())
 }
 

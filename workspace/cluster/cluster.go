@@ -13,6 +13,7 @@ import (
 	"example.com/invoices/workspace/kubectl"
 	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/services"
 )
 
 // Cluster is the definition of a cluster: its names, ports and folders.
@@ -35,7 +36,11 @@ type Cluster struct {
 	Architecture   string   `json:"architecture"`     // the node's GOARCH
 	Program        string   `json:"program"`          // this program, for frequent callers
 	Environment    []string `json:"environment"`      // variables that ctlptl needs on this machine
+	RegistryImage  string   `json:"-"`                // the image of the registry's container
+	PostgresImage  string   `json:"postgres_image"`   // the database's image, before Tilt pushes it
 	Named          string   `json:"-"`                // prefix that makes a command use this cluster
+
+	Services []services.Service `json:"services"` // what is deployed to it
 
 	product    product
 	ownNetwork string // removed with the cluster, and not shared with others
@@ -43,12 +48,9 @@ type Cluster struct {
 }
 
 const (
-	defaultName = "invoices"
-	nodePort    = "30081/tcp" // invoice-app's, which a port of this machine is mapped to
+	nodePort = "30081/tcp" // the public service's, which a port of this machine is mapped to
 
 	registryContainerPort = "5000/tcp"
-	// RegistryImage is the image of the registry's container.
-	RegistryImage = "invoices/registry:local"
 )
 
 // Ports are the requested ports of a cluster. 0 stands for the port that the cluster has, or the default.
@@ -85,18 +87,21 @@ func New(where paths.Paths, productName, name string) (*Cluster, error) {
 		return nil, fmt.Errorf("CLUSTER_NAME=%s is invalid: must consist of a-z, 0-9 and -, "+
 			"and not start with - or minikube-", name)
 	}
-	c := &Cluster{Product: productName, Program: where.Program(), paths: where}
+	c := &Cluster{
+		Product: productName, Program: where.Program(), PostgresImage: where.Image("postgres"),
+		Services: where.Services.Services, paths: where,
+	}
 	option := ""
 	switch productName {
 	case "kind":
 		c.Name, c.Context, c.Node = name, "kind-"+name, name+"-control-plane"
-		c.NodeImage, c.Network = "invoices/node:local", "kind-"+name
+		c.NodeImage, c.Network = where.Image("node"), "kind-"+name
 		c.product = kind{c}
 	case "minikube":
 		// This names the profile, its container and its network. ctlptl and Tilt recognize minikube by the prefix.
 		c.Name = "minikube-" + name
 		c.Context, c.Node = c.Name, c.Name
-		c.NodeImage, c.Network = "invoices/minikube:local", c.Name
+		c.NodeImage, c.Network = where.Image("minikube"), c.Name
 		c.product = minikube{c}
 		option = " --product minikube"
 	default:
@@ -104,11 +109,12 @@ func New(where paths.Paths, productName, name string) (*Cluster, error) {
 	}
 	c.ownNetwork = c.Network
 	c.Registry = c.Name + "-registry"
+	c.RegistryImage = where.Image("registry")
 	c.Live = where.Build("live", c.Name)
 	c.Images = where.Build("images", c.Name)
 	c.Kubeconfigs = where.Build("kubeconfig", c.Name)
 	c.Evidence = filepath.Join(where.Root, ".evidence", c.Name)
-	if name != defaultName {
+	if name != where.Services.Product {
 		c.Named = "CLUSTER_NAME=" + name + " "
 	}
 	c.Deploy = c.Named + "./deploy.sh" + option
@@ -178,7 +184,7 @@ func (c *Cluster) madeWith(ctx context.Context, state State) (Ports, error) {
 
 // checkImages fails if containers have this cluster's names but other images.
 func (c *Cluster) checkImages(node, registry *docker.Container) error {
-	if node != nil && node.Config.Image != c.NodeImage || registry != nil && registry.Config.Image != RegistryImage {
+	if node != nil && node.Config.Image != c.NodeImage || registry != nil && registry.Config.Image != c.RegistryImage {
 		return fmt.Errorf("container %s or %s exists but was not created by ./deploy.sh: choose another CLUSTER_NAME",
 			c.Node, c.Registry)
 	}

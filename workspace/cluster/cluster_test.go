@@ -18,6 +18,7 @@ import (
 	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 	"example.com/invoices/workspace/processtest"
+	"example.com/invoices/workspace/services"
 )
 
 func TestMain(m *testing.M) { processtest.Main(m) }
@@ -26,7 +27,9 @@ func TestMain(m *testing.M) { processtest.Main(m) }
 func where(t *testing.T) paths.Paths {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
-	return paths.Paths{Root: root, Cache: t.TempDir()}
+	list, err := services.Read(root)
+	require.NoError(t, err)
+	return paths.Paths{Root: root, Cache: t.TempDir(), Services: list}
 }
 
 func newCluster(t *testing.T, product, name string) *Cluster {

@@ -187,7 +187,7 @@ func (c *Cluster) startRegistry(ctx context.Context, state State) error {
 	switch registry := state.Registry; {
 	case registry == nil:
 		return nil
-	case registry.Image != docker.ImageID(ctx, RegistryImage):
+	case registry.Image != docker.ImageID(ctx, c.RegistryImage):
 		// ctlptl would replace it, too, but leave its volume behind.
 		return process.Run(process.Command(ctx, "docker", "rm", "--force", "--volumes", c.Registry))
 	case registry.State.Status == "paused":

@@ -58,7 +58,7 @@ func setFlag(flags *yaml.Node, prefix, value string) error {
 // built one consists of hashes.
 func (m minikube) built(ctx context.Context) (bool, error) {
 	from, err := process.Output(process.Command(ctx, "docker", "image", "inspect",
-		"--format", `{{index .Config.Labels "invoices.inputs"}}`, m.NodeImage))
+		"--format", `{{index .Config.Labels "`+m.paths.InputsLabel()+`"}}`, m.NodeImage))
 	return !strings.Contains(from, "/"), err
 }
 

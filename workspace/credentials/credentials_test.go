@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/invoices/workspace/processtest"
+	"example.com/invoices/workspace/services"
 )
 
 func TestMain(m *testing.M) { processtest.Main(m) }
@@ -63,7 +64,7 @@ func TestPasswords(t *testing.T) {
 		return processtest.Answer{}
 	})
 	var out bytes.Buffer
-	require.NoError(t, Passwords(t.Context(), &out, "the-cluster", []string{"invoicing", "payments"}))
+	require.NoError(t, Passwords(t.Context(), &out, "the-cluster", "things", []string{"invoicing", "payments"}))
 
 	assert.Equal(t, strings.Repeat("secret/x created\n", 2)+"payments/postgres-owner is there already\nsecret/x created\n",
 		out.String())
@@ -74,7 +75,8 @@ func TestPasswords(t *testing.T) {
 	} {
 		assert.Equal(t, want.namespace, made[i].Metadata.Namespace)
 		assert.Equal(t, "postgres-"+want.role, made[i].Metadata.Name)
-		assert.Equal(t, "postgres", made[i].Metadata.Labels["app.kubernetes.io/name"])
+		assert.Equal(t, map[string]string{"app.kubernetes.io/name": "postgres", "app.kubernetes.io/part-of": "things"},
+			made[i].Metadata.Labels)
 		assert.True(t, made[i].Immutable)
 		passfile := made[i].StringData["passfile"]
 		assert.Regexp(t, `^\*:\*:\*:`+want.role+`:[0-9a-f]{48}\n$`, passfile)
@@ -93,32 +95,37 @@ func TestPasswordsOfAClusterThatDoesNotAnswer(t *testing.T) {
 	kubectl := processtest.Put(t, "kubectl", func(processtest.Call) processtest.Answer {
 		return processtest.Answer{Stderr: "connection refused", Code: 1}
 	})
-	err := Passwords(t.Context(), &bytes.Buffer{}, "the-cluster", []string{"invoicing"})
+	err := Passwords(t.Context(), &bytes.Buffer{}, "the-cluster", "things", []string{"invoicing"})
 	assert.ErrorContains(t, err, "connection refused")
 	assert.Len(t, kubectl.Calls(), 1)
 }
 
 func TestPublishKeys(t *testing.T) {
 	const keys = `{"keys": [{"kty": "RSA", "kid": "it's one"}]}`
+	var published []object
 	kubectl := processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
 		if call.Stdin == "" {
 			return processtest.Answer{Stdout: keys}
 		}
+		published = append(published, read(t, call))
 		return processtest.Answer{Stdout: "configmap/caller-keys serverside-applied\n"}
 	})
+	list := services.List{Services: []services.Service{
+		{Name: "a", Team: "one", Authenticated: true}, {Name: "b", Team: "one", Authenticated: true},
+		{Name: "c", Team: "two", Authenticated: true}, {Name: "d", Team: "three"},
+	}}
 	var out bytes.Buffer
-	require.NoError(t, PublishKeys(t.Context(), &out, "the-cluster"))
+	require.NoError(t, PublishKeys(t.Context(), &out, "the-cluster", list))
 
-	assert.Equal(t, []string{
-		"--context=the-cluster get --raw /openid/v1/jwks",
-		"--context=the-cluster apply --server-side --force-conflicts --field-manager=publish-keys --filename=-",
-	}, kubectl.Calls())
-	published := read(t, kubectl.Last())
-	assert.Equal(t, "ConfigMap", published.Kind)
-	assert.Equal(t, "caller-keys", published.Metadata.Name)
-	assert.Equal(t, "payments", published.Metadata.Namespace)
-	assert.Equal(t, map[string]string{"jwks.json": keys}, published.Data)
-	assert.Equal(t, "configmap/caller-keys serverside-applied\n", out.String())
+	const apply = "--context=the-cluster apply --server-side --force-conflicts --field-manager=publish-keys --filename=-"
+	assert.Equal(t, []string{"--context=the-cluster get --raw /openid/v1/jwks", apply, apply}, kubectl.Calls())
+	for i, namespace := range []string{"one", "two"} {
+		assert.Equal(t, "ConfigMap", published[i].Kind)
+		assert.Equal(t, "caller-keys", published[i].Metadata.Name)
+		assert.Equal(t, namespace, published[i].Metadata.Namespace)
+		assert.Equal(t, map[string]string{"jwks.json": keys}, published[i].Data)
+	}
+	assert.Equal(t, strings.Repeat("configmap/caller-keys serverside-applied\n", 2), out.String())
 }
 
 // Without a key every caller would be refused.
@@ -128,7 +135,7 @@ func TestNoKeysAreNotPublished(t *testing.T) {
 			kubectl := processtest.Put(t, "kubectl", func(processtest.Call) processtest.Answer {
 				return processtest.Answer{Stdout: keys}
 			})
-			err := PublishKeys(t.Context(), &bytes.Buffer{}, "the-cluster")
+			err := PublishKeys(t.Context(), &bytes.Buffer{}, "the-cluster", services.List{})
 			assert.ErrorContains(t, err,
 				"the-cluster answers /openid/v1/jwks without a key, so what is published stays as it is: "+keys)
 			assert.Len(t, kubectl.Calls(), 1)

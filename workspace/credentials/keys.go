@@ -9,11 +9,12 @@ import (
 
 	"example.com/invoices/workspace/kubectl"
 	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/services"
 )
 
 // PublishKeys copies the public keys with which the cluster signs ServiceAccounts' tokens to the ConfigMap
-// caller-keys in the namespace payments, with which payment-provider verifies its callers.
-func PublishKeys(ctx context.Context, out io.Writer, cluster kubectl.Context) error {
+// caller-keys in the namespace of each service that verifies its callers with them.
+func PublishKeys(ctx context.Context, out io.Writer, cluster kubectl.Context, list services.List) error {
 	keys, err := process.Output(cluster.Command(ctx, "get", "--raw", "/openid/v1/jwks"))
 	if err != nil {
 		return err
@@ -21,18 +22,28 @@ func PublishKeys(ctx context.Context, out io.Writer, cluster kubectl.Context) er
 	if !hasKey(keys) {
 		return fmt.Errorf("%s answers /openid/v1/jwks without a key, so what is published stays as it is: %s", cluster, keys)
 	}
-	apply, err := cluster.Send(ctx, map[string]any{
-		"apiVersion": "v1",
-		"kind":       "ConfigMap",
-		"metadata": map[string]any{
-			"name": "caller-keys", "namespace": "payments", "labels": labels("payment-provider"),
-		},
-		"data": map[string]any{"jwks.json": keys},
-	}, "apply", "--server-side", "--force-conflicts", "--field-manager=publish-keys")
-	if err != nil {
-		return err
+	published := map[string]bool{}
+	for _, service := range list.Services {
+		if !service.Authenticated || published[service.Team] {
+			continue
+		}
+		published[service.Team] = true
+		apply, err := cluster.Send(ctx, map[string]any{
+			"apiVersion": "v1",
+			"kind":       "ConfigMap",
+			"metadata": map[string]any{
+				"name": "caller-keys", "namespace": service.Team, "labels": labels(list.Product, service.Name),
+			},
+			"data": map[string]any{"jwks.json": keys},
+		}, "apply", "--server-side", "--force-conflicts", "--field-manager=publish-keys")
+		if err != nil {
+			return err
+		}
+		if err := say(out, apply); err != nil {
+			return err
+		}
 	}
-	return say(out, apply)
+	return nil
 }
 
 // hasKey tells whether text is a JSON Web Key Set with a key in it that a token can name.

@@ -12,13 +12,13 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Passwords makes the Secrets postgres-owner and postgres-application in each of the namespaces, with a random
-// password in a PostgreSQL passfile. One that is there stays as it is. A password is never printed, never on a
+// Passwords makes the Secrets postgres-owner and postgres-application of a product in each of the namespaces, with a
+// random password in a PostgreSQL passfile. One that is there stays as it is. A password is never printed, never on a
 // command line and never in a file of this machine.
-func Passwords(ctx context.Context, out io.Writer, cluster kubectl.Context, namespaces []string) error {
+func Passwords(ctx context.Context, out io.Writer, cluster kubectl.Context, product string, namespaces []string) error {
 	for _, namespace := range namespaces {
 		for _, role := range []string{"owner", "application"} {
-			if err := password(ctx, out, cluster, namespace, role); err != nil {
+			if err := password(ctx, out, cluster, product, namespace, role); err != nil {
 				return err
 			}
 		}
@@ -26,7 +26,7 @@ func Passwords(ctx context.Context, out io.Writer, cluster kubectl.Context, name
 	return nil
 }
 
-func password(ctx context.Context, out io.Writer, cluster kubectl.Context, namespace, role string) error {
+func password(ctx context.Context, out io.Writer, cluster kubectl.Context, product, namespace, role string) error {
 	name := "postgres-" + role
 	found, err := process.Output(cluster.Command(ctx, "--namespace="+namespace,
 		"get", "secret", name, "--ignore-not-found", "--output=name"))
@@ -43,7 +43,7 @@ func password(ctx context.Context, out io.Writer, cluster kubectl.Context, names
 		"apiVersion": "v1",
 		"kind":       "Secret",
 		"metadata": map[string]any{
-			"name": name, "namespace": namespace, "labels": labels("postgres"),
+			"name": name, "namespace": namespace, "labels": labels(product, "postgres"),
 		},
 		"immutable":  true,
 		"stringData": map[string]any{"passfile": fmt.Sprintf("*:*:*:%s:%s\n", role, hex.EncodeToString(random))},
@@ -55,6 +55,6 @@ func password(ctx context.Context, out io.Writer, cluster kubectl.Context, names
 }
 
 // labels are those of what belongs to a part of the product.
-func labels(part string) map[string]any {
-	return map[string]any{"app.kubernetes.io/name": part, "app.kubernetes.io/part-of": "invoices"}
+func labels(product, part string) map[string]any {
+	return map[string]any{"app.kubernetes.io/name": part, "app.kubernetes.io/part-of": product}
 }

@@ -21,7 +21,7 @@ type system struct {
 }
 
 func here() system {
-	return system{root: os.Geteuid() == 0, policy: "/usr/sbin/policy-rc.d", lock: "/run/lock/invoices-packages.lock"}
+	return system{root: os.Geteuid() == 0, policy: "/usr/sbin/policy-rc.d", lock: "/run/lock/workspace-packages.lock"}
 }
 
 // Need installs packages if a program is missing, without starting their services.

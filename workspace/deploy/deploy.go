@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -139,14 +140,19 @@ func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 	if err := d.tilt(ctx); err != nil {
 		return err
 	}
+	list := d.Paths.Services
+	public := list.Public().Name
+	others := slices.DeleteFunc(list.Names(), func(name string) bool { return name == public })
+	teams := list.Teams()
 	d.Console.Say(`
-invoice-app is available at %[1]s, payment-provider only inside the cluster. Next:
+%[6]s is available at %[1]s, %[7]s only inside the cluster. Next:
   export PATH="$(workspace/run tools):$PATH"
   kubectl --context %[2]s get pods --all-namespaces
-  kubectl --kubeconfig %[3]s/team-payments get pods       with that team's permissions
+  kubectl --kubeconfig %[3]s/%[8]s get pods       with that team's permissions
   %[4]stilt up --context %[2]s       with live updates
   %[5]s --stop, or --destroy`,
-		c.InvoiceAppURL, c.Context, d.shown(c.Kubeconfigs), c.Named, c.Deploy)
+		c.InvoiceAppURL, c.Context, d.shown(c.Kubeconfigs), c.Named, c.Deploy,
+		public, strings.Join(others, " and "), teams[len(teams)-1].Group())
 	return nil
 }
 

@@ -24,6 +24,7 @@ import (
 	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 	"example.com/invoices/workspace/processtest"
+	"example.com/invoices/workspace/services"
 )
 
 func TestMain(m *testing.M) { processtest.Main(m) }
@@ -97,7 +98,7 @@ func (w *world) answer(line string, call processtest.Call) processtest.Answer {
 	case has("docker info --format {{json"):
 		return processtest.Answer{Stdout: `{"MemTotal": 25769803776, "Driver": "overlay2"}`}
 	case has("docker container inspect"):
-		state, image := w.registry, cluster.RegistryImage
+		state, image := w.registry, "invoices/registry:local"
 		if strings.HasSuffix(line, "control-plane") {
 			state, image = w.node, "invoices/node:local"
 		}
@@ -191,7 +192,9 @@ func deployment(t *testing.T, cache string) (*Deployment, *bytes.Buffer, *bytes.
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
-	where := paths.Paths{Root: root, Cache: cache}
+	list, err := services.Read(root)
+	require.NoError(t, err)
+	where := paths.Paths{Root: root, Cache: cache, Services: list}
 	c, err := cluster.New(where, "kind", "a")
 	require.NoError(t, err)
 	c.Live, c.Evidence, c.Kubeconfigs = filepath.Join(cache, "live"), filepath.Join(cache, "evidence"), filepath.Join(cache, "kubeconfigs")

@@ -85,14 +85,14 @@ func lookAtMemory(_ context.Context, m machine) Finding {
 	}
 	f := Finding{Fine, "memory", fmt.Sprintf("%.1f GiB for containers", float64(e.MemTotal)/gibibyte), ""}
 	if e.MemTotal < 3*gibibyte {
-		f.Level, f.Do = Note, "a cluster with both services needs about 2 GiB, and building its images 4 GiB: give Docker's virtual machine more memory"
+		f.Level, f.Do = Note, "a cluster with the services needs about 2 GiB, and building its images 4 GiB: give Docker's virtual machine more memory"
 	}
 	return f
 }
 
 // lookAtContainers checks that a container starts and can see the clone, using an image that every cluster needs.
 func lookAtContainers(ctx context.Context, m machine) Finding {
-	const image = "invoices/postgres:local"
+	image := m.Image("postgres")
 	if docker.ImageID(ctx, image) == "" {
 		return Finding{Note, "containers", "not checked: there are no images yet", "./deploy.sh gets the images and then checks"}
 	}

@@ -15,6 +15,7 @@ import (
 	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 	"example.com/invoices/workspace/processtest"
+	"example.com/invoices/workspace/services"
 )
 
 func TestMain(m *testing.M) { processtest.Main(m) }
@@ -42,7 +43,9 @@ func examined(t *testing.T, product string) (string, error) {
 	t.Helper()
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	root := t.TempDir()
-	where := paths.Paths{Root: root, Cache: t.TempDir()}
+	list, err := services.Read("../..")
+	require.NoError(t, err)
+	where := paths.Paths{Root: root, Cache: t.TempDir(), Services: list}
 	c, err := cluster.New(where, product, "a")
 	require.NoError(t, err)
 	var out bytes.Buffer
@@ -93,7 +96,9 @@ func TestDockerPermissionDenied(t *testing.T) {
 
 func TestNotes(t *testing.T) {
 	root := t.TempDir()
-	where := paths.Paths{Root: root, Cache: t.TempDir()}
+	list, err := services.Read("../..")
+	require.NoError(t, err)
+	where := paths.Paths{Root: root, Cache: t.TempDir(), Services: list}
 	c, err := cluster.New(where, "kind", "a")
 	require.NoError(t, err)
 	fakeDocker(t, processtest.Answer{Stdout: `{"MemTotal": 2147483648, "SecurityOptions": ["name=rootless"]}`}, processtest.Answer{})

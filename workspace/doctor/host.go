@@ -59,6 +59,6 @@ func lookAtEnvironment(ctx context.Context, m machine) Finding {
 		name, value, _ := strings.Cut(variable, "=")
 		lines = append(lines, "export "+name+"="+process.Quote(value))
 	}
-	lines = append(lines, "ctlptl apply -f ctlptl.yaml", "tilt up --context kind-invoices")
+	lines = append(lines, "ctlptl apply -f ctlptl.yaml", "tilt up --context kind-"+m.Services.Product)
 	return Finding{Fine, "by hand", "to use ctlptl and tilt without ./deploy.sh, once you have the tools and images:", strings.Join(lines, "\n")}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -215,7 +216,7 @@ func (b builder) debian(ctx context.Context, r *recipe) error {
 // load makes a Docker image from a root file system and a Dockerfile.
 func (b builder) load(ctx context.Context, step *process.Step, image image) error {
 	name := image.folder()
-	base := "invoices/" + name + ":root-file-system"
+	base := path.Dir(image.tag) + "/" + name + ":root-file-system"
 	inputs, err := b.inputs(ctx, image)
 	if err != nil {
 		return err
@@ -237,7 +238,7 @@ func (b builder) load(ctx context.Context, step *process.Step, image image) erro
 	if err != nil {
 		return err
 	}
-	command = process.Command(ctx, "docker", "build", "--label", label+"="+inputs, "--tag", image.tag, "-")
+	command = process.Command(ctx, "docker", "build", "--label", b.paths.InputsLabel()+"="+inputs, "--tag", image.tag, "-")
 	command.Stdin = bytes.NewReader(dockerfile)
 	if err := step.Run(command); err != nil {
 		return err

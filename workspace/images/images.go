@@ -14,13 +14,8 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-const (
-	// label records what an image was made from, to detect outdated images: the name it was pulled from, or the
-	// hashes of its build inputs.
-	label = "invoices.inputs"
-	// patience limits the pull of the first and smallest image if images may be built instead.
-	patience = time.Minute
-)
+// patience limits the pull of the first and smallest image if images may be built instead.
+const patience = time.Minute
 
 // Images are the images for clusters of one product, kind or minikube.
 type Images struct {
@@ -114,7 +109,7 @@ func (i *Images) all() []image { return of(i.list, i.product) }
 func (i *Images) missing(ctx context.Context, images []image, ways way) ([]image, error) {
 	var missing []image
 	for _, image := range images {
-		from, err := madeFrom(ctx, image.tag)
+		from, err := i.madeFrom(ctx, image.tag)
 		if err != nil {
 			return nil, err
 		}
@@ -135,9 +130,10 @@ func (i *Images) missing(ctx context.Context, images []image, ways way) ([]image
 	return missing, nil
 }
 
-// madeFrom returns an image's label, or "" if there is no such image.
-func madeFrom(ctx context.Context, tag string) (string, error) {
-	return docker.InspectImage(ctx, tag, `{{index .Config.Labels "`+label+`"}}`)
+// madeFrom returns the label that records what an image was made from, to detect outdated images: the name it was
+// pulled from, or the hashes of its build inputs. It returns "" if there is no such image.
+func (i *Images) madeFrom(ctx context.Context, tag string) (string, error) {
+	return docker.InspectImage(ctx, tag, `{{index .Config.Labels "`+i.paths.InputsLabel()+`"}}`)
 }
 
 // pull pulls images. A limit other than 0 is a timeout for the first one.
@@ -151,7 +147,7 @@ func (i *Images) pull(ctx context.Context, missing []image, limit time.Duration)
 					ctx, stop = context.WithTimeoutCause(ctx, limit, fmt.Errorf("timed out after %s", limit))
 					defer stop()
 				}
-				said, err := fill(ctx, step, image)
+				said, err := i.fill(ctx, step, image)
 				why = said
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
@@ -171,7 +167,7 @@ func (i *Images) pull(ctx context.Context, missing []image, limit time.Duration)
 }
 
 // fill pulls an image and tags it. If that fails, complaint is Docker's standard error.
-func fill(ctx context.Context, step *process.Step, image image) (complaint string, err error) {
+func (i *Images) fill(ctx context.Context, step *process.Step, image image) (complaint string, err error) {
 	id, err := docker.InspectImage(ctx, image.upstream, "{{.Id}}")
 	if err != nil {
 		return "", err
@@ -186,7 +182,7 @@ func fill(ctx context.Context, step *process.Step, image image) (complaint strin
 			return stderr.String(), fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()))
 		}
 	}
-	command := process.Command(ctx, "docker", "build", "--label", label+"="+image.upstream, "--tag", image.tag, "-")
+	command := process.Command(ctx, "docker", "build", "--label", i.paths.InputsLabel()+"="+image.upstream, "--tag", image.tag, "-")
 	command.Stdin = strings.NewReader("FROM " + image.upstream + "\n")
 	return "", step.Run(command)
 }

@@ -18,6 +18,7 @@ import (
 	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 	"example.com/invoices/workspace/processtest"
+	"example.com/invoices/workspace/services"
 )
 
 func TestMain(m *testing.M) { processtest.Main(m) }
@@ -79,7 +80,7 @@ func open(t *testing.T, product string, d *engine) (*Images, *processtest.Progra
 		d.labels = map[string]string{}
 	}
 	docker := processtest.Put(t, "docker", d.answer)
-	images, err := Open(console, paths.Paths{Root: t.TempDir(), Cache: t.TempDir()}, product)
+	images, err := Open(console, paths.Paths{Root: t.TempDir(), Cache: t.TempDir(), Services: services.List{Product: "invoices"}}, product)
 	require.NoError(t, err)
 	return images, docker, out
 }

@@ -20,10 +20,10 @@ func (b builder) minikube(ctx context.Context, image image) error {
 	if err != nil {
 		return err
 	}
-	return b.console.Step(ctx, image.tag+": on top of invoices/node:local", "minikube-image",
+	return b.console.Step(ctx, image.tag+": on top of "+b.paths.Image(node), "minikube-image",
 		func(ctx context.Context, step *process.Step) error {
 			// Not in root's cache: apt downloads as another user, who cannot access root's folders.
-			folder, err := os.MkdirTemp("", "invoices-minikube-")
+			folder, err := os.MkdirTemp("", "minikube-image-")
 			if err != nil {
 				return err
 			}
@@ -38,7 +38,7 @@ func (b builder) minikube(ctx context.Context, image image) error {
 				return err
 			}
 			return step.Run(process.Command(ctx, "docker", "build",
-				"--label", label+"="+inputs, "--tag", image.tag, folder))
+				"--label", b.paths.InputsLabel()+"="+inputs, "--tag", image.tag, folder))
 		})
 }
 
@@ -82,7 +82,7 @@ func (b builder) minikubePackages(ctx context.Context, step *process.Step, folde
 		return err
 	}
 	installed, err := step.Output(process.Command(ctx, "docker", "run", "--rm", "--network", "none",
-		"--entrypoint", "cat", "invoices/node:local", "/var/lib/dpkg/status"))
+		"--entrypoint", "cat", b.paths.Image(node), "/var/lib/dpkg/status"))
 	if err != nil {
 		return err
 	}

@@ -263,7 +263,7 @@ func (n *nodeImage) writeImages(archive string) error {
 		if err != nil {
 			return err
 		}
-		named := "invoices/" + pod.component + ":local"
+		named := n.paths.Image(pod.component)
 		if pod.component != "kube-router" && pod.component != "provisioner" {
 			if named, err = n.imageOf(pod.component); err != nil {
 				return err
@@ -344,7 +344,7 @@ func (l fileLayer) Uncompressed() (io.ReadCloser, error) { return os.Open(l.path
 // importImages puts images into the node's store, using a temporary containerd. They are unpacked on first use, which
 // reduces the size to a third and avoids mounting an overlay here.
 func (n *nodeImage) importImages(ctx context.Context, step *process.Step, archive string) error {
-	state, err := os.MkdirTemp("", "invoices-") // the length of a socket's path is limited
+	state, err := os.MkdirTemp("", "node-") // the length of a socket's path is limited
 	if err != nil {
 		return err
 	}

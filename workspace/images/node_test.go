@@ -18,6 +18,7 @@ import (
 
 	"example.com/invoices/workspace/compile"
 	"example.com/invoices/workspace/paths"
+	"example.com/invoices/workspace/services"
 )
 
 // files creates files in a folder, or symbolic links if the content starts with "-> ".
@@ -105,7 +106,7 @@ func TestTarOfMissingFolder(t *testing.T) {
 
 func TestImagesOfPods(t *testing.T) {
 	cache := t.TempDir()
-	b := builder{Images: &Images{paths: paths.Paths{Cache: cache}}, compiler: compile.Compiler{Arch: "arm64"}}
+	b := builder{Images: &Images{paths: paths.Paths{Cache: cache, Services: services.List{Product: "invoices"}}}, compiler: compile.Compiler{Arch: "arm64"}}
 	n := nodeImage{builder: b,
 		scratch: filepath.Join(cache, "scratch"),
 		names: []string{"registry.k8s.io/kube-apiserver:v1", "registry.k8s.io/kube-controller-manager:v1",

@@ -1,4 +1,4 @@
-// Package local runs both services on this machine, without a cluster.
+// Package local runs the services on this machine, without a cluster.
 package local
 
 import (
@@ -15,15 +15,17 @@ import (
 	"time"
 
 	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/services"
 )
 
-// Services are both services of a clone, which is the working folder. What they keep is in data/.
+// Services are those of a clone, which is the working folder. What they keep is in data/.
 type Services struct {
-	Programs                            string // the folder that they are built into
-	InvoiceAppPort, PaymentProviderPort string
-	Out                                 io.Writer
-	Minder                              []string // the words that start Mind, in a process of its own
-	WithParent                          bool     // they end with the process that has started this one
+	List       services.List
+	Ports      map[string]string // by a service's name
+	Programs   string            // the folder that they are built into
+	Out        io.Writer
+	Minder     []string // the words that start Mind, in a process of its own
+	WithParent bool     // they end with the process that has started this one
 }
 
 // Reset deletes what the services keep.
@@ -47,10 +49,8 @@ func (s Services) Run(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close()
-	for _, port := range []struct{ variable, value string }{
-		{"INVOICE_APP_PORT", s.InvoiceAppPort}, {"PAYMENT_PROVIDER_PORT", s.PaymentProviderPort},
-	} {
-		if err := free(port.variable, port.value); err != nil {
+	for _, service := range s.List.Services {
+		if err := free(service.Variable("PORT"), s.Ports[service.Name]); err != nil {
 			return err
 		}
 	}
@@ -64,46 +64,61 @@ func (s Services) Run(ctx context.Context) error {
 	if err := os.MkdirAll(s.Programs, 0o755); err != nil {
 		return err
 	}
-	build := process.Command(ctx, "go", "build", "-buildvcs=false", "-o", s.Programs+string(filepath.Separator),
-		"./invoice-app", "./payment-provider")
+	words := []string{"build", "-buildvcs=false", "-o", s.Programs + string(filepath.Separator)}
+	for _, name := range s.List.Names() {
+		words = append(words, "./"+name)
+	}
+	build := process.Command(ctx, "go", words...)
 	build.Stderr = os.Stderr
 	if err := process.Run(build); err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
 
-	ended := make(chan error, 2)
-	provider, err := s.start(ended, "payment-provider", s.PaymentProviderPort)
-	if err != nil {
-		return err
+	ended := make(chan error, len(s.List.Services))
+	var started []io.Closer
+	stop := func() {
+		for _, service := range started {
+			_ = service.Close()
+		}
 	}
-	defer provider.Close()
-	app, err := s.start(ended, "invoice-app", s.InvoiceAppPort,
-		"PAYMENT_PROVIDER_URL=http://127.0.0.1:"+s.PaymentProviderPort, "SEED_INVOICES=true")
-	if err != nil {
-		return err
+	defer stop()
+	for _, service := range s.List.Ordered() {
+		running, err := s.start(ended, service)
+		if err != nil {
+			return err
+		}
+		started = append(started, running)
 	}
-	defer app.Close()
-	fmt.Fprintf(s.Out, `invoice-app is at http://localhost:%[1]s/invoices, payment-provider at http://localhost:%[2]s
-pay everything, from another terminal: INVOICE_APP_URL=http://localhost:%[1]s ./test.sh
-`, s.InvoiceAppPort, s.PaymentProviderPort)
+	s.sayWhere()
 
-	left := 2
+	left := len(started)
 	select {
 	case <-ended:
 		left--
 	case <-ctx.Done():
 	}
-	// Tells them to stop.
-	_ = provider.Close()
-	_ = app.Close()
+	stop()
 	for range left {
 		<-ended
 	}
-	if left == 1 {
-		return errors.New("one of the two ended by itself (its last lines say why), so the other was stopped, too")
+	if left < len(started) {
+		return errors.New("one of them ended by itself (its last lines say why), so all were stopped")
 	}
-	fmt.Fprintln(s.Out, "both are stopped; data/ keeps what they know (make reset forgets it)")
+	fmt.Fprintln(s.Out, "they are stopped; data/ keeps what they know (make reset forgets it)")
 	return nil
+}
+
+// sayWhere says where the services are.
+func (s Services) sayWhere() {
+	public := s.List.Public().Name
+	where := fmt.Sprintf("%s is at http://localhost:%s/invoices", public, s.Ports[public])
+	for _, name := range s.List.Names() {
+		if name != public {
+			where += fmt.Sprintf(", %s at http://localhost:%s", name, s.Ports[name])
+		}
+	}
+	fmt.Fprintf(s.Out, "%s\npay everything, from another terminal: INVOICE_APP_URL=http://localhost:%s ./test.sh\n",
+		where, s.Ports[public])
 }
 
 // lock is for one run at a time. A service that outlives its run, if that can be, does not hold it.
@@ -121,19 +136,24 @@ func (s Services) lock() (*process.Lock, error) {
 
 // start starts a service in a process group of its own, so that Ctrl-C reaches this process alone and each service is
 // told once. It is told to end when what is returned is closed, also by the end of this process.
-func (s Services) start(ended chan<- error, name, port string, environment ...string) (io.Closer, error) {
+func (s Services) start(ended chan<- error, service services.Service) (io.Closer, error) {
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer read.Close()
-	words := append(s.Minder[:len(s.Minder):len(s.Minder)], filepath.Join(s.Programs, name))
+	words := append(s.Minder[:len(s.Minder):len(s.Minder)], filepath.Join(s.Programs, service.Name))
 	command := exec.Command(words[0], words[1:]...)
 	command.Stdin, command.Stdout, command.Stderr = read, os.Stdout, os.Stderr
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Env = append(os.Environ(),
-		"LISTEN_ADDR=127.0.0.1:"+port, "DATABASE_URL=sqlite:data/"+name+".db", "LOG_FORMAT=text")
-	command.Env = append(command.Env, environment...)
+	command.Env = append(os.Environ(), "LISTEN_ADDR=127.0.0.1:"+s.Ports[service.Name], "LOG_FORMAT=text",
+		"SEED_INVOICES=true") // which invoice-app alone knows
+	if service.Database {
+		command.Env = append(command.Env, "DATABASE_URL=sqlite:data/"+service.Name+".db")
+	}
+	for _, callee := range s.List.Callees(service) {
+		command.Env = append(command.Env, callee.Variable("URL")+"=http://127.0.0.1:"+s.Ports[callee.Name])
+	}
 	if err := command.Start(); err != nil {
 		write.Close()
 		return nil, err

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/services"
 )
 
 // patient is for what takes milliseconds on a machine that has nothing else to do.
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 	case len(os.Args) == 2 && os.Args[1] == "run":
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 		defer stop()
-		if err := services(os.Stdout).Run(ctx); err != nil {
+		if err := running(os.Stdout).Run(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -48,18 +49,23 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func services(out io.Writer) Services {
+func running(out io.Writer) Services {
 	program, err := os.Executable()
 	if err != nil {
 		panic(err)
 	}
 	return Services{
-		Programs:            filepath.Join(os.Getenv("CLONE"), "bin"),
-		InvoiceAppPort:      os.Getenv("INVOICE_APP_PORT"),
-		PaymentProviderPort: os.Getenv("PAYMENT_PROVIDER_PORT"),
-		Out:                 out,
-		Minder:              []string{program, "mind"},
-		WithParent:          os.Getenv("MAKELEVEL") != "",
+		List: services.List{Services: []services.Service{
+			{Name: "invoice-app", Calls: []string{"payment-provider"}, Database: true, Public: true},
+			{Name: "payment-provider", Database: true},
+		}},
+		Ports: map[string]string{
+			"invoice-app": os.Getenv("INVOICE_APP_PORT"), "payment-provider": os.Getenv("PAYMENT_PROVIDER_PORT"),
+		},
+		Programs:   filepath.Join(os.Getenv("CLONE"), "bin"),
+		Out:        out,
+		Minder:     []string{program, "mind"},
+		WithParent: os.Getenv("MAKELEVEL") != "",
 	}
 }
 
@@ -77,7 +83,7 @@ import (
 func main() {
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, syscall.SIGTERM, os.Interrupt)
-	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, os.Environ()) })
+	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%q", os.Environ()) })
 	http.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	go func() { panic(http.ListenAndServe(os.Getenv("LISTEN_ADDR"), nil)) }()
 	fmt.Println("ended by", <-told, len(told))
@@ -202,15 +208,16 @@ func TestRunUntilCtrlC(t *testing.T) {
 	require.Eventually(t, serving(invoiceApp, paymentProvider), patient, 10*time.Millisecond)
 
 	environment := get(invoiceApp, "/")
-	assert.Contains(t, environment, "PAYMENT_PROVIDER_URL=http://127.0.0.1:"+paymentProvider+" ")
-	assert.Contains(t, environment, "DATABASE_URL=sqlite:data/invoice-app.db ")
-	assert.Contains(t, environment, "SEED_INVOICES=true")
-	assert.Contains(t, get(paymentProvider, "/"), "DATABASE_URL=sqlite:data/payment-provider.db ")
+	assert.Contains(t, environment, `"PAYMENT_PROVIDER_URL=http://127.0.0.1:`+paymentProvider+`"`)
+	assert.Contains(t, environment, `"DATABASE_URL=sqlite:data/invoice-app.db"`)
+	assert.Contains(t, environment, `"SEED_INVOICES=true"`)
+	assert.NotContains(t, get(paymentProvider, "/"), `"INVOICE_APP_URL=`)
+	assert.Contains(t, get(paymentProvider, "/"), `"DATABASE_URL=sqlite:data/payment-provider.db"`)
 
 	t.Run("a second one", func(t *testing.T) {
-		assert.EqualError(t, services(io.Discard).Run(t.Context()),
+		assert.EqualError(t, running(io.Discard).Run(t.Context()),
 			"make run is running already, with this data: stop it first (Ctrl-C there)")
-		assert.Error(t, services(io.Discard).Reset())
+		assert.Error(t, running(io.Discard).Reset())
 		assert.FileExists(t, "data/lock")
 	})
 
@@ -218,13 +225,15 @@ func TestRunUntilCtrlC(t *testing.T) {
 	assert.NoError(t, command.Wait())
 	assert.True(t, unused(invoiceApp, paymentProvider)())
 	assert.Equal(t, 2, strings.Count(output.String(), "ended by terminated 0\n"), "each is told once")
+	assert.Contains(t, output.String(), "invoice-app is at http://localhost:"+invoiceApp+
+		"/invoices, payment-provider at http://localhost:"+paymentProvider+"\n")
 	assert.Contains(t, output.String(),
 		"pay everything, from another terminal: INVOICE_APP_URL=http://localhost:"+invoiceApp+" ./test.sh\n")
 	assert.True(t, strings.HasSuffix(output.String(),
-		"both are stopped; data/ keeps what they know (make reset forgets it)\n"))
+		"they are stopped; data/ keeps what they know (make reset forgets it)\n"))
 
 	var out bytes.Buffer
-	require.NoError(t, services(&out).Reset())
+	require.NoError(t, running(&out).Reset())
 	assert.Equal(t, "data/ is deleted; make run starts over\n", out.String())
 	assert.NoDirExists(t, "data")
 }
@@ -237,7 +246,7 @@ func TestOneEndsByItself(t *testing.T) {
 
 	assert.Error(t, command.Wait())
 	assert.Equal(t, 1, command.ProcessState.ExitCode())
-	assert.Contains(t, output.String(), "one of the two ended by itself")
+	assert.Contains(t, output.String(), "one of them ended by itself")
 	assert.True(t, unused(invoiceApp, paymentProvider)())
 }
 
@@ -273,7 +282,7 @@ func TestMakeIsKilled(t *testing.T) {
 
 func runsAgain(t *testing.T, invoiceApp, paymentProvider string) {
 	require.Eventually(t, func() bool { // the one that is gone may still be going
-		lock, err := services(io.Discard).lock()
+		lock, err := running(io.Discard).lock()
 		return err == nil && lock.Close() == nil
 	}, patient, 10*time.Millisecond)
 	again, _ := startRun(t)
@@ -286,7 +295,7 @@ func TestInterruptedWhileItBuilds(t *testing.T) {
 	clone(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	assert.ErrorIs(t, services(io.Discard).Run(ctx), context.Canceled)
+	assert.ErrorIs(t, running(io.Discard).Run(ctx), context.Canceled)
 	assert.NoFileExists(t, "bin/invoice-app")
 }
 
@@ -294,7 +303,7 @@ func TestWhatDoesNotCompileIsNotRun(t *testing.T) {
 	clone(t)
 	require.NoError(t, os.WriteFile("invoice-app/main.go", []byte("this is not Go"), 0o644))
 	var out bytes.Buffer
-	assert.ErrorContains(t, services(&out).Run(t.Context()), "go build")
+	assert.ErrorContains(t, running(&out).Run(t.Context()), "go build")
 	assert.NotContains(t, out.String(), "http://")
 }
 
@@ -303,7 +312,7 @@ func TestPorts(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:"+invoiceApp)
 	require.NoError(t, err)
 	defer listener.Close()
-	assert.ErrorContains(t, services(io.Discard).Run(t.Context()), "port "+invoiceApp+" is taken by another program")
+	assert.ErrorContains(t, running(io.Discard).Run(t.Context()), "port "+invoiceApp+" is taken by another program")
 	assert.NoDirExists(t, "bin", "nothing was built")
 
 	for _, port := range []string{"", "0", "-1", "65536", "http", "80 80"} {

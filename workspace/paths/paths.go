@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"example.com/invoices/workspace/services"
 )
 
-// Paths holds the absolute paths of the workspace's two folders.
+// Paths holds the absolute paths of the workspace's two folders, and the clone's services.
 type Paths struct {
-	Root  string // the clone, with build output in .build
-	Cache string // shared by all clones: tools, parts of images, logs
+	Root     string // the clone, with build output in .build
+	Cache    string // shared by all clones: tools, parts of images, logs
+	Services services.List
 }
 
 // Find returns the paths of the clone that this program was compiled from: workspace/run puts it in .build.
@@ -23,6 +26,10 @@ func Find() (Paths, error) {
 	if _, err := os.Stat(filepath.Join(root, "Tiltfile")); err != nil {
 		return Paths{}, fmt.Errorf("%s is not in the .build folder of a clone: start it with workspace/run", program)
 	}
+	list, err := services.Read(root)
+	if err != nil {
+		return Paths{}, err
+	}
 	// Not os.UserCacheDir, which differs on macOS: the documentation names this folder.
 	cache := os.Getenv("XDG_CACHE_HOME")
 	if !filepath.IsAbs(cache) {
@@ -32,8 +39,14 @@ func Find() (Paths, error) {
 		}
 		cache = filepath.Join(home, ".cache")
 	}
-	return Paths{Root: root, Cache: filepath.Join(cache, "invoices")}, nil
+	return Paths{Root: root, Cache: filepath.Join(cache, list.Product), Services: list}, nil
 }
+
+// Image returns the local tag of one of the images that images.txt lists.
+func (p Paths) Image(name string) string { return p.Services.Product + "/" + name + ":local" }
+
+// InputsLabel returns the name of the label that records what an image was made from.
+func (p Paths) InputsLabel() string { return p.Services.Product + ".inputs" }
 
 // Bin returns the folder for tools.
 func (p Paths) Bin() string { return filepath.Join(p.Cache, "bin") }

@@ -28,12 +28,6 @@ import (
 	"example.com/invoices/workspace/root"
 )
 
-const (
-	runtimeName = "invoices-oci-runtime"
-	// image is used to start a privileged container. Any image will do: capabilities are set before it is used.
-	image = "invoices/postgres:local"
-)
-
 // engine is this machine's Docker.
 type engine struct {
 	console *process.Console
@@ -45,8 +39,13 @@ type engine struct {
 }
 
 func here(console *process.Console, p paths.Paths) engine {
-	return engine{console, p, "/usr/local/libexec/" + runtimeName, "/etc/docker/daemon.json", "/var/run/docker.pid"}
+	d := engine{console: console, paths: p, config: "/etc/docker/daemon.json", pid: "/var/run/docker.pid"}
+	d.program = "/usr/local/libexec/" + d.runtimeName()
+	return d
 }
+
+// runtimeName returns the runtime's name in Docker.
+func (d engine) runtimeName() string { return d.paths.Services.Product + "-oci-runtime" }
 
 // Status reports whether this machine needs the workaround, and whether it is installed.
 func Status(ctx context.Context, console *process.Console, p paths.Paths) error {
@@ -68,7 +67,7 @@ func (d engine) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	needed, err := needed(ctx)
+	needed, err := d.needed(ctx)
 	if err != nil {
 		return err
 	}
@@ -92,8 +91,8 @@ func (d engine) install(ctx context.Context) error {
 		return err
 	}
 	// If it is the default runtime but its file is gone, restore the file, whether or not it is needed.
-	if runtime != runtimeName {
-		if needed, err := needed(ctx); err != nil || !needed {
+	if runtime != d.runtimeName() {
+		if needed, err := d.needed(ctx); err != nil || !needed {
 			return err
 		}
 		if runtime != "runc" {
@@ -114,10 +113,10 @@ func (d engine) install(ctx context.Context) error {
 	if err := settings.get("runtimes", &runtimes); err != nil {
 		return err
 	}
-	runtimes.set(runtimeName, map[string]string{"path": d.program})
+	runtimes.set(d.runtimeName(), map[string]string{"path": d.program})
 	settings.set("runtimes", runtimes)
-	settings.set("default-runtime", runtimeName)
-	if err := d.reload(ctx, settings, runtimeName); err != nil {
+	settings.set("default-runtime", d.runtimeName())
+	if err := d.reload(ctx, settings, d.runtimeName()); err != nil {
 		return err
 	}
 	d.console.Say(`This machine's Docker lacks CAP_SYS_RESOURCE and could not start privileged containers. Changes made:
@@ -150,13 +149,13 @@ func (d engine) remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(d.program); err != nil && runtime != runtimeName {
+	if _, err := os.Stat(d.program); err != nil && runtime != d.runtimeName() {
 		return nil
 	}
 	if err := root.Require(ctx, "changing Docker's configuration", "privileged", "remove"); err != nil {
 		return err
 	}
-	if err := unused(ctx); err != nil {
+	if err := d.unused(ctx); err != nil {
 		return err
 	}
 	settings, err := d.read()
@@ -167,7 +166,7 @@ func (d engine) remove(ctx context.Context) error {
 	if err := settings.get("runtimes", &runtimes); err != nil {
 		return err
 	}
-	delete(runtimes, runtimeName)
+	delete(runtimes, d.runtimeName())
 	settings.set("runtimes", runtimes)
 	if len(runtimes) == 0 {
 		delete(settings, "runtimes")
@@ -191,7 +190,7 @@ func (d engine) remove(ctx context.Context) error {
 // installed reports whether the workaround is installed, given Docker's default runtime.
 func (d engine) installed(runtime string) bool {
 	info, err := os.Stat(d.program)
-	return runtime == runtimeName && err == nil && info.Mode().Perm()&0o111 != 0
+	return runtime == d.runtimeName() && err == nil && info.Mode().Perm()&0o111 != 0
 }
 
 func defaultRuntime(ctx context.Context) (string, error) {
@@ -204,7 +203,8 @@ func defaultRuntime(ctx context.Context) (string, error) {
 
 // needed starts a privileged container with Docker's own runtime, to see whether that fails. The container runs as
 // root because other users get no capabilities.
-func needed(ctx context.Context) (bool, error) {
+func (d engine) needed(ctx context.Context) (bool, error) {
+	image := d.paths.Image("postgres") // any will do: capabilities are set before it is used
 	if err := process.Run(process.Command(ctx, "docker", "image", "inspect", image)); err != nil {
 		return false, errors.Join(errors.New("no image to check this with: run workspace/run images first"), err)
 	}
@@ -220,7 +220,7 @@ func needed(ctx context.Context) (bool, error) {
 }
 
 // unused fails if containers use the runtime: they refer to it by name and could not be started again without it.
-func unused(ctx context.Context) error {
+func (d engine) unused(ctx context.Context) error {
 	list, err := process.Output(process.Command(ctx, "docker", "ps", "--all", "--quiet"))
 	if err != nil || list == "" {
 		return err
@@ -230,7 +230,7 @@ func unused(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if slices.Contains(strings.Fields(runtimes), runtimeName) {
+	if slices.Contains(strings.Fields(runtimes), d.runtimeName()) {
 		return errors.New("some containers use the workaround: remove them first (./deploy.sh --destroy)")
 	}
 	return nil

@@ -19,7 +19,10 @@ import (
 	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 	"example.com/invoices/workspace/processtest"
+	"example.com/invoices/workspace/services"
 )
+
+const runtimeName = "invoices-oci-runtime"
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
@@ -38,7 +41,7 @@ type machine struct {
 func newMachine(t *testing.T) *machine {
 	folder := filepath.Join(t.TempDir(), "späte & |Rechnungen|")
 	m := &machine{out: &bytes.Buffer{}, runtime: "runc", image: true}
-	p := paths.Paths{Root: folder + "/clone", Cache: folder + "/cache"}
+	p := paths.Paths{Root: folder + "/clone", Cache: folder + "/cache", Services: services.List{Product: "invoices"}}
 	m.engine = engine{
 		console: &process.Console{Out: m.out, Logs: p.Logs(), Every: time.Hour},
 		paths:   p, program: folder + "/libexec/" + runtimeName, config: folder + "/etc/daemon.json",

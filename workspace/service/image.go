@@ -9,11 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -27,19 +25,8 @@ import (
 
 	"example.com/invoices/workspace/docker"
 	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/services"
 )
-
-// programs are those that images are built of, each the package of its name.
-var programs = map[string]struct {
-	description string
-	user        int
-}{
-	"invoice-app":      {"Invoices: keeps invoices and pays them through payment-provider", 10001},
-	"payment-provider": {"Payments: pays each invoice once", 10002},
-}
-
-// Names are those of the programs that images are built of.
-func Names() []string { return slices.Sorted(maps.Keys(programs)) }
 
 // Image is one in a registry.
 type Image struct {
@@ -51,14 +38,14 @@ type Image struct {
 // BuildImage builds the image of a service for an architecture, as Go calls it: FROM scratch, with a static binary in
 // it and nothing else. It is pushed to the registry, and its name written to folder/SERVICE.ref. The same source gives
 // the same digest.
-func BuildImage(ctx context.Context, service, folder, registry, architecture string) (Image, error) {
-	work := filepath.Join(folder, service)
+func BuildImage(ctx context.Context, service services.Service, folder, registry, architecture string) (Image, error) {
+	work := filepath.Join(folder, service.Name)
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return Image{}, err
 	}
-	built := Image{Program: filepath.Join(work, service)}
+	built := Image{Program: filepath.Join(work, service.Name)}
 	// No build id: nothing of the machine gets into the binary.
-	err := compile(ctx, ".", "./"+service, built.Program, architecture, noSQLite, "-ldflags=-s -w -buildid=")
+	err := compile(ctx, ".", "./"+service.Name, built.Program, architecture, noSQLite, "-ldflags=-s -w -buildid=")
 	if err != nil {
 		return Image{}, err
 	}
@@ -66,7 +53,7 @@ func BuildImage(ctx context.Context, service, folder, registry, architecture str
 	if err != nil {
 		return Image{}, err
 	}
-	files, err := layerOf(service, program)
+	files, err := layerOf(service.Name, program)
 	if err != nil {
 		return Image{}, err
 	}
@@ -74,7 +61,7 @@ func BuildImage(ctx context.Context, service, folder, registry, architecture str
 	if err != nil {
 		return Image{}, err
 	}
-	ref, err := name.NewTag(fmt.Sprintf("%s/%s:%.16s", registry, service, id.Hex))
+	ref, err := name.NewTag(fmt.Sprintf("%s/%s:%.16s", registry, service.Name, id.Hex))
 	if err != nil {
 		return Image{}, fmt.Errorf("the registry to push to: %w", err)
 	}
@@ -89,22 +76,23 @@ func BuildImage(ctx context.Context, service, folder, registry, architecture str
 
 // configOf is the configuration of the image of a service, which decides about all of it: it names the layer's content.
 // Its hash is the image's ID.
-func configOf(service string, files []byte, architecture string) (config *v1.ConfigFile, id v1.Hash, err error) {
+func configOf(service services.Service, files []byte, architecture string) (
+	config *v1.ConfigFile, id v1.Hash, err error,
+) {
 	layer, _, err := v1.SHA256(bytes.NewReader(files))
 	if err != nil {
 		return nil, id, err
 	}
-	about := programs[service]
 	config = &v1.ConfigFile{
 		OS:           "linux",
 		Architecture: architecture,
 		RootFS:       v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{layer}},
 		Config: v1.Config{
-			Entrypoint: []string{"/" + service},
-			User:       fmt.Sprintf("%[1]d:%[1]d", about.user),
+			Entrypoint: []string{"/" + service.Name},
+			User:       fmt.Sprintf("%[1]d:%[1]d", service.User),
 			Labels: map[string]string{
-				"org.opencontainers.image.title":       service,
-				"org.opencontainers.image.description": about.description,
+				"org.opencontainers.image.title":       service.Name,
+				"org.opencontainers.image.description": service.Description,
 			},
 		},
 	}

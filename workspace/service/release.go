@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"example.com/invoices/workspace/process"
+	"example.com/invoices/workspace/services"
 )
 
 const (
@@ -29,20 +30,17 @@ const (
 	overlay   = "k8s/overlays/production/kustomization.yaml"
 )
 
-// released are the services of a release.
-var released = []string{"invoice-app", "payment-provider"}
-
-// Release builds the images of both services and pushes them to the registry, each with its list of parts (an SBOM:
+// Release builds the images of the services and pushes them to the registry, each with its list of parts (an SBOM:
 // CycloneDX, as an OCI referrer of the image). Then it writes the images' digests into the production overlay, and the
 // registry as where images may come from.
-func Release(ctx context.Context, out io.Writer, registry, architecture string) error {
+func Release(ctx context.Context, out io.Writer, list services.List, registry, architecture string) error {
 	work, err := os.MkdirTemp("", "release-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(work)
-	digests := map[string]string{}
-	for _, service := range released {
+	var images []releasedImage
+	for _, service := range list.Services {
 		image, err := BuildImage(ctx, service, work, registry, architecture)
 		if err != nil {
 			return err
@@ -51,8 +49,8 @@ func Release(ctx context.Context, out io.Writer, registry, architecture string) 
 		if err != nil {
 			return err
 		}
-		digests[service] = image.Digest.String()
-		repository := registry + "/" + service
+		repository := registry + "/" + service.Name
+		images = append(images, releasedImage{service.Name, repository, image.Digest.String()})
 		if err := attach(ctx, document, repository, image.Descriptor); err != nil {
 			return fmt.Errorf("push the SBOM of %s: %w", repository, err)
 		}
@@ -62,7 +60,7 @@ func Release(ctx context.Context, out io.Writer, registry, architecture string) 
 	if err != nil {
 		return err
 	}
-	after, err := withRelease(before, registry, digests)
+	after, err := withRelease(before, registry, images)
 	if err != nil {
 		return fmt.Errorf("%s: %w", overlay, err)
 	}
@@ -132,15 +130,18 @@ func (s sbom) LayerByDigest(v1.Hash) (partial.CompressedLayer, error) {
 	return static.NewLayer(s.document, sbomType), nil
 }
 
-// mayRun is how the overlay says which images of the services may run, up to the registry and after it.
-var mayRun = regexp.MustCompile(`^(images=\^\()(.+?)(/\(invoice-app\|payment-provider\))`)
+// releasedImage is an entry of the overlay's images.
+type releasedImage struct{ name, repository, digest string }
 
-// withRelease is the production overlay with the digests of the services' images in the registry. Nothing else of its
-// text is changed.
-func withRelease(text []byte, registry string, digests map[string]string) ([]byte, error) {
+// mayRun is how the overlay says which images of the services may run: the registry, and the services.
+var mayRun = regexp.MustCompile(`^(images=\^\()(.+?)/\([a-z0-9|-]+\)`)
+
+// withRelease is the production overlay with the images of a release in the registry. An entry of a service that was
+// never released is added, before the others. Nothing else of the text is changed.
+func withRelease(text []byte, registry string, images []releasedImage) ([]byte, error) {
 	var file struct {
 		Images []struct {
-			Name    string
+			Name    yaml.Node
 			NewName yaml.Node `yaml:"newName"`
 			Digest  yaml.Node
 		}
@@ -164,22 +165,39 @@ func withRelease(text []byte, registry string, digests map[string]string) ([]byt
 			changed++
 		}
 	}
-	for _, image := range file.Images {
-		if digest, is := digests[image.Name]; is {
-			replace(image.NewName, registry+"/"+image.Name)
-			replace(image.Digest, digest)
+	if len(file.Images) == 0 {
+		return nil, errors.New("there must be a list of images")
+	}
+	var names []string
+	added := ""
+	for _, image := range images {
+		names = append(names, image.name)
+		known := false
+		for _, entry := range file.Images {
+			if entry.Name.Value == image.name {
+				replace(entry.NewName, image.repository)
+				replace(entry.Digest, image.digest)
+				known = true
+			}
+		}
+		if !known {
+			added += fmt.Sprintf("  - name: %s\n    newName: %s\n    digest: %s\n", image.name, image.repository, image.digest)
+			changed += 2
 		}
 	}
+	allowed := "${1}" + literally(registry) + "/(" + strings.Join(names, "|") + ")"
 	for _, generator := range file.Generators {
 		for _, literal := range generator.Literals {
-			if parts := mayRun.FindStringSubmatch(literal.Value); parts != nil {
-				replace(literal, mayRun.ReplaceAllLiteralString(literal.Value, parts[1]+literally(registry)+parts[3]))
+			if mayRun.MatchString(literal.Value) {
+				replace(literal, mayRun.ReplaceAllString(literal.Value, allowed))
 			}
 		}
 	}
-	if changed != 2*len(digests)+1 {
-		return nil, errors.New("each service has to have a newName and a digest, and there has to be a list of images")
+	if changed != 2*len(images)+1 {
+		return nil, errors.New("each image must have a newName and a digest, and there must be a list of images that may run")
 	}
+	first := file.Images[0].Name.Line - 1
+	lines[first] = added + lines[first]
 	return []byte(strings.Join(lines, "")), nil
 }
 

@@ -65,7 +65,7 @@ func TestRelease(t *testing.T) {
 			runs := sbomMaker(t, false)
 			t.Setenv("GOARCH", "arm64")
 			var out bytes.Buffer
-			require.NoError(t, Release(t.Context(), &out, address+"/invoices", "arm64"))
+			require.NoError(t, Release(t.Context(), &out, list, address+"/invoices", "arm64"))
 			assert.Equal(t, read(t, overlay), asReleased(t, out.String(), before, address+"/invoices"))
 
 			for line := range strings.Lines(out.String()) {
@@ -109,7 +109,7 @@ func TestRelease(t *testing.T) {
 
 			writes()
 			var again bytes.Buffer
-			require.NoError(t, Release(t.Context(), &again, address+"/invoices", "arm64"))
+			require.NoError(t, Release(t.Context(), &again, list, address+"/invoices", "arm64"))
 			assert.Equal(t, out.String(), again.String())
 			assert.False(t, slices.ContainsFunc(writes(), func(asked string) bool {
 				return strings.Contains(asked, "/blobs/")
@@ -126,7 +126,7 @@ func asReleased(t *testing.T, said, before, registry string) string {
 	after = strings.Replace(after, "(registry[.]example[.]com/invoices/(", "("+quoted+"/(", 1)
 	lines := strings.Split(strings.TrimSpace(said), "\n")
 	require.Len(t, lines, 2)
-	for i, service := range released {
+	for i, service := range list.Names() {
 		repository, digest, found := strings.Cut(lines[i], "@")
 		require.True(t, found)
 		assert.Equal(t, registry+"/"+service, repository)
@@ -144,31 +144,28 @@ func TestReleaseThatFails(t *testing.T) {
 	write(t, overlay, before)
 	t.Run("no SBOM", func(t *testing.T) {
 		sbomMaker(t, true)
-		assert.ErrorContains(t, Release(t.Context(), io.Discard, address, "amd64"), "no such module")
+		assert.ErrorContains(t, Release(t.Context(), io.Discard, list, address, "amd64"), "no such module")
 	})
 	t.Run("no registry", func(t *testing.T) {
-		assert.ErrorContains(t, Release(t.Context(), io.Discard, "127.0.0.1:1", "amd64"), "push 127.0.0.1:1/invoice-app")
+		assert.ErrorContains(t, Release(t.Context(), io.Discard, list, "127.0.0.1:1", "amd64"), "push 127.0.0.1:1/invoice-app")
 	})
 	t.Run("interrupted", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		assert.ErrorIs(t, Release(ctx, io.Discard, address, "amd64"), context.Canceled)
+		assert.ErrorIs(t, Release(ctx, io.Discard, list, address, "amd64"), context.Canceled)
 	})
 	t.Run("the second service does not compile", func(t *testing.T) {
 		sbomMaker(t, false)
 		write(t, "payment-provider/main.go", "this is not Go")
-		assert.ErrorContains(t, Release(t.Context(), io.Discard, address, "amd64"), "go build")
+		assert.ErrorContains(t, Release(t.Context(), io.Discard, list, address, "amd64"), "go build")
 	})
 	assert.Equal(t, before, read(t, overlay))
 }
 
 func TestOnlyItsLinesOfTheOverlayChange(t *testing.T) {
 	before := production(t)
-	digests := map[string]string{}
-	for _, service := range released {
-		digests[service] = "sha256:" + strings.Repeat(service[:1], 64)
-	}
-	after, err := withRelease([]byte(before), "registry.corp.example:5000/a/b", digests)
+	const registry = "registry.corp.example:5000/a/b"
+	after, err := withRelease([]byte(before), registry, imagesOf(registry, list.Names()...))
 	require.NoError(t, err)
 
 	var changed []string
@@ -187,16 +184,38 @@ func TestOnlyItsLinesOfTheOverlayChange(t *testing.T) {
 		"digest: sha256:" + strings.Repeat("p", 64),
 	}, changed)
 
-	again, err := withRelease(after, "registry.corp.example:5000/a/b", digests)
+	again, err := withRelease(after, registry, imagesOf(registry, list.Names()...))
+	require.NoError(t, err)
+	assert.Equal(t, string(after), string(again))
+}
+
+// imagesOf are images of services in a registry, each with a digest that its name begins.
+func imagesOf(registry string, names ...string) (images []releasedImage) {
+	for _, name := range names {
+		images = append(images, releasedImage{name, registry + "/" + name, "sha256:" + strings.Repeat(name[:1], 64)})
+	}
+	return images
+}
+
+// A new service is in no overlay until its first release.
+func TestAFirstReleaseAddsTheService(t *testing.T) {
+	before := production(t)
+	const registry = "registry.example.com/invoices"
+	after, err := withRelease([]byte(before), registry, imagesOf(registry, append(list.Names(), "reporting")...))
+	require.NoError(t, err)
+	assert.Contains(t, string(after), "images:\n  # Written by make release.\n  - name: reporting\n    newName: "+registry+
+		"/reporting\n    digest: sha256:"+strings.Repeat("r", 64)+"\n  - name: invoice-app\n")
+	assert.Contains(t, string(after), "images=^(registry[.]example[.]com/invoices/(invoice-app|payment-provider|reporting)|")
+
+	again, err := withRelease(after, registry, imagesOf(registry, append(list.Names(), "reporting")...))
 	require.NoError(t, err)
 	assert.Equal(t, string(after), string(again))
 }
 
 func TestAnOverlayThatIsNotOurs(t *testing.T) {
 	whole := production(t)
-	digests := map[string]string{"invoice-app": "sha256:1", "payment-provider": "sha256:2"}
+	const registry = "registry.example.com"
 	for name, text := range map[string]string{
-		"no service":  strings.Replace(whole, "- name: invoice-app\n    newName", "- name: invoices\n    newName", 1),
 		"no digest":   strings.Replace(whole, "    digest: sha256:27", "    newTag: sha256:27", 1),
 		"no list":     strings.Replace(whole, "- images=^", "- image=^", 1),
 		"not YAML":    "\t" + whole,
@@ -205,7 +224,7 @@ func TestAnOverlayThatIsNotOurs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.NotEqual(t, whole, text)
-			_, err := withRelease([]byte(text), "registry.example.com", digests)
+			_, err := withRelease([]byte(text), registry, imagesOf(registry, list.Names()...))
 			assert.Error(t, err)
 		})
 	}

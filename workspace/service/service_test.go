@@ -24,9 +24,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/invoices/workspace/processtest"
+	"example.com/invoices/workspace/services"
 )
 
 func TestMain(m *testing.M) { processtest.Main(m) }
+
+var (
+	invoiceApp      = services.Service{Name: "invoice-app", Description: "Invoices: keeps them", User: 10001}
+	paymentProvider = services.Service{Name: "payment-provider", Description: "Payments: pays them", User: 10002}
+	list            = services.List{Services: []services.Service{invoiceApp, paymentProvider}}
+)
 
 // clone is a new folder with as much source as there has to be, which is the working folder from then on.
 func clone(t *testing.T) string {
@@ -40,7 +47,7 @@ func clone(t *testing.T) string {
 	} {
 		write(t, filepath.Join(folder, file), content)
 	}
-	for _, service := range released {
+	for _, service := range list.Names() {
 		write(t, filepath.Join(folder, service, "main.go"), "package main\n\n"+
 			"import \"example.com/invoices/internal/name\"\n\nfunc main() { println(name.Of, \""+service+"\") }\n")
 		write(t, filepath.Join(folder, service, "store/migrations/postgres/1.sql"), "CREATE TABLE t ()")
@@ -99,12 +106,13 @@ func pull(t *testing.T, ref string) v1.Image {
 func TestImage(t *testing.T) {
 	registry, _ := newRegistry(t)
 	clone(t)
-	for service, about := range map[string]struct{ title, user string }{
-		"invoice-app":      {"Invoices: keeps invoices and pays them through payment-provider", "10001:10001"},
-		"payment-provider": {"Payments: pays each invoice once", "10002:10002"},
+	for program, about := range map[*services.Service]struct{ title, user string }{
+		&invoiceApp:      {"Invoices: keeps them", "10001:10001"},
+		&paymentProvider: {"Payments: pays them", "10002:10002"},
 	} {
+		service := program.Name
 		t.Run(service, func(t *testing.T) {
-			built, err := BuildImage(t.Context(), service, "a folder", registry, "arm64")
+			built, err := BuildImage(t.Context(), *program, "a folder", registry, "arm64")
 			require.NoError(t, err)
 			assert.Equal(t, built.Ref+"\n", read(t, "a folder/"+service+".ref"))
 			assert.Regexp(t, "^"+registry+"/"+service+":[0-9a-f]{16}$", built.Ref)
@@ -150,7 +158,7 @@ func TestTheSameSourceIsTheSameImage(t *testing.T) {
 	registry, writes := newRegistry(t)
 	build := func(architecture string) Image {
 		t.Helper()
-		built, err := BuildImage(t.Context(), "invoice-app", t.TempDir(), registry, architecture)
+		built, err := BuildImage(t.Context(), invoiceApp, t.TempDir(), registry, architecture)
 		require.NoError(t, err)
 		return built
 	}
@@ -172,15 +180,15 @@ func TestTheSameSourceIsTheSameImage(t *testing.T) {
 func TestATagOfAnotherImageIsReplaced(t *testing.T) {
 	registry, _ := newRegistry(t)
 	clone(t)
-	built, err := BuildImage(t.Context(), "invoice-app", "images", registry, "amd64")
+	built, err := BuildImage(t.Context(), invoiceApp, "images", registry, "amd64")
 	require.NoError(t, err)
-	other, err := BuildImage(t.Context(), "payment-provider", "images", registry, "amd64")
+	other, err := BuildImage(t.Context(), paymentProvider, "images", registry, "amd64")
 	require.NoError(t, err)
 	tag, err := name.NewTag(built.Ref)
 	require.NoError(t, err)
 	require.NoError(t, remote.Write(tag, pull(t, other.Ref)))
 
-	_, err = BuildImage(t.Context(), "invoice-app", "images", registry, "amd64")
+	_, err = BuildImage(t.Context(), invoiceApp, "images", registry, "amd64")
 	require.NoError(t, err)
 	digest, err := pull(t, built.Ref).Digest()
 	require.NoError(t, err)
@@ -193,20 +201,20 @@ func TestImageThatCannotBeBuilt(t *testing.T) {
 	t.Run("interrupted", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := BuildImage(ctx, "invoice-app", "images", registry, "amd64")
+		_, err := BuildImage(ctx, invoiceApp, "images", registry, "amd64")
 		assert.ErrorIs(t, err, context.Canceled)
 	})
 	t.Run("no registry", func(t *testing.T) {
-		_, err := BuildImage(t.Context(), "invoice-app", "images", "127.0.0.1:1", "amd64")
+		_, err := BuildImage(t.Context(), invoiceApp, "images", "127.0.0.1:1", "amd64")
 		assert.ErrorContains(t, err, "push 127.0.0.1:1/invoice-app:")
 	})
 	t.Run("no name of a registry", func(t *testing.T) {
-		_, err := BuildImage(t.Context(), "invoice-app", "images", "What a registry!", "amd64")
+		_, err := BuildImage(t.Context(), invoiceApp, "images", "What a registry!", "amd64")
 		assert.ErrorContains(t, err, "the registry to push to: ")
 	})
 	t.Run("not Go", func(t *testing.T) {
 		write(t, "invoice-app/main.go", "this is not Go")
-		_, err := BuildImage(t.Context(), "invoice-app", "images", registry, "amd64")
+		_, err := BuildImage(t.Context(), invoiceApp, "images", registry, "amd64")
 		assert.ErrorContains(t, err, "go build")
 	})
 	assert.NoFileExists(t, "images/invoice-app.ref")
@@ -221,7 +229,7 @@ func TestALoginHelperThatIsMissing(t *testing.T) {
 	write(t, filepath.Join(configuration, "config.json"), `{"credsStore": "missing"}`)
 	t.Setenv("DOCKER_CONFIG", configuration)
 	for _, local := range []string{registry, strings.Replace(registry, "127.0.0.1", "localhost", 1)} {
-		_, err := BuildImage(t.Context(), "invoice-app", "images", local, "amd64")
+		_, err := BuildImage(t.Context(), invoiceApp, "images", local, "amd64")
 		assert.NoError(t, err)
 	}
 

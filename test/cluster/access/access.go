@@ -5,8 +5,11 @@ package access
 import (
 	_ "embed"
 	"encoding/csv"
+	"fmt"
 	"slices"
 	"strings"
+
+	"example.com/invoices/workspace/services"
 )
 
 //go:embed access.csv
@@ -14,7 +17,12 @@ var source string
 
 // Namespaces are those that the cells are tried in: the teams', the platform's, the cluster's own, and
 // one of nobody.
-var Namespaces = []string{"invoicing", "payments", "platform", "kube-system", "default"}
+func Namespaces(list services.List) (names []string) {
+	for _, team := range list.Teams() {
+		names = append(names, team.Name)
+	}
+	return append(names, "platform", "kube-system", "default")
+}
 
 var verbs = []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
 
@@ -33,8 +41,8 @@ type Cell struct {
 	Allowed                      bool
 }
 
-// Cells are all of the table, each verb in each namespace apart, allowed or not.
-func Cells() []Cell {
+// Cells are all of the table for the teams of a list, each verb in each namespace apart, allowed or not.
+func Cells(list services.List) []Cell {
 	rows := read()
 	var cells []Cell
 	for _, row := range rows[1:] {
@@ -47,13 +55,13 @@ func Cells() []Cell {
 					allowed = append(allowed, word)
 				}
 			}
-			who, namespaces := column(rows[0][i+1])
-			for _, resource := range strings.Fields(row[0]) {
-				resource, subresource, _ := strings.Cut(resource, "/")
-				resource, group, _ := strings.Cut(resource, ".")
-				for _, namespace := range namespaces {
+			for _, place := range column(rows[0][i+1], list) {
+				for _, resource := range strings.Fields(row[0]) {
+					resource, subresource, _ := strings.Cut(resource, "/")
+					resource, group, _ := strings.Cut(resource, ".")
 					for _, verb := range verbs {
-						cells = append(cells, Cell{who, namespace, group, resource, subresource, verb, slices.Contains(allowed, verb)})
+						cells = append(cells, Cell{place.who, place.namespace, group, resource, subresource, verb,
+							slices.Contains(allowed, verb)})
 					}
 				}
 			}
@@ -98,14 +106,25 @@ func read() [][]string {
 	return rows
 }
 
-// column is what a title says: "team-x in x", "team-x elsewhere" or "team-x anywhere".
-func column(title string) (who string, namespaces []string) {
-	who, where, _ := strings.Cut(title, " ")
-	for _, namespace := range Namespaces {
-		own := who == "team-"+namespace
-		if where == "anywhere" || where == "elsewhere" && !own || where == "in "+namespace {
-			namespaces = append(namespaces, namespace)
+// place is somebody in a namespace.
+type place struct{ who, namespace string }
+
+// column is where the cells below a title are tried.
+func column(title string, list services.List) (places []place) {
+	for _, namespace := range Namespaces(list) {
+		switch title {
+		case "a team in its own namespace", "a team elsewhere":
+			for _, team := range list.Teams() {
+				if own := team.Name == namespace; own == (title == "a team in its own namespace") {
+					places = append(places, place{team.Group(), namespace})
+				}
+			}
+		case "platform anywhere", "stranger anywhere":
+			who, _, _ := strings.Cut(title, " ")
+			places = append(places, place{who, namespace})
+		default:
+			panic(fmt.Sprintf("access.csv: nobody is called %q", title)) // it is part of the program
 		}
 	}
-	return who, namespaces
+	return places
 }

@@ -8,10 +8,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	rbacv1 "k8s.io/api/rbac/v1"
-	"sigs.k8s.io/yaml"
 
 	"example.com/invoices/internal/checkouttest"
+	"example.com/invoices/workspace/services"
 )
 
 const repository = "../../../"
@@ -28,29 +27,35 @@ func TestEveryCellMeansSomething(t *testing.T) {
 		known = append(known, word)
 	}
 	rows := read()
-	asked := map[[2]string]int{}
+	asked := map[place]int{}
+	list := readList(t)
 	for i, title := range rows[0][1:] {
-		who, namespaces := column(title)
-		require.NotEmpty(t, namespaces, title)
-		for _, namespace := range namespaces {
-			asked[[2]string{who, namespace}]++
+		for _, place := range column(title, list) {
+			asked[place]++
 		}
 		for _, row := range rows[1:] {
 			assert.Subset(t, known, strings.Fields(row[i+1]), "%s, %s", row[0], title)
 		}
 	}
-	for _, who := range []string{"team-invoicing", "team-payments", "platform", "stranger"} {
-		for _, namespace := range Namespaces {
-			assert.Equal(t, 1, asked[[2]string{who, namespace}], "columns for %s in %s", who, namespace)
+	everybody := []string{"platform", "stranger"}
+	for _, team := range list.Teams() {
+		everybody = append(everybody, team.Group())
+	}
+	for _, who := range everybody {
+		for _, namespace := range Namespaces(list) {
+			assert.Equal(t, 1, asked[place{who, namespace}], "columns for %s in %s", who, namespace)
 		}
 	}
 }
 
-const (
-	platform  = "@example/platform"
-	invoicing = "@example/team-invoicing"
-	payments  = "@example/team-payments"
-)
+func readList(t *testing.T) services.List {
+	t.Helper()
+	list, err := services.Read(repository)
+	require.NoError(t, err)
+	return list
+}
+
+const platform = "@example/platform"
 
 func TestEveryFileHasItsOwner(t *testing.T) {
 	files, err := checkouttest.Files(repository)
@@ -67,36 +72,29 @@ func TestEveryFileHasItsOwner(t *testing.T) {
 		}
 	}
 
-	for file, want := range map[string][]string{
-		"/.ci/run": {platform}, "/.github/CODEOWNERS": {platform}, "/Tiltfile": {platform}, "/deploy.sh": {platform},
-		"/ctlptl.yaml": {platform}, "/workspace/run": {platform}, "/tools/cluster/go.mod": {platform},
-		"/k8s/platform/access.yaml": {platform}, "/k8s/base/postgres/stateful-set.yaml": {platform},
-		"/k8s/overlays/production/kustomization.yaml": {platform}, "/k8s/overlays/development/kustomization.yaml": {platform},
-		"/test/cluster/access/access.csv": {platform},
-		"/invoice-app/main.go":            {invoicing}, "/k8s/base/invoice-app/deployment.yaml": {invoicing},
-		"/payment-provider/main.go": {payments}, "/k8s/base/payment-provider/deployment.yaml": {payments},
-		"/internal/money/money.go": {invoicing, payments},
+	for _, file := range []string{
+		"/.ci/run", "/.github/CODEOWNERS", "/Tiltfile", "/deploy.sh", "/ctlptl.yaml", "/workspace/run", "/services.yaml",
+		"/tools/cluster/go.mod", "/k8s/platform/access.yaml", "/k8s/team/access.yaml", "/k8s/base/kustomization.yaml",
+		"/k8s/base/postgres/stateful-set.yaml", "/k8s/overlays/production/kustomization.yaml",
+		"/k8s/overlays/development/kustomization.yaml", "/test/cluster/access/access.csv",
 	} {
 		require.FileExists(t, repository+file)
-		assert.Equal(t, want, owners.of(file), file)
+		assert.Equal(t, []string{platform}, owners.of(file), file)
 	}
-}
-
-// The two Roles are one list of rights, in two namespaces.
-func TestBothTeamsHaveTheSameRights(t *testing.T) {
-	content, err := os.ReadFile(repository + "k8s/platform/access.yaml")
-	require.NoError(t, err)
-	rules := map[string][]rbacv1.PolicyRule{}
-	for document := range strings.SplitSeq(string(content), "\n---\n") {
-		var role rbacv1.Role
-		require.NoError(t, yaml.Unmarshal([]byte(document), &role))
-		if role.Kind == "Role" {
-			rules[role.Namespace] = role.Rules
+	var teams []string
+	for _, team := range readList(t).Teams() {
+		teams = append(teams, "@example/"+team.Group())
+	}
+	assert.Equal(t, teams, owners.of("/internal/money/money.go"))
+	for _, service := range readList(t).Services {
+		for _, file := range []string{"/" + service.Name + "/main.go", "/k8s/base/" + service.Name + "/deployment.yaml"} {
+			require.FileExists(t, repository+file)
+			assert.Equal(t, []string{"@example/team-" + service.Team}, owners.of(file), file)
 		}
+		generated := "/k8s/teams/" + service.Team + "/services.yaml"
+		require.FileExists(t, repository+generated)
+		assert.Equal(t, []string{platform}, owners.of(generated), generated)
 	}
-	require.Len(t, rules, 2)
-	assert.NotEmpty(t, rules["invoicing"])
-	assert.Equal(t, rules["invoicing"], rules["payments"])
 }
 
 type owner struct {
@@ -110,6 +108,10 @@ type owners []owner
 func readOwners(t *testing.T) owners {
 	content, err := os.ReadFile(repository + ".github/CODEOWNERS")
 	require.NoError(t, err)
+	known := []string{platform}
+	for _, team := range readList(t).Teams() {
+		known = append(known, "@example/"+team.Group())
+	}
 	var all owners
 	for line := range strings.Lines(string(content)) {
 		words := strings.Fields(line)
@@ -118,7 +120,7 @@ func readOwners(t *testing.T) owners {
 		}
 		require.Regexp(t, `^/[^*?\[]+$`, words[0])
 		require.NotEmpty(t, words[1:], "%s has no owner", words[0])
-		require.Subset(t, []string{platform, invoicing, payments}, words[1:])
+		require.Subset(t, known, words[1:])
 		all = append(all, owner{words[0], words[1:]})
 	}
 	return all

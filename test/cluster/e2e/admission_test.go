@@ -38,13 +38,14 @@ const (
 // is one change to a pod that is let in.
 func TestAdmission(t *testing.T) {
 	long(t)
-	for _, team := range teams {
+	for _, team := range teams() {
 		t.Run(team.namespace, func(t *testing.T) {
 			t.Parallel()
 			me := as(t, team.user)
 			running := pods(t, team.namespace, team.service)[0]
 			create := func(change func(*corev1.Pod)) error {
 				pod := podLike(running)
+				pod.Spec.InitContainers = []corev1.Container{migrateLike(running)}
 				change(pod)
 				_, err := me.CoreV1().Pods(team.namespace).Create(t.Context(), pod, dryRunCreate)
 				return err
@@ -126,7 +127,7 @@ func TestAdmission(t *testing.T) {
 					return err
 				}
 				refusedWith(t, change(foreign), "image of "+team.service+" ("+foreign+"): "+foreignImage)
-				assert.NoError(t, change(running.Spec.InitContainers[0].Image+"0"))
+				assert.NoError(t, change(running.Spec.Containers[0].Image+"0"))
 			})
 
 			t.Run("external IP", func(t *testing.T) {
@@ -140,6 +141,15 @@ func TestAdmission(t *testing.T) {
 			})
 		})
 	}
+}
+
+// migrateLike is an init container as that of a service with a database.
+func migrateLike(pod corev1.Pod) corev1.Container {
+	container := pod.Spec.Containers[0].DeepCopy()
+	container.Name = "migrate"
+	container.Ports, container.Lifecycle = nil, nil
+	container.StartupProbe, container.LivenessProbe, container.ReadinessProbe = nil, nil, nil
+	return *container
 }
 
 type refusedPod struct {
@@ -174,9 +184,10 @@ func reachingBeyond(service string) map[string]refusedPod {
 	}
 	const (
 		tolerations = "tolerations must be of not-ready or unreachable nodes, for 300 seconds or less"
-		tokens      = "tokens must be for payment-provider: name that audience, and set automountServiceAccountToken to false"
 		annotations = "annotations must be plain words, or of kubectl.kubernetes.io or prometheus.io"
 	)
+	tokens := "tokens must be for " + strings.Join(list.Authenticated(), ", ") +
+		": name that audience, and set automountServiceAccountToken to false"
 	return map[string]refusedPod{
 		"priority class": {fields("priorityClassName"),
 			spec(func(spec *corev1.PodSpec) { spec.PriorityClassName, spec.Priority = "system-node-critical", nil })},
@@ -263,7 +274,7 @@ func TestAdmissionOfServices(t *testing.T) {
 	long(t)
 	free := serviceAddress(t, "default", "kubernetes") // 10.96.0.1 443, say
 	free = free[:strings.LastIndex(free, ".")] + ".251"
-	for _, team := range teams {
+	for _, team := range teams() {
 		t.Run(team.namespace, func(t *testing.T) {
 			create := func(change func(*corev1.ServiceSpec)) error {
 				service := serviceWith()
@@ -294,7 +305,7 @@ func TestAdmissionOfServices(t *testing.T) {
 // A budget of a team's never keeps the platform from draining a node.
 func TestAdmissionOfBudgets(t *testing.T) {
 	long(t)
-	for _, team := range teams {
+	for _, team := range teams() {
 		t.Run(team.namespace, func(t *testing.T) {
 			create := func(change func(*policyv1.PodDisruptionBudget)) error {
 				always, one := policyv1.AlwaysAllow, intstr.FromInt32(1)
@@ -352,7 +363,7 @@ func TestAdmissionOfBudgets(t *testing.T) {
 // As with Pod Security, who applies a Deployment is warned of what would happen to its pods.
 func TestAdmissionWarnsOfDeployments(t *testing.T) {
 	long(t)
-	for _, team := range teams {
+	for _, team := range teams() {
 		t.Run(team.namespace, func(t *testing.T) {
 			config, err := clientcmd.BuildConfigFromFlags("", kubeconfig(t, team.user))
 			require.NoError(t, err)
@@ -397,7 +408,7 @@ func TestProductionTakesDigestsOnly(t *testing.T) {
 	namespace := newNamespace(t)
 	images, allowed := productionImages(t)
 	create := func(image string) error {
-		pod := podLike(pods(t, "invoicing", "invoice-app")[0])
+		pod := podLike(podsOf(t, "invoice-app")[0])
 		pod.Namespace = namespace
 		pod.Spec.ServiceAccountName = "default"
 		pod.Spec.InitContainers = nil
@@ -409,7 +420,8 @@ func TestProductionTakesDigestsOnly(t *testing.T) {
 
 	_, err := client.CoreV1().ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Name: "admission"},
-		Data:       map[string]string{"images": allowed, "advice": "make release"}}, metav1.CreateOptions{})
+		Data:       map[string]string{"images": allowed, "advice": "make release", "audiences": "payment-provider"},
+	}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	bindings := client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
 	binding, err := bindings.Get(t.Context(), "team-pods", metav1.GetOptions{})
@@ -427,6 +439,10 @@ func TestProductionTakesDigestsOnly(t *testing.T) {
 	}, time.Minute, time.Second)
 	for _, image := range images {
 		name, digest, _ := strings.Cut(image, "@")
+		if digest == "" { // it was never released
+			assert.ErrorContains(t, create(image), allowed)
+			continue
+		}
 		assert.NoError(t, create(image), image)
 		assert.ErrorContains(t, create(name+":v1.0.0"), allowed)
 		assert.ErrorContains(t, create(name), allowed)
@@ -458,14 +474,14 @@ func productionImages(t *testing.T) (images []string, allowed string) {
 		}
 	}
 	require.NotEmpty(t, allowed)
-	require.Len(t, images, 4)
+	require.NotEmpty(t, images)
 	return images, allowed
 }
 
 // A container that names no resources gets the platform's, and none gets more than the platform's.
 func TestContainersHaveBounds(t *testing.T) {
 	long(t)
-	for _, team := range teams {
+	for _, team := range teams() {
 		t.Run(team.namespace, func(t *testing.T) {
 			create := func(resources corev1.ResourceRequirements) (*corev1.Pod, error) {
 				pod := podLike(pods(t, team.namespace, team.service)[0])

@@ -19,6 +19,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"example.com/invoices/internal/checkouttest"
+	"example.com/invoices/workspace/services"
 )
 
 // somebodyElses is a Kubernetes API server that is not ours, and writes down what it is asked.
@@ -100,7 +101,7 @@ func TestASecondClusterIsToldItsPorts(t *testing.T) {
 // kubeconfigs are the teams', as they are.
 func kubeconfigs(t *testing.T) (contents []string) {
 	t.Helper()
-	for _, team := range teams {
+	for _, team := range teams() {
 		content, err := os.ReadFile(kubeconfig(t, team.user))
 		require.NoError(t, err)
 		contents = append(contents, string(content))
@@ -137,9 +138,9 @@ func TestImagesAreReproducible(t *testing.T) {
 	long(t)
 	copied := copyOf(t)
 
-	for service, namespace := range teamOf {
+	for _, service := range list.Names() {
 		t.Run(service, func(t *testing.T) {
-			deployed := pods(t, namespace, service)[0].Spec.Containers[0].Image
+			deployed := podsOf(t, service)[0].Spec.Containers[0].Image
 			build := command(t, "workspace/run", "build-image", service, "images")
 			build.Dir = copied
 			build.Env = append(os.Environ(), "EXPECTED_REGISTRY="+registry(t)+"/reproduced")
@@ -160,16 +161,16 @@ func TestImagesAreReproducible(t *testing.T) {
 func copyOf(t *testing.T, more ...string) string {
 	t.Helper()
 	folder := t.TempDir()
-	paths := append([]string{"Tiltfile", "go.mod", "go.sum", "internal", "invoice-app", "payment-provider", "workspace"}, more...)
-	require.NoError(t, checkouttest.Copy(repository, folder, paths...))
+	paths := append([]string{"Tiltfile", services.File, "go.mod", "go.sum", "internal", "workspace"}, list.Names()...)
+	require.NoError(t, checkouttest.Copy(repository, folder, append(paths, more...)...))
 	return folder
 }
 
 func TestImagesHoldOneProgram(t *testing.T) {
 	long(t)
-	for service, namespace := range teamOf {
+	for _, service := range list.Names() {
 		t.Run(service, func(t *testing.T) {
-			image, err := crane.Pull(pods(t, namespace, service)[0].Spec.Containers[0].Image)
+			image, err := crane.Pull(podsOf(t, service)[0].Spec.Containers[0].Image)
 			require.NoError(t, err)
 			config, err := image.ConfigFile()
 			require.NoError(t, err)

@@ -25,18 +25,18 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"example.com/invoices/test/cluster/target"
+	"example.com/invoices/workspace/services"
 )
 
 // What every test works with.
 var (
-	client       kubernetes.Interface
-	cluster      target.Target
-	kubeContext  string
-	invoiceApp   string // its URL outside the cluster
-	repository   string // the root of the checkout
-	scratch      string // a folder that goes with the tests
-	teamOf       = map[string]string{"invoice-app": "invoicing", "payment-provider": "payments"}
-	namespacesOf = []string{"invoicing", "payments"}
+	client      kubernetes.Interface
+	cluster     target.Target
+	kubeContext string
+	invoiceApp  string        // its URL outside the cluster
+	repository  string        // the root of the checkout
+	scratch     string        // a folder that goes with the tests
+	list        services.List // of the services
 )
 
 func TestMain(m *testing.M) {
@@ -66,6 +66,9 @@ func connect() (err error) {
 	if repository, err = filepath.Abs("../../.."); err != nil {
 		return err
 	}
+	if list, err = services.Read(repository); err != nil {
+		return err
+	}
 	if cluster, err = target.FromEnvironment(repository); err != nil {
 		return err
 	}
@@ -85,6 +88,17 @@ func connect() (err error) {
 	return err
 }
 
+// namespaceOf is the namespace of a service.
+func namespaceOf(service string) string {
+	found, _ := list.Find(service)
+	return found.Team
+}
+
+// podsOf are the pods of a service that have not been told to go.
+func podsOf(t require.TestingT, service string) []corev1.Pod {
+	return pods(t, namespaceOf(service), service)
+}
+
 // pods are the pods of an application that have not been told to go.
 func pods(t require.TestingT, namespace, application string) []corev1.Pod {
 	list, err := client.CoreV1().Pods(namespace).List(context.Background(),
@@ -102,7 +116,7 @@ func pods(t require.TestingT, namespace, application string) []corev1.Pod {
 // registry is where the cluster's images are, as localhost:port.
 func registry(t *testing.T) string {
 	t.Helper()
-	address, _, _ := strings.Cut(pods(t, "invoicing", "invoice-app")[0].Spec.Containers[0].Image, "/")
+	address, _, _ := strings.Cut(podsOf(t, "invoice-app")[0].Spec.Containers[0].Image, "/")
 	return address
 }
 
@@ -115,14 +129,18 @@ func ready(pod corev1.Pod) bool {
 	return false
 }
 
-// awaitEverything waits until three pods of each service and both databases are Ready, and no
+// awaitEverything waits until three pods of each service and the databases are Ready, and no
 // others are there.
 func awaitEverything(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		for service, namespace := range teamOf {
-			for application, count := range map[string]int{service: 3, "postgres": 1} {
-				found := pods(t, namespace, application)
+		for _, service := range list.Services {
+			want := map[string]int{service.Name: 3}
+			if service.Database {
+				want["postgres"] = 1
+			}
+			for application, count := range want {
+				found := pods(t, service.Team, application)
 				if len(found) != count {
 					return false
 				}
@@ -141,9 +159,9 @@ func awaitEverything(t *testing.T) {
 func uids(t *testing.T) map[string]types.UID {
 	t.Helper()
 	found := map[string]types.UID{}
-	for _, namespace := range namespacesOf {
-		for _, application := range []string{"invoice-app", "payment-provider", "postgres"} {
-			for _, pod := range pods(t, namespace, application) {
+	for _, team := range list.Teams() {
+		for _, application := range append(list.Names(), "postgres") {
+			for _, pod := range pods(t, team.Name, application) {
 				found[pod.Namespace+"/"+pod.Name] = pod.UID
 			}
 		}

@@ -17,48 +17,57 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"example.com/invoices/workspace/services"
 )
 
-// Each way to publish payment-provider is tried, is refused, and is the way that works elsewhere.
-func TestPaymentProviderCannotBePublished(t *testing.T) {
+// Each way to publish a service that is not public is tried, is refused, and is the way that works elsewhere.
+func TestOnlyThePublicServiceIsPublished(t *testing.T) {
 	long(t)
 	elsewhere := newNamespace(t)
+	for _, service := range list.Services {
+		if !service.Public {
+			t.Run(service.Name, func(t *testing.T) { cannotBePublished(t, service, elsewhere) })
+		}
+	}
+}
 
+func cannotBePublished(t *testing.T, service services.Service, elsewhere string) {
 	for _, kind := range []corev1.ServiceType{corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer} {
 		t.Run(string(kind), func(t *testing.T) {
-			service := &corev1.Service{
+			published := &corev1.Service{
 				ObjectMeta: metav1.ObjectMeta{Name: "published"},
 				Spec: corev1.ServiceSpec{
 					Type:     kind,
-					Selector: map[string]string{"app.kubernetes.io/name": "payment-provider"},
-					Ports:    []corev1.ServicePort{{Port: 8082, TargetPort: intstr.FromString("http")}},
+					Selector: map[string]string{"app.kubernetes.io/name": service.Name},
+					Ports:    []corev1.ServicePort{{Port: int32(service.Port), TargetPort: intstr.FromString("http")}},
 				},
 			}
 			if kind == corev1.ServiceTypeLoadBalancer {
 				no := false // or its node port would be what is refused
-				service.Spec.AllocateLoadBalancerNodePorts = &no
+				published.Spec.AllocateLoadBalancerNodePorts = &no
 			}
-			_, err := client.CoreV1().Services("payments").Create(t.Context(), service, dryRunCreate)
+			_, err := client.CoreV1().Services(service.Team).Create(t.Context(), published, dryRunCreate)
 			require.True(t, apierrors.IsForbidden(err), "%v", err)
 			assert.ErrorContains(t, err, "exceeded quota")
 
-			_, err = client.CoreV1().Services(elsewhere).Create(t.Context(), service, dryRunCreate)
+			_, err = client.CoreV1().Services(elsewhere).Create(t.Context(), published, dryRunCreate)
 			assert.NoError(t, err)
-			service.Spec.Type, service.Spec.AllocateLoadBalancerNodePorts = corev1.ServiceTypeClusterIP, nil
-			_, err = client.CoreV1().Services("payments").Create(t.Context(), service, dryRunCreate)
+			published.Spec.Type, published.Spec.AllocateLoadBalancerNodePorts = corev1.ServiceTypeClusterIP, nil
+			_, err = client.CoreV1().Services(service.Team).Create(t.Context(), published, dryRunCreate)
 			assert.NoError(t, err)
 		})
 	}
 
 	t.Run("hostPort", func(t *testing.T) {
-		pod := podLike(pods(t, "payments", "payment-provider")[0])
-		pod.Spec.Containers[0].Ports[0].HostPort = 8082
-		_, err := client.CoreV1().Pods("payments").Create(t.Context(), pod, dryRunCreate)
+		pod := podLike(podsOf(t, service.Name)[0])
+		pod.Spec.Containers[0].Ports[0].HostPort = int32(service.Port)
+		_, err := client.CoreV1().Pods(service.Team).Create(t.Context(), pod, dryRunCreate)
 		require.True(t, apierrors.IsForbidden(err), "%v", err)
 		assert.ErrorContains(t, err, `violates PodSecurity "restricted:latest": hostPort`)
 
 		pod.Spec.Containers[0].Ports[0].HostPort = 0
-		_, err = client.CoreV1().Pods("payments").Create(t.Context(), pod, dryRunCreate)
+		_, err = client.CoreV1().Pods(service.Team).Create(t.Context(), pod, dryRunCreate)
 		assert.NoError(t, err)
 	})
 }
@@ -78,44 +87,58 @@ func TestOnlyInvoiceAppAnswersOutside(t *testing.T) {
 			return err
 		}
 		assert.NoError(t, dial("30081"), "invoice-app's NodePort")
-		assert.Error(t, dial("8082"), "payment-provider's port")
-		assert.Error(t, dial("8081"), "invoice-app's own port")
+		for _, service := range list.Services {
+			assert.Error(t, dial(fmt.Sprint(service.Port)), "the port of %s itself", service.Name)
+		}
 	}
 }
 
-// Who reaches whom, by the pod's address, by the service's and by its name. Whoever may ask the DNS
-// has the name resolved, so that its being unknown cannot pass for a refusal. Every door opens to
-// somebody, or its being shut to the others would prove nothing.
+// Who reaches whom, by the pod's address, by the service's and by its name, as services.yaml says: every door is tried
+// from everywhere. Whoever may ask the DNS has the name resolved, so that its being unknown cannot pass for a refusal.
+// A door opens to somebody, or its being shut to the others would prove nothing; the pods of a service that nobody
+// calls are Ready, so that they listen.
 func TestNetworkEdges(t *testing.T) {
-	stranger := newNamespace(t)
+	outside := newNamespace(t)
 
 	doors := map[string]string{"API server": serviceAddress(t, "default", "kubernetes")}
-	for service, namespace := range teamOf {
-		pod := pods(t, namespace, service)[0]
-		port := pod.Spec.Containers[0].Ports[0].ContainerPort
-		doors[service] = fmt.Sprintf("%s %d", pod.Status.PodIP, port)
-		doors[service+" by service"] = serviceAddress(t, namespace, service)
-		doors[service+" by name"] = fmt.Sprintf("%s.%s.svc.cluster.local. %d", service, namespace, port)
-		doors[namespace+" database"] = pods(t, namespace, "postgres")[0].Status.PodIP + " 5432"
-		doors[namespace+" database by name"] = fmt.Sprintf("postgres.%s.svc.cluster.local. 5432", namespace)
+	doorsOf := func(service string) []string { return []string{service, service + " by service", service + " by name"} }
+	databaseOf := func(team string) []string { return []string{team + " database", team + " database by name"} }
+	for _, service := range list.Services {
+		names := doorsOf(service.Name)
+		doors[names[0]] = fmt.Sprintf("%s %d", podsOf(t, service.Name)[0].Status.PodIP, service.Port)
+		doors[names[1]] = serviceAddress(t, service.Team, service.Name)
+		doors[names[2]] = fmt.Sprintf("%s.%s.svc.cluster.local. %d", service.Name, service.Team, service.Port)
+		if service.Database {
+			names := databaseOf(service.Team)
+			doors[names[0]] = pods(t, service.Team, "postgres")[0].Status.PodIP + " 5432"
+			doors[names[1]] = fmt.Sprintf("postgres.%s.svc.cluster.local. 5432", service.Team)
+		}
 	}
-	anybodys := []string{"DNS", "API server", "invoice-app", "invoice-app by service", "invoice-app by name"}
 
-	for name, prober := range map[string]struct {
+	type prober struct {
 		namespace, application string
 		reaches                []string
-	}{
-		"stranger":                    {stranger, "stranger", anybodys},
-		"stranger with copied labels": {stranger, "invoice-app", anybodys},
-		"stranger in invoicing":       {"invoicing", "stranger", nil},
-		"stranger in payments":        {"payments", "stranger", nil},
-		"invoice-app": {"invoicing", "invoice-app", []string{"DNS", "payment-provider", "payment-provider by service",
-			"payment-provider by name", "invoicing database", "invoicing database by name"}},
-		"payment-provider": {"payments", "payment-provider", []string{"DNS",
-			"payments database", "payments database by name"}},
-		"postgres of invoicing": {"invoicing", "postgres", nil},
-		"postgres of payments":  {"payments", "postgres", nil},
-	} {
+	}
+	anybodys := append([]string{"DNS", "API server"}, doorsOf(list.Public().Name)...)
+	probers := map[string]prober{"stranger": {outside, "stranger", anybodys}}
+	for _, team := range list.Teams() {
+		probers["stranger in "+team.Name] = prober{team.Name, "stranger", nil}
+	}
+	for _, service := range list.Services {
+		reaches := []string{"DNS"}
+		for _, callee := range service.Calls {
+			reaches = append(reaches, doorsOf(callee)...)
+		}
+		if service.Database {
+			reaches = append(reaches, databaseOf(service.Team)...)
+			probers["postgres of "+service.Team] = prober{service.Team, "postgres", nil}
+		}
+		probers[service.Name] = prober{service.Team, service.Name, reaches}
+		if len(service.Calls) > 0 {
+			probers["stranger with the labels of "+service.Name] = prober{outside, service.Name, anybodys}
+		}
+	}
+	for name, prober := range probers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			assert.ElementsMatch(t, prober.reaches, probe(t, prober.namespace, prober.application, doors, prober.reaches))
@@ -210,7 +233,7 @@ func runToEnd(t *testing.T, pod *corev1.Pod) (corev1.PodPhase, string) {
 func shellPod(t *testing.T, namespace, application, script string) *corev1.Pod {
 	t.Helper()
 	// The database's image has a shell; the services' have nothing but the service.
-	pod := podLike(pods(t, "invoicing", "postgres")[0])
+	pod := podLike(pods(t, namespaceOf("invoice-app"), "postgres")[0])
 	container := pod.Spec.Containers[0]
 	pod.Namespace = namespace
 	pod.GenerateName = "probe-"

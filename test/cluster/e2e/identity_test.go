@@ -35,11 +35,11 @@ const (
 	tokenLifetime    = 10 * time.Minute
 )
 
-// tokenOf is a token that the cluster issues to an account of invoicing.
+// tokenOf is a token that the cluster issues to an account of invoice-app's namespace.
 func tokenOf(t *testing.T, account, audience string, lifetime time.Duration) string {
 	t.Helper()
 	seconds := int64(lifetime.Seconds())
-	issued, err := client.CoreV1().ServiceAccounts("invoicing").CreateToken(t.Context(), account,
+	issued, err := client.CoreV1().ServiceAccounts(namespaceOf("invoice-app")).CreateToken(t.Context(), account,
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 			Audiences: []string{audience}, ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
 	require.NoError(t, err)
@@ -63,8 +63,8 @@ type caller struct {
 
 func newCaller(t *testing.T) *caller {
 	t.Helper()
-	c := &caller{pod: runPod(t, shellPod(t, "invoicing", "invoice-app", "sleep infinity"))}
-	for _, provider := range pods(t, "payments", "payment-provider") {
+	c := &caller{pod: runPod(t, shellPod(t, namespaceOf("invoice-app"), "invoice-app", "sleep infinity"))}
+	for _, provider := range podsOf(t, "payment-provider") {
 		c.providers = append(c.providers, provider.Status.PodIP)
 	}
 	require.Eventually(t, func() bool {
@@ -121,7 +121,7 @@ func metric(t *testing.T, service, name, label string) map[string]int {
 	t.Helper()
 	line := regexp.MustCompile(`(?m)^` + name + `\{` + label + `="([^"]*)"\} (\d+)$`)
 	sums := map[string]int{}
-	for _, pod := range pods(t, teamOf[service], service) {
+	for _, pod := range podsOf(t, service) {
 		if !ready(pod) { // a caller, that only has the labels
 			continue
 		}
@@ -201,13 +201,13 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 func TestATokenOfAPodLivesForTenMinutes(t *testing.T) {
 	long(t)
 	awaitEverything(t)
-	for _, pod := range pods(t, "invoicing", "invoice-app") {
+	for _, pod := range podsOf(t, "invoice-app") {
 		token := mustRun(t, command(t, "docker", "exec", cluster.Node, "cat",
 			"/var/lib/kubelet/pods/"+string(pod.UID)+"/volumes/kubernetes.io~projected/payment-provider/..data/token"))
 		claims := claimsOf(t, token)
 		assert.Equal(t, issuer, claims.Issuer)
 		assert.Equal(t, jwt.Audience{providerAudience}, claims.Audience)
-		assert.Equal(t, "system:serviceaccount:invoicing:invoice-app", claims.Subject)
+		assert.Equal(t, "system:serviceaccount:"+namespaceOf("invoice-app")+":invoice-app", claims.Subject)
 		assert.Equal(t, tokenLifetime, claims.Expiry.Time().Sub(claims.IssuedAt.Time()))
 		assert.Positive(t, time.Until(claims.Expiry.Time()), "the kubelet renews it in time")
 	}
@@ -226,7 +226,7 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	key := identitytest.NewKey(t, "test")
 	issued := jwt.NewNumericDate(time.Now())
 	with := func(change func(*jwt.Claims)) string {
-		claims := jwt.Claims{Issuer: issuer, Audience: jwt.Audience{providerAudience}, Subject: "system:serviceaccount:invoicing:invoice-app",
+		claims := jwt.Claims{Issuer: issuer, Audience: jwt.Audience{providerAudience}, Subject: "system:serviceaccount:" + namespaceOf("invoice-app") + ":invoice-app",
 			IssuedAt: issued, Expiry: jwt.NewNumericDate(issued.Time().Add(tokenLifetime))}
 		change(&claims)
 		return identitytest.Sign(t, jose.ES256, key, claims)
@@ -242,7 +242,7 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	}
 	require.True(t, everywhere(token, http.StatusUnauthorized), "a key that is not published")
 
-	configMaps := client.CoreV1().ConfigMaps("payments")
+	configMaps := client.CoreV1().ConfigMaps(namespaceOf("payment-provider"))
 	published, err := configMaps.Get(t.Context(), "caller-keys", metav1.GetOptions{})
 	require.NoError(t, err)
 	var keys jose.JSONWebKeySet
@@ -284,7 +284,7 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 func touch(t *testing.T) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"metadata":{"annotations":{"example.com/touched":"%d"}}}`, time.Now().UnixNano())
-	for _, pod := range pods(t, "payments", "payment-provider") {
+	for _, pod := range podsOf(t, "payment-provider") {
 		_, err := client.CoreV1().Pods(pod.Namespace).Patch(t.Context(), pod.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 		require.NoError(t, err)
 	}

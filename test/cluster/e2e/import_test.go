@@ -17,8 +17,8 @@ func TestImportIntoThePod(t *testing.T) {
 	awaitEverything(t)
 	prefix := fmt.Sprintf("import-%d-", time.Now().UnixNano())
 	imported := func(rows string) (output string, err error) {
-		run := command(t, "kubectl", "--context", kubeContext, "--namespace=invoicing", "exec", "--stdin", "deploy/invoice-app", "--",
-			"/invoice-app", "import", "-")
+		run := command(t, "kubectl", "--context", kubeContext, "--namespace="+namespaceOf("invoice-app"),
+			"exec", "--stdin", "deploy/invoice-app", "--", "/invoice-app", "import", "-")
 		run.Stdin = strings.NewReader("InvoiceId;Value;Currency;Note\r\n" + rows)
 		written, err := run.CombinedOutput()
 		return string(written), err

@@ -20,7 +20,7 @@ import (
 func TestPartOne(t *testing.T) {
 	long(t)
 	awaitEverything(t)
-	deployed := pods(t, "invoicing", "invoice-app")[0]
+	deployed := podsOf(t, "invoice-app")[0]
 	image := withoutUser(t, deployed.Spec.Containers[0].Image)
 	elsewhere := newNamespace(t)
 
@@ -60,7 +60,7 @@ func TestPartOne(t *testing.T) {
 		return ended != nil && ended.ExitCode == 0
 	}, time.Minute, 200*time.Millisecond, "the mended one has run")
 
-	_, err := client.CoreV1().Pods("invoicing").Create(t.Context(), newPod(nil), dryRunCreate)
+	_, err := client.CoreV1().Pods(namespaceOf("invoice-app")).Create(t.Context(), newPod(nil), dryRunCreate)
 	assert.ErrorContains(t, err, "set securityContext.runAsUser to 10000 or more")
 	inTheTeams := newPod(&numeric)
 	inTheTeams.Spec.Containers[0].SecurityContext.RunAsGroup = &numeric // which is asked for here, too

@@ -28,7 +28,7 @@ func TestProcessesOfAPodAreBounded(t *testing.T) {
 	long(t)
 	const bound = 512 // podPidsLimit in the cluster's definition
 
-	phase, output := runToEnd(t, shellPod(t, "payments", "stranger",
+	phase, output := runToEnd(t, shellPod(t, namespaceOf("payment-provider"), "stranger",
 		fmt.Sprintf(`exec sh -c '
 			n=0
 			trap "echo \$n started" EXIT
@@ -68,7 +68,7 @@ func TestWhatIsOverwrittenLeavesEtcd(t *testing.T) {
 		return int(bytes)
 	}
 	const size, writes = 1_000_000, 100
-	maps := as(t, "team-payments").CoreV1().ConfigMaps("payments")
+	maps := as(t, "team-"+namespaceOf("payment-provider")).CoreV1().ConfigMaps(namespaceOf("payment-provider"))
 	written, err := maps.Create(t.Context(), &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "overwritten-"}}, metav1.CreateOptions{})
 	require.NoError(t, err)
@@ -99,7 +99,7 @@ func TestRequestsOfATeamWaitForTheirTurn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, flowcontrolv1.LimitResponseTypeQueue, level.Spec.Limited.LimitResponse.Type)
 
-	for _, team := range teams {
+	for _, team := range teams() {
 		config, err := clientcmd.BuildConfigFromFlags("", kubeconfig(t, team.user))
 		require.NoError(t, err)
 		asTeam, err := rest.HTTPClientFor(config)
@@ -130,7 +130,7 @@ func TestEveryKindIsCounted(t *testing.T) {
 		"poddisruptionbudgets.policy": {"kind": "PodDisruptionBudget"},
 	}
 
-	for _, team := range teams {
+	for _, team := range teams() {
 		t.Run(team.namespace, func(t *testing.T) {
 			namespace := newNamespace(t)
 			require.Eventually(t, func() bool { // before the quota, which would refuse it
@@ -154,7 +154,7 @@ func TestEveryKindIsCounted(t *testing.T) {
 				return err == nil && len(now.Status.Hard) == len(used.Spec.Hard)
 			}, time.Minute, 100*time.Millisecond, "the quota is in force")
 
-			for _, cell := range access.Cells() {
+			for _, cell := range access.Cells(list) {
 				if cell.Who != team.user || cell.Namespace != team.namespace || cell.Subresource != "" ||
 					cell.Verb != "create" || !cell.Allowed {
 					continue

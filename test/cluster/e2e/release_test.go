@@ -35,14 +35,15 @@ func TestRelease(t *testing.T) {
 	require.NotNil(t, parameter)
 	mayRun := regexp.MustCompile(parameter[1])
 
-	for service, namespace := range teamOf {
+	for _, service := range list.Names() {
 		t.Run(service, func(t *testing.T) {
 			// The same source gives the same image, so that what was tested is what is released.
-			digest, err := crane.Digest(pods(t, namespace, service)[0].Spec.Containers[0].Image)
+			digest, err := crane.Digest(podsOf(t, service)[0].Spec.Containers[0].Image)
 			require.NoError(t, err)
 			released := releases + "/" + service + "@" + digest
-			assert.Equal(t, 2, strings.Count(overlay, "image: "+released+"\n"), "its migration and itself")
-			assert.Equal(t, 2, strings.Count(overlay, "/"+service+"@sha256:"))
+			deployed := strings.Count(overlay, "image: "+released+"\n")
+			assert.NotZero(t, deployed, "itself, and its migration if it has one")
+			assert.Equal(t, deployed, strings.Count(overlay, "/"+service+"@sha256:"))
 			assert.Regexp(t, mayRun, released, "the cluster lets it run")
 			image, err := crane.Pull(released)
 			require.NoError(t, err)

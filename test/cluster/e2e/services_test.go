@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +41,7 @@ func TestEveryReplicaSaysTheSame(t *testing.T) {
 	paid.IsPaid = true
 	unpaid := addUnpaid(t)
 
-	replicas := pods(t, "invoicing", "invoice-app")
+	replicas := podsOf(t, "invoice-app")
 	require.Len(t, replicas, 3)
 	first := throughAPIServer(t, replicas[0], "/invoices")
 	assert.Contains(t, decodeInvoices(t, first), paid)
@@ -52,10 +53,15 @@ func TestEveryReplicaSaysTheSame(t *testing.T) {
 
 func TestNothingIsLostWithThePods(t *testing.T) {
 	long(t)
+	var programs, databases []string // as namespace/application
+	for _, service := range list.Services {
+		programs = append(programs, service.Team+"/"+service.Name)
+		if service.Database {
+			databases = append(databases, service.Team+"/postgres")
+		}
+	}
 	for name, victims := range map[string][]string{
-		"services":   {"invoicing/invoice-app", "payments/payment-provider"},
-		"databases":  {"invoicing/postgres", "payments/postgres"},
-		"everything": {"invoicing/invoice-app", "payments/payment-provider", "invoicing/postgres", "payments/postgres"},
+		"services": programs, "databases": databases, "everything": slices.Concat(programs, databases),
 	} {
 		t.Run(name, func(t *testing.T) {
 			awaitEverything(t)
@@ -132,8 +138,9 @@ func TestServicesOutliveKubeProxy(t *testing.T) {
 // It goes through a port-forward, since the API server's proxy keeps that header for itself.
 func paymentOf(t *testing.T, paid invoice) string {
 	t.Helper()
-	provider := pods(t, "payments", "payment-provider")[0]
-	forward := command(t, "kubectl", "--context="+kubeContext, "--namespace=payments", "port-forward", provider.Name, ":8082")
+	provider := podsOf(t, "payment-provider")[0]
+	forward := command(t, "kubectl", "--context="+kubeContext, "--namespace="+provider.Namespace,
+		"port-forward", provider.Name, ":8082")
 	output, err := forward.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, forward.Start())

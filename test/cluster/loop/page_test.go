@@ -79,7 +79,8 @@ func (p page) awaitLogOnPage(text string) {
 func TestThePageShowsAndDoes(t *testing.T) {
 	long(t)
 	p := openPage(tiltUp(t))
-	for _, resource := range []string{"(Tiltfile)", "platform", "passwords", "invoicing-postgres", "payments-postgres",
+	for _, resource := range []string{"(Tiltfile)", "platform", "passwords", invoiceApp.namespace + "-postgres",
+		paymentProvider.namespace + "-postgres",
 		"invoice-app", "invoice-app-build", "payment-provider", "payment-provider-build"} {
 		p.awaitState(resource, "ok")
 	}

@@ -167,8 +167,8 @@ func TestOneServiceAndDown(t *testing.T) {
 	long(t)
 	s := tiltUp(t, invoiceApp.name)
 	_, tiltPort, _ := strings.Cut(strings.TrimPrefix(s.page, "http://"), ":")
-	for resource, want := range map[string]string{"invoice-app": "Enabled", "invoicing-postgres": "Enabled", "passwords": "Enabled",
-		"payment-provider": "Disabled", "payment-provider-build": "Disabled", "payments-postgres": "Disabled", "test": "Disabled"} {
+	for resource, want := range map[string]string{"invoice-app": "Enabled", invoiceApp.namespace + "-postgres": "Enabled", "passwords": "Enabled",
+		"payment-provider": "Disabled", "payment-provider-build": "Disabled", paymentProvider.namespace + "-postgres": "Disabled", "test": "Disabled"} {
 		state, err := exec.Command("tilt", "--port="+tiltPort, "get", "uiresource", resource, "--output=jsonpath={.status.disableStatus.state}").CombinedOutput()
 		require.NoError(t, err, "%s", state)
 		assert.Equal(t, want, string(state), resource)
@@ -176,7 +176,7 @@ func TestOneServiceAndDown(t *testing.T) {
 	s.end()
 
 	everything := func(what string) string {
-		return s.kubectl("get", what, "--all-namespaces", "--output=name", "--selector=app.kubernetes.io/part-of=invoices")
+		return s.kubectl("get", what, "--all-namespaces", "--output=name", "--selector=app.kubernetes.io/part-of="+list.Product)
 	}
 	before := everything("secrets")
 	require.Contains(t, before, "secret/postgres-owner")

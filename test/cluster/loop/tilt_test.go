@@ -28,6 +28,7 @@ import (
 	"example.com/invoices/internal/checkouttest"
 	"example.com/invoices/internal/porttest"
 	"example.com/invoices/test/cluster/target"
+	"example.com/invoices/workspace/services"
 )
 
 // enough is how long anything may take that is bound to happen. It only ends a
@@ -166,13 +167,27 @@ func (s *session) awaitLog(n int, text string, count int) {
 		enough, pause, "%q, %d times, in Tilt's log", text, count)
 }
 
-// service is one of the two.
+// service is one of the list.
 type service struct{ name, namespace, port string }
 
 var (
-	invoiceApp      = service{"invoice-app", "invoicing", "8081"}
-	paymentProvider = service{"payment-provider", "payments", "8082"}
+	list            = readList()
+	invoiceApp      = find("invoice-app")
+	paymentProvider = find("payment-provider")
 )
+
+func readList() services.List {
+	list, err := services.Read("../../..")
+	if err != nil {
+		panic(err)
+	}
+	return list
+}
+
+func find(name string) service {
+	found, _ := list.Find(name)
+	return service{found.Name, found.Team, strconv.Itoa(found.Port)}
+}
 
 func (s *session) file(name string) string { return filepath.Join(s.checkout, name) }
 

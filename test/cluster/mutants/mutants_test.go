@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"example.com/invoices/test/cluster/target"
+	"example.com/invoices/workspace/services"
 )
 
 // A mutant is one object without which, or with which changed, something is let through that must
@@ -33,109 +34,141 @@ type mutant struct {
 	catcher string // a test of the package e2e, as -run takes it
 }
 
-var mutants = map[string]mutant{
-	// Who talks to whom.
-	"invoicing denies nothing by default": {"invoicing/networkpolicy/default-deny", "", "TestNetworkEdges/stranger_in_invoicing"},
-	"payments denies nothing by default":  {"payments/networkpolicy/default-deny", "", "TestNetworkEdges/stranger_in_payments"},
-	"invoice-app lets nobody in":          {"invoicing/networkpolicy/invoice-app-from-anyone", "", "TestNetworkEdges/stranger$"},
-	"invoice-app reaches nobody":          {"invoicing/networkpolicy/invoice-app", "", "TestNetworkEdges/^invoice-app"},
-	"invoice-app reaches anybody": {"invoicing/networkpolicy/invoice-app",
-		`[{"op": "add", "path": "/spec/egress/-", "value": {}}]`, "TestNetworkEdges/^invoice-app"},
-	"payment-provider lets nobody in": {"payments/networkpolicy/payment-provider",
-		`[{"op": "remove", "path": "/spec/ingress"}]`, "TestNetworkEdges/^invoice-app"},
-	"payment-provider lets anybody in": {"payments/networkpolicy/payment-provider",
-		`[{"op": "remove", "path": "/spec/ingress/0/from"}]`, "TestNetworkEdges/stranger$"},
-	"payment-provider lets invoice-app's labels in": {"payments/networkpolicy/payment-provider",
-		`[{"op": "replace", "path": "/spec/ingress/0/from/0/namespaceSelector", "value": {}}]`, "TestNetworkEdges/stranger_with_copied_labels"},
-	"payment-provider reaches anybody": {"payments/networkpolicy/payment-provider",
-		`[{"op": "add", "path": "/spec/egress/-", "value": {}}]`, "TestNetworkEdges/^payment-provider"},
-	"the invoices' database lets nobody in": {"invoicing/networkpolicy/postgres", "", "TestNetworkEdges/^invoice-app"},
-	"the payments' database lets nobody in": {"payments/networkpolicy/postgres", "", "TestNetworkEdges/^payment-provider"},
-	"the invoices' database lets anybody in": {"invoicing/networkpolicy/postgres",
-		`[{"op": "remove", "path": "/spec/ingress/0/from"}]`, "TestNetworkEdges/stranger$"},
-	"the payments' database lets anybody in": {"payments/networkpolicy/postgres",
-		`[{"op": "remove", "path": "/spec/ingress/0/from"}]`, "TestNetworkEdges/stranger$"},
-	"the database reaches anybody": {"payments/networkpolicy/postgres",
-		`[{"op": "add", "path": "/spec/egress", "value": [{}]}]`, "TestNetworkEdges/postgres_of_payments"},
+// mutantsOf are those of the services of a list.
+func mutantsOf(list services.List) map[string]mutant {
+	caller, _ := list.Find("invoice-app")
+	callee, _ := list.Find("payment-provider")
+	invoicing, payments := caller.Team, callee.Team
+	inInvoicing, inPayments := "TestAdmission$/"+invoicing+"/", "TestAdmission$/"+payments+"/"
+	return map[string]mutant{
+		// Who talks to whom.
+		"invoicing denies nothing by default": {invoicing + "/networkpolicy/default-deny", "",
+			"TestNetworkEdges/stranger_in_" + invoicing},
+		"payments denies nothing by default": {payments + "/networkpolicy/default-deny", "",
+			"TestNetworkEdges/stranger_in_" + payments},
+		"invoice-app lets nobody in": {invoicing + "/networkpolicy/invoice-app-from-anyone", "",
+			"TestNetworkEdges/stranger$"},
+		"invoice-app reaches nobody": {invoicing + "/networkpolicy/invoice-app", "",
+			"TestNetworkEdges/^invoice-app"},
+		"invoice-app reaches anybody": {invoicing + "/networkpolicy/invoice-app",
+			`[{"op": "add", "path": "/spec/egress/-", "value": {}}]`, "TestNetworkEdges/^invoice-app"},
+		"payment-provider lets nobody in": {payments + "/networkpolicy/payment-provider",
+			`[{"op": "remove", "path": "/spec/ingress"}]`, "TestNetworkEdges/^invoice-app"},
+		"payment-provider lets anybody in": {payments + "/networkpolicy/payment-provider",
+			`[{"op": "remove", "path": "/spec/ingress/0/from"}]`, "TestNetworkEdges/stranger$"},
+		"payment-provider lets invoice-app's labels in": {payments + "/networkpolicy/payment-provider",
+			`[{"op": "replace", "path": "/spec/ingress/0/from/0/namespaceSelector", "value": {}}]`,
+			"TestNetworkEdges/stranger_with_the_labels"},
+		"payment-provider reaches anybody": {payments + "/networkpolicy/payment-provider",
+			`[{"op": "add", "path": "/spec/egress/-", "value": {}}]`, "TestNetworkEdges/^payment-provider"},
+		"the invoices' database lets nobody in": {invoicing + "/networkpolicy/postgres", "",
+			"TestNetworkEdges/^invoice-app"},
+		"the payments' database lets nobody in": {payments + "/networkpolicy/postgres", "",
+			"TestNetworkEdges/^payment-provider"},
+		"the invoices' database lets anybody in": {invoicing + "/networkpolicy/postgres",
+			`[{"op": "remove", "path": "/spec/ingress/0/from"}]`, "TestNetworkEdges/stranger$"},
+		"the payments' database lets anybody in": {payments + "/networkpolicy/postgres",
+			`[{"op": "remove", "path": "/spec/ingress/0/from"}]`, "TestNetworkEdges/stranger$"},
+		"the database reaches anybody": {payments + "/networkpolicy/postgres",
+			`[{"op": "add", "path": "/spec/egress", "value": [{}]}]`, "TestNetworkEdges/postgres_of_" + payments},
 
-	// Who may do what.
-	"team invoicing has no rights": {"invoicing/rolebinding/team", "", "TestAccess$/team-invoicing"},
-	"team payments has no rights":  {"payments/rolebinding/team", "", "TestAccess$/team-payments"},
-	"the platform has no rights":   {"clusterrolebinding/platform", "", "TestAccess$/platform"},
-	"everybody is team payments": {"payments/rolebinding/team",
-		`[{"op": "replace", "path": "/subjects/0/name", "value": "system:authenticated"}]`, "TestAccess$/stranger"},
-	"team payments is team invoicing, too": {"invoicing/rolebinding/team",
-		`[{"op": "add", "path": "/subjects/-", "value": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "team-payments"}}]`,
-		"TestEscalation/team-payments/container_in_the_other"},
-	"team invoicing reads passwords":        mayAlso("", "secrets", "get", "TestEscalation/team-invoicing/passwords"),
-	"team invoicing makes tokens":           mayAlso("", "serviceaccounts/token", "create", "TestEscalation/team-invoicing/token_of_invoice-app"),
-	"team invoicing deletes policies":       mayAlso("networking.k8s.io", "networkpolicies", "delete", "TestEscalation/team-invoicing/default-deny"),
-	"team invoicing raises its quota":       mayAlso("", "resourcequotas", "patch", "TestEscalation/team-invoicing/quota"),
-	"team invoicing changes its namespace":  mayAlso("", "namespaces", "patch", "TestEscalation/team-invoicing/Pod_Security_label"),
-	"team invoicing does what nobody lists": mayAlso("coordination.k8s.io", "leases", "get", "TestAccessEndsWithTheTable/team-invoicing"),
+		// Who may do what.
+		"team invoicing has no rights": {invoicing + "/rolebinding/team", "", "TestAccess$/team-" + invoicing},
+		"team payments has no rights":  {payments + "/rolebinding/team", "", "TestAccess$/team-" + payments},
+		"the platform has no rights":   {"clusterrolebinding/platform", "", "TestAccess$/platform"},
+		"everybody is team payments": {payments + "/rolebinding/team",
+			`[{"op": "replace", "path": "/subjects/0/name", "value": "system:authenticated"}]`, "TestAccess$/stranger"},
+		"team payments is team invoicing, too": {invoicing + "/rolebinding/team",
+			fmt.Sprintf(`[{"op": "add", "path": "/subjects/-", "value":
+				{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "team-%s"}}]`, payments),
+			"TestEscalation/team-" + payments + "/container_in_the_other"},
+		"team invoicing reads passwords": mayAlso(invoicing, "", "secrets", "get",
+			"TestEscalation/team-"+invoicing+"/passwords"),
+		"team invoicing makes tokens": mayAlso(invoicing, "", "serviceaccounts/token", "create",
+			"TestEscalation/team-"+invoicing+"/token_of_invoice-app"),
+		"team invoicing deletes policies": mayAlso(invoicing, "networking.k8s.io", "networkpolicies", "delete",
+			"TestEscalation/team-"+invoicing+"/default-deny"),
+		"team invoicing raises its quota": mayAlso(invoicing, "", "resourcequotas", "patch",
+			"TestEscalation/team-"+invoicing+"/quota"),
+		"team invoicing changes its namespace": mayAlso(invoicing, "", "namespaces", "patch",
+			"TestEscalation/team-"+invoicing+"/Pod_Security_label"),
+		"team invoicing does what nobody lists": mayAlso(invoicing, "coordination.k8s.io", "leases", "get",
+			"TestAccessEndsWithTheTable/team-"+invoicing),
 
-	// How much they may use, and publish.
-	"payments may have a NodePort": {"payments/resourcequota/team",
-		`[{"op": "remove", "path": "/spec/hard/services.nodeports"}]`, "TestPaymentProviderCannotBePublished/NodePort"},
-	"payments may have a load balancer": {"payments/resourcequota/team",
-		`[{"op": "remove", "path": "/spec/hard/services.loadbalancers"}]`, "TestPaymentProviderCannotBePublished/LoadBalancer"},
-	"payments has all Service addresses":     uncounted("services"),
-	"payments fills etcd":                    uncounted("configmaps"),
-	"payments has any number of budgets":     uncounted("poddisruptionbudgets.policy"),
-	"containers of invoicing have no bounds": {"invoicing/limitrange/team", "", "TestContainersHaveBounds/invoicing"},
-	"containers of payments have no bounds":  {"payments/limitrange/team", "", "TestContainersHaveBounds/payments"},
+		// How much they may use, and publish.
+		"payments may have a NodePort": {payments + "/resourcequota/team",
+			`[{"op": "remove", "path": "/spec/hard/services.nodeports"}]`,
+			"TestOnlyThePublicServiceIsPublished/payment-provider/NodePort"},
+		"payments may have a load balancer": {payments + "/resourcequota/team",
+			`[{"op": "remove", "path": "/spec/hard/services.loadbalancers"}]`,
+			"TestOnlyThePublicServiceIsPublished/payment-provider/LoadBalancer"},
+		"payments has all Service addresses": uncounted(payments, "services"),
+		"payments fills etcd":                uncounted(payments, "configmaps"),
+		"payments has any number of budgets": uncounted(payments, "poddisruptionbudgets.policy"),
+		"containers of invoicing have no bounds": {invoicing + "/limitrange/team", "",
+			"TestContainersHaveBounds/" + invoicing},
+		"containers of payments have no bounds": {payments + "/limitrange/team", "",
+			"TestContainersHaveBounds/" + payments},
 
-	// What may run.
-	"invoicing has no Pod Security": {"namespace/invoicing",
-		`[{"op": "remove", "path": "/metadata/labels/pod-security.kubernetes.io~1enforce"}]`, "TestEscalation/team-invoicing/hostPath"},
-	"payments has no Pod Security": {"namespace/payments",
-		`[{"op": "remove", "path": "/metadata/labels/pod-security.kubernetes.io~1enforce"}]`, "TestPaymentProviderCannotBePublished/hostPort"},
-	"the policies do not know invoicing": {"namespace/invoicing",
-		`[{"op": "remove", "path": "/metadata/labels/team"}]`, "TestAdmission$/invoicing/low_user$"},
-	"the policies do not know payments": {"namespace/payments",
-		`[{"op": "remove", "path": "/metadata/labels/team"}]`, "TestAdmission$/payments/low_user$"},
-	"any image":              withoutRule("team-pods", 0, "TestAdmission$/payments/^image_from_elsewhere"),
-	"a writable root":        withoutRule("team-pods", 1, "TestAdmission$/payments/writable_root"),
-	"any user":               withoutRule("team-pods", 2, "TestAdmission$/payments/no_user"),
-	"any group":              withoutRule("team-pods", 3, "TestAdmission$/payments/^another_low_group"),
-	"any field of a pod":     withoutRule("team-pods", 4, "TestAdmission$/payments/^priority_class"),
-	"any value of a field":   withoutRule("team-pods", 5, "TestAdmission$/payments/^every_toleration"),
-	"any time to be deleted": {"validatingadmissionpolicybinding/team-deletions", "", "TestAdmission$/payments/long_deletion"},
-	"any field of a service": withoutRule("team-services", 0, "TestAdmissionOfServices/payments/another_name"),
-	"any address":            withoutRule("team-services", 1, "TestAdmissionOfServices/payments/an_address"),
-	"no disruption":          withoutRule("team-budgets", 0, "TestAdmissionOfBudgets/payments/^none$"),
-	"broken pods stay":       withoutRule("team-budgets", 1, "TestAdmissionOfBudgets/payments/broken_pods"),
-	"two budgets for a pod":  withoutRule("team-budgets", 2, "TestAdmissionOfBudgets/payments/a_second_budget"),
-	"any external IP":        {"validatingadmissionpolicybinding/team-services", "", "TestAdmission$/payments/external_IP"},
-	"pods are not bound":     {"validatingadmissionpolicybinding/team-pods", "", "TestAdmission$/payments/low_user$"},
-	"nobody is warned":       {"validatingadmissionpolicybinding/team-workloads", "", "TestAdmissionWarnsOfDeployments/payments"},
-	"no image is named":      {"platform/configmap/admission", "", "TestAdmission$/payments/let_in"},
-	"every image is named":   {"platform/configmap/admission", `[{"op": "replace", "path": "/data/images", "value": "."}]`, "TestAdmission$/payments/image_that_looks_local"},
-	"init containers are not looked at": {"validatingadmissionpolicy/team-pods",
-		`[{"op": "replace", "path": "/spec/variables/2/expression", "value": "variables.pod.containers"}]`,
-		"TestAdmission$/payments/init_image"},
-	"volumes are not looked at": {"validatingadmissionpolicy/team-pods",
-		`[{"op": "replace", "path": "/spec/variables/4/expression", "value":
+		// What may run.
+		"invoicing has no Pod Security": {"namespace/" + invoicing,
+			`[{"op": "remove", "path": "/metadata/labels/pod-security.kubernetes.io~1enforce"}]`,
+			"TestEscalation/team-" + invoicing + "/hostPath"},
+		"payments has no Pod Security": {"namespace/" + payments,
+			`[{"op": "remove", "path": "/metadata/labels/pod-security.kubernetes.io~1enforce"}]`,
+			"TestOnlyThePublicServiceIsPublished/payment-provider/hostPort"},
+		"the policies do not know invoicing": {"namespace/" + invoicing,
+			`[{"op": "remove", "path": "/metadata/labels/team"}]`, inInvoicing + "low_user$"},
+		"the policies do not know payments": {"namespace/" + payments,
+			`[{"op": "remove", "path": "/metadata/labels/team"}]`, inPayments + "low_user$"},
+		"any image":              withoutRule("team-pods", 0, inPayments+"^image_from_elsewhere"),
+		"a writable root":        withoutRule("team-pods", 1, inPayments+"writable_root"),
+		"any user":               withoutRule("team-pods", 2, inPayments+"no_user"),
+		"any group":              withoutRule("team-pods", 3, inPayments+"^another_low_group"),
+		"any field of a pod":     withoutRule("team-pods", 4, inPayments+"^priority_class"),
+		"any value of a field":   withoutRule("team-pods", 5, inPayments+"^every_toleration"),
+		"any time to be deleted": {"validatingadmissionpolicybinding/team-deletions", "", inPayments + "long_deletion"},
+		"any field of a service": withoutRule("team-services", 0, "TestAdmissionOfServices/"+payments+"/another_name"),
+		"any address":            withoutRule("team-services", 1, "TestAdmissionOfServices/"+payments+"/an_address"),
+		"no disruption":          withoutRule("team-budgets", 0, "TestAdmissionOfBudgets/"+payments+"/^none$"),
+		"broken pods stay":       withoutRule("team-budgets", 1, "TestAdmissionOfBudgets/"+payments+"/broken_pods"),
+		"two budgets for a pod":  withoutRule("team-budgets", 2, "TestAdmissionOfBudgets/"+payments+"/a_second_budget"),
+		"any external IP":        {"validatingadmissionpolicybinding/team-services", "", inPayments + "external_IP"},
+		"pods are not bound":     {"validatingadmissionpolicybinding/team-pods", "", inPayments + "low_user$"},
+		"nobody is warned": {"validatingadmissionpolicybinding/team-workloads", "",
+			"TestAdmissionWarnsOfDeployments/" + payments},
+		"no image is named": {"platform/configmap/admission", "", inPayments + "let_in"},
+		"every image is named": {"platform/configmap/admission",
+			`[{"op": "replace", "path": "/data/images", "value": "."}]`, inPayments + "image_that_looks_local"},
+		"any token": {"platform/configmap/admission",
+			`[{"op": "replace", "path": "/data/audiences", "value": "payment-provider, vault"}]`,
+			inPayments + "token_for_another"},
+		"init containers are not looked at": {"validatingadmissionpolicy/team-pods",
+			`[{"op": "replace", "path": "/spec/variables/2/expression", "value": "variables.pod.containers"}]`,
+			inPayments + "init_image"},
+		"volumes are not looked at": {"validatingadmissionpolicy/team-pods",
+			`[{"op": "replace", "path": "/spec/variables/4/expression", "value":
 			"variables.containers.filter(c, !c.image.matches(params.data.images)).map(c, c.name + ' (' + c.image + ')')"}]`,
-		"TestAdmission$/payments/volume_of_an_image"},
-	"ephemeral containers are not looked at": {"validatingadmissionpolicybinding/team-pods",
-		`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/resources", "value": ["pods"]}]`,
-		"TestAdmission$/payments/ephemeral_container"},
-	"changes are not looked at": {"validatingadmissionpolicybinding/team-pods",
-		`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/operations", "value": ["CREATE"]}]`,
-		"TestAdmission$/payments/another_image_later"},
+			inPayments + "volume_of_an_image"},
+		"ephemeral containers are not looked at": {"validatingadmissionpolicybinding/team-pods",
+			`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/resources", "value": ["pods"]}]`,
+			inPayments + "ephemeral_container"},
+		"changes are not looked at": {"validatingadmissionpolicybinding/team-pods",
+			`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/operations", "value": ["CREATE"]}]`,
+			inPayments + "another_image_later"},
+	}
 }
 
-// mayAlso gives team invoicing a right.
-func mayAlso(group, resource, verb, catcher string) mutant {
-	return mutant{"invoicing/role/team", fmt.Sprintf(
+// mayAlso gives a team a right.
+func mayAlso(team, group, resource, verb, catcher string) mutant {
+	return mutant{team + "/role/team", fmt.Sprintf(
 		`[{"op": "add", "path": "/rules/-", "value": {"apiGroups": [%q], "resources": [%q], "verbs": [%q]}}]`, group, resource, verb), catcher}
 }
 
-// uncounted takes a kind out of team payments' quota.
-func uncounted(kind string) mutant {
-	return mutant{"payments/resourcequota/team", fmt.Sprintf(`[{"op": "remove", "path": "/spec/hard/count~1%s"}]`, kind),
-		"TestEveryKindIsCounted/payments/" + kind}
+// uncounted takes a kind out of a team's quota.
+func uncounted(team, kind string) mutant {
+	return mutant{team + "/resourcequota/team", fmt.Sprintf(`[{"op": "remove", "path": "/spec/hard/count~1%s"}]`, kind),
+		"TestEveryKindIsCounted/" + team + "/" + kind}
 }
 
 // withoutRule drops one validation of a policy.
@@ -152,6 +185,9 @@ const patience = time.Minute
 func TestMutants(t *testing.T) {
 	cluster, err := target.FromEnvironment("../../..")
 	require.NoError(t, err)
+	list, err := services.Read("../../..")
+	require.NoError(t, err)
+	mutants := mutantsOf(list)
 	live := compile(t)
 	run := func(stdin []byte, arguments ...string) ([]byte, error) {
 		command := exec.Command("kubectl", append([]string{"--context=" + cluster.Context}, arguments...)...)
@@ -166,7 +202,7 @@ func TestMutants(t *testing.T) {
 	}
 
 	var table []string
-	for _, name := range choose(t) {
+	for _, name := range choose(t, mutants) {
 		m, caught := mutants[name], "nobody"
 		t.Run(name, func(t *testing.T) {
 			if lapse, code := lapses[name]; code {
@@ -208,7 +244,7 @@ func TestMutants(t *testing.T) {
 }
 
 // choose names the mutants of this run.
-func choose(t *testing.T) []string {
+func choose(t *testing.T, mutants map[string]mutant) []string {
 	t.Helper()
 	var names []string
 	names = slices.AppendSeq(names, maps.Keys(mutants))

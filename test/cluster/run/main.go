@@ -21,6 +21,7 @@ import (
 
 	"example.com/invoices/test/cluster/inventory"
 	"example.com/invoices/test/cluster/target"
+	"example.com/invoices/workspace/services"
 )
 
 const usage = `usage: go -C test/cluster run ./run [--short] PRODUCT [OTHER]     (make test-cluster, make test-minikube)
@@ -251,10 +252,14 @@ func (r *run) otherBeside() error {
 	if err != nil {
 		return err
 	}
+	list, err := services.Read(repository)
+	if err != nil {
+		return err
+	}
 	pods := func() (string, error) {
 		var all string
-		for _, namespace := range []string{"invoicing", "payments"} {
-			said, err := r.output("kubectl", "--context", cluster.Context, "--namespace", namespace, "get", "pods",
+		for _, team := range list.Teams() {
+			said, err := r.output("kubectl", "--context", cluster.Context, "--namespace", team.Name, "get", "pods",
 				"--output=custom-columns=:.metadata.name,:.metadata.uid,:.status.containerStatuses[*].restartCount")
 			if err != nil {
 				return "", err

@@ -1,0 +1,112 @@
+package services
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/template"
+)
+
+// header is the first line of what is generated.
+const header = "# generated from services.yaml by make generate; do not edit\n"
+
+// teamsFolder is where each team has a folder, all of which is generated.
+const teamsFolder = "k8s/teams"
+
+//go:embed templates
+var templates embed.FS
+
+// files are the files that follow from the list, by their paths in the clone.
+func (l List) files() map[string]string {
+	files := map[string]string{
+		".github/CODEOWNERS":                      l.fill("CODEOWNERS", l),
+		"k8s/base/kustomization.yaml":             l.fill("base.yaml", l),
+		"k8s/overlays/development/node-port.yaml": l.fill("node-port.yaml", l.Public()),
+	}
+	for _, team := range l.Teams() {
+		folder := teamsFolder + "/" + team.Name
+		_, database := team.WithDatabase()
+		files[folder+"/kustomization.yaml"] = l.fill("team.yaml", struct {
+			Team
+			WithDatabase bool
+		}{team, database})
+		files[folder+"/services.yaml"] = l.fill("services.yaml", struct {
+			List
+			Team Team
+		}{l, team})
+	}
+	return files
+}
+
+func (l List) fill(name string, data any) string {
+	t := template.Must(template.New(name).Funcs(template.FuncMap{"join": strings.Join}).ParseFS(templates, "templates/"+name))
+	var text bytes.Buffer
+	if err := t.Execute(&text, data); err != nil {
+		panic(err) // the template is part of the program
+	}
+	return header + strings.TrimSuffix(strings.TrimSpace(text.String()), "\n---") + "\n"
+}
+
+// Generate writes the files that are not as the list has them, and removes those of a team that is gone. It returns the
+// paths of both.
+func (l List) Generate(root string) ([]string, error) {
+	stale, files, err := l.stale(root)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range stale {
+		file := filepath.Join(root, path)
+		content, wanted := files[path]
+		if !wanted {
+			if err := os.Remove(file); err != nil {
+				return nil, err
+			}
+			_ = os.Remove(filepath.Dir(file)) // if nothing else is in it
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return stale, nil
+}
+
+// Check fails if a file is not as the list has it.
+func (l List) Check(root string) error {
+	stale, _, err := l.stale(root)
+	if err != nil || len(stale) == 0 {
+		return err
+	}
+	return fmt.Errorf("not as %s has it: %s; run: make generate", File, strings.Join(stale, ", "))
+}
+
+// stale are the paths in the clone of what is not as the list has it, and all files that follow from the list.
+func (l List) stale(root string) (paths []string, files map[string]string, err error) {
+	files = l.files()
+	for path, content := range files {
+		found, err := os.ReadFile(filepath.Join(root, path))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, err
+		}
+		if string(found) != content {
+			paths = append(paths, path)
+		}
+	}
+	found, err := fs.Glob(os.DirFS(root), teamsFolder+"/*/*")
+	for _, path := range found {
+		if _, wanted := files[path]; !wanted {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	return paths, files, err
+}

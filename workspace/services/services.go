@@ -1,0 +1,266 @@
+// Package services reads services.yaml, the list of the product's services, and generates the files that follow from it.
+package services
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// File is the list's path in the clone.
+const File = "services.yaml"
+
+// List is the product's services, in the order of the file.
+type List struct {
+	Product  string    `yaml:"product"`
+	Services []Service `yaml:"services"`
+}
+
+// Service is a program of the product, which has a folder of its name.
+type Service struct {
+	Name          string   `yaml:"name" json:"name"`
+	Description   string   `yaml:"description" json:"description"`     // of its image
+	Team          string   `yaml:"team" json:"team"`                   // and its namespace, and its database's name
+	Port          int      `yaml:"port" json:"port"`                   //
+	User          int      `yaml:"user" json:"user"`                   // the UID and GID of its pods
+	Calls         []string `yaml:"calls" json:"calls"`                 // the services that it sends requests to
+	Database      bool     `yaml:"database" json:"database"`           // whether it has one
+	Public        bool     `yaml:"public" json:"public"`               // whether it is reached from outside the cluster
+	Authenticated bool     `yaml:"authenticated" json:"authenticated"` // whether it asks callers for a token with its name as audience
+}
+
+// Team is a team and its services.
+type Team struct {
+	Name     string
+	Services []Service
+}
+
+// postgresUser is the user of the databases' pods.
+const postgresUser = 10003
+
+var (
+	label = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$`)
+
+	// Other images, folders of the clone, and resources of Tilt.
+	reserved = strings.Fields(`postgres
+		bench data docs go_live internal k8s offline test tools workspace
+		platform passwords caller-keys unit-tests`)
+
+	// Namespaces that belong to the platform, or to Kubernetes.
+	notATeam = regexp.MustCompile(`^(platform|default|kube-.*|local-path-storage)$`)
+)
+
+// Read reads the list of the clone in the folder root.
+func Read(root string) (List, error) {
+	data, err := os.ReadFile(filepath.Join(root, File))
+	if err != nil {
+		return List{}, err
+	}
+	return Parse(data)
+}
+
+// Parse reads a list, and returns everything that is wrong with it.
+func Parse(data []byte) (List, error) {
+	var list List
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&list); err != nil {
+		return List{}, fmt.Errorf("%s: %w", File, err)
+	}
+	if wrong := list.check(); wrong != nil {
+		return List{}, fmt.Errorf("%s is invalid:\n%w", File, errors.Join(wrong...))
+	}
+	return list, nil
+}
+
+func (l List) check() (wrong []error) {
+	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf("  "+format, args...)) }
+	const isLabel = "must be a DNS label of at most 40 characters: a-z, 0-9 and -, beginning with a letter"
+	if !label.MatchString(l.Product) {
+		complain("product %q %s", l.Product, isLabel)
+	}
+	names, ports, users, databases := map[string]bool{}, map[int]string{}, map[int]string{}, map[string]string{}
+	var public []string
+	for _, s := range l.Services {
+		switch {
+		case !label.MatchString(s.Name):
+			complain("name %q %s", s.Name, isLabel)
+		case slices.Contains(reserved, s.Name):
+			complain("name %s is taken by another image, folder or resource: choose another one", s.Name)
+		case names[s.Name]:
+			complain("name %s is there twice: each service needs a name of its own", s.Name)
+		}
+		names[s.Name] = true
+		if s.Description == "" {
+			complain("%s has no description: say in a line what it does", s.Name)
+		}
+		switch {
+		case !label.MatchString(s.Team):
+			complain("team %q of %s %s", s.Team, s.Name, isLabel)
+		case notATeam.MatchString(s.Team):
+			complain("team %s of %s is the name of a namespace that is no team's: choose another one", s.Team, s.Name)
+		}
+		switch other := ports[s.Port]; {
+		case s.Port < 1024 || s.Port > 65535:
+			complain("port %d of %s must be from 1024 to 65535: others need privileges", s.Port, s.Name)
+		case other != "":
+			complain("port %d of %s is %s's: choose another one, since make run starts both on one machine", s.Port, s.Name, other)
+		}
+		ports[s.Port] = s.Name
+		switch other := users[s.User]; {
+		case s.User < 10000 || s.User > 65535:
+			complain("user %d of %s must be from 10000 to 65535: the cluster admits no other", s.User, s.Name)
+		case s.User == postgresUser:
+			complain("user %d of %s is PostgreSQL's: choose another one", s.User, s.Name)
+		case other != "":
+			complain("user %d of %s is %s's: choose another one", s.User, s.Name, other)
+		}
+		users[s.User] = s.Name
+		if other := databases[s.Team]; s.Database && other != "" {
+			complain("%s and %s have a database, and team %s can have one: put them into two teams, or let one ask the other",
+				other, s.Name, s.Team)
+		}
+		if s.Database {
+			databases[s.Team] = s.Name
+		}
+		if s.Public {
+			public = append(public, s.Name)
+		}
+	}
+	if len(public) != 1 {
+		complain("one service must be public, not %d (%s): a cluster has one port for it", len(public), strings.Join(public, ", "))
+	}
+	for _, s := range l.Services {
+		for _, callee := range s.Calls {
+			if !names[callee] {
+				complain("%s calls %q, which is not in the list: name one of its services", s.Name, callee)
+			}
+		}
+	}
+	if len(wrong) == 0 {
+		if _, err := l.ordered(); err != nil {
+			complain("%w", err)
+		}
+	}
+	return wrong
+}
+
+// ordered is the services so that each comes after those that it calls.
+func (l List) ordered() ([]Service, error) {
+	var ordered []Service
+	placed := map[string]bool{}
+	for len(ordered) < len(l.Services) {
+		before := len(ordered)
+		for _, s := range l.Services {
+			if !placed[s.Name] && !slices.ContainsFunc(s.Calls, func(callee string) bool { return !placed[callee] }) {
+				ordered, placed[s.Name] = append(ordered, s), true
+			}
+		}
+		if len(ordered) == before {
+			var circle []string
+			for _, s := range l.Services {
+				if !placed[s.Name] {
+					circle = append(circle, s.Name)
+				}
+			}
+			return nil, fmt.Errorf("some of %s call each other in a circle: none of these could start first", strings.Join(circle, ", "))
+		}
+	}
+	return ordered, nil
+}
+
+// Ordered is the services in the order in which they can start: each after those that it calls.
+func (l List) Ordered() []Service {
+	ordered, _ := l.ordered() // Parse has seen to it
+	return ordered
+}
+
+// Names are the services' names.
+func (l List) Names() []string {
+	var names []string
+	for _, s := range l.Services {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// Find finds a service by its name.
+func (l List) Find(name string) (Service, bool) {
+	i := slices.IndexFunc(l.Services, func(s Service) bool { return s.Name == name })
+	if i < 0 {
+		return Service{}, false
+	}
+	return l.Services[i], true
+}
+
+// Public is the service that is reached from outside the cluster.
+func (l List) Public() Service {
+	i := slices.IndexFunc(l.Services, func(s Service) bool { return s.Public })
+	return l.Services[i] // Parse has seen to it
+}
+
+// Callers are the services that call one.
+func (l List) Callers(of Service) (callers []Service) {
+	for _, s := range l.Services {
+		if slices.Contains(s.Calls, of.Name) {
+			callers = append(callers, s)
+		}
+	}
+	return callers
+}
+
+// Callees are the services that one calls.
+func (l List) Callees(of Service) (callees []Service) {
+	for _, name := range of.Calls {
+		callee, _ := l.Find(name)
+		callees = append(callees, callee)
+	}
+	return callees
+}
+
+// Authenticated are the services that ask their callers for a token.
+func (l List) Authenticated() (names []string) {
+	for _, s := range l.Services {
+		if s.Authenticated {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// Teams are the teams, in the order in which the list names them.
+func (l List) Teams() (teams []Team) {
+	for _, s := range l.Services {
+		i := slices.IndexFunc(teams, func(team Team) bool { return team.Name == s.Team })
+		if i < 0 {
+			i = len(teams)
+			teams = append(teams, Team{Name: s.Team})
+		}
+		teams[i].Services = append(teams[i].Services, s)
+	}
+	return teams
+}
+
+// Group is the group of the team's members, as their certificates name it.
+func (t Team) Group() string { return "team-" + t.Name }
+
+// WithDatabase is the team's service that has a database, if there is one.
+func (t Team) WithDatabase() (Service, bool) {
+	i := slices.IndexFunc(t.Services, func(s Service) bool { return s.Database })
+	if i < 0 {
+		return Service{}, false
+	}
+	return t.Services[i], true
+}
+
+// Variable is the name of an environment variable about the service, such as INVOICE_APP_PORT.
+func (s Service) Variable(about string) string {
+	return strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_")) + "_" + about
+}
