@@ -45,12 +45,12 @@ The key is made here, is in no other file, and is never printed.`,
 
 func (w *workspace) makePasswordsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "make-passwords CONTEXT NAMESPACE...",
+		Use:   "make-passwords CONTEXT [NAMESPACE]...",
 		Short: "Give each database's two roles a random password, once",
 		Long: `Makes the Secrets postgres-owner and postgres-application in each NAMESPACE of the cluster that kubectl knows
 as CONTEXT. What is there already stays as it is. Each holds a PostgreSQL passfile. A password is never printed,
 never on a command line and never in a file of this machine.`,
-		Args: arguments(2, 99),
+		Args: arguments(1, 99),
 		RunE: func(command *cobra.Command, args []string) error {
 			return credentials.Passwords(command.Context(), command.OutOrStdout(), kubectl.Context(args[0]),
 				w.Services.Product, args[1:])

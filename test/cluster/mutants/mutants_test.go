@@ -40,7 +40,7 @@ func mutantsOf(list services.List) map[string]mutant {
 	callee, _ := list.Find("payment-provider")
 	invoicing, payments := caller.Team, callee.Team
 	inInvoicing, inPayments := "TestAdmission$/"+invoicing+"/", "TestAdmission$/"+payments+"/"
-	return map[string]mutant{
+	mutants := map[string]mutant{
 		// Who talks to whom.
 		"invoicing denies nothing by default": {invoicing + "/networkpolicy/default-deny", "",
 			"TestNetworkEdges/stranger_in_" + invoicing},
@@ -157,6 +157,7 @@ func mutantsOf(list services.List) map[string]mutant {
 			`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/operations", "value": ["CREATE"]}]`,
 			inPayments + "another_image_later"},
 	}
+	return mutants
 }
 
 // mayAlso gives a team a right.

@@ -27,13 +27,13 @@ import (
 const usage = `usage: go -C test/cluster run ./run [--short] PRODUCT [OTHER]     (make test-cluster, make test-minikube)
 
 Sets up a cluster of its own name and ports with ./deploy.sh, made with PRODUCT (kind or minikube), runs
-test/cluster/e2e, a few of test/cluster/mutants and test/cluster/loop on it, removes it and checks that nothing is
-left: containers, volumes, networks, image tags, contexts. All the while there is a cluster that is not its own, made
-by hand with the same product and stopped, which must stay as it is. One made with OTHER, if that is named, comes and
-goes beside it, --short. Then come test/cluster/machines.
+test/cluster/e2e, a few of test/cluster/mutants, test/cluster/newservice and test/cluster/loop on it, removes it and
+checks that nothing is left: containers, volumes, networks, image tags, contexts. All the while there is a cluster that
+is not its own, made by hand with the same product and stopped, which must stay as it is. One made with OTHER, if that
+is named, comes and goes beside it, --short. Then come test/cluster/machines.
 
   --short   of e2e: six pods Ready, paying from outside, the network's edges, stopping and starting, deploying again;
-            of loop: a save that becomes live; no mutants
+            of loop: a save that becomes live; no mutants and no newservice
 
   CLUSTER_NAME (invoices-test), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
 `
@@ -127,6 +127,9 @@ func (r *run) test() error {
 	}
 	if !r.short {
 		if err := r.goTest("./mutants"); err != nil {
+			return err
+		}
+		if err := r.goTest("./newservice"); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,298 @@
+// Package newservice does what docs/adding-a-service.md says, in a clone, on a cluster that ./deploy.sh has made and that
+// has to be named, as package target says. It leaves the cluster as it was.
+package newservice
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/test/cluster/target"
+	"example.com/invoices/workspace/services"
+)
+
+const (
+	repository = "../../.."
+	page       = "docs/adding-a-service.md"
+	added      = "reporting" // the service, and its team
+
+	// enough is how long anything may take that is bound to happen.
+	enough = 5 * time.Minute
+)
+
+func TestThePageAddsAService(t *testing.T) {
+	cluster, err := target.FromEnvironment(repository)
+	require.NoError(t, err)
+	c := clone{T: t, cluster: cluster, folder: t.TempDir(), blocks: readPage(t)}
+	c.copyCheckout()
+	before, pods := c.objects(), c.pods()
+	list := c.read(services.File)
+
+	c.Run("eight files", func(t *testing.T) {
+		c := c.in(t)
+		for _, block := range c.blocks {
+			switch key, name, _ := strings.Cut(block.about, "="); key {
+			case "file":
+				require.NoFileExists(t, c.path(name))
+				c.write(name, block.text)
+			case "add-to":
+				c.write(name, c.read(name)+block.text)
+			}
+		}
+		c.do("generate")
+		assert.Len(t, c.changed(), 8, "the page says so: %v", c.changed())
+	})
+	c.Run("the checks pass", func(t *testing.T) {
+		c := c.in(t)
+		assert.Equal(t, "make check\n", c.block("check")) // of which this is the part that could fail
+		c.run("gofmt", "-d", added)
+		c.run("go", "vet", "./"+added)
+		c.run("workspace/run", "generate", "--check")
+		c.run("go", "-C", "test/cluster", "test", "-count=1", "./manifests", "./access")
+	})
+	if t.Failed() {
+		return
+	}
+	t.Cleanup(func() { // by the page's words, if the test comes so far
+		_ = c.kubectl("delete", "namespace", added, "--ignore-not-found").Run()
+	})
+	c.Run("it is deployed beside the others", func(t *testing.T) {
+		c := c.in(t)
+		c.do("deploy")
+		for name, uid := range c.pods() {
+			if !strings.HasPrefix(name, added+"/") {
+				assert.Equal(t, pods[name], uid, "%s is another pod than before", name)
+			}
+		}
+	})
+	c.Run("it responds", func(t *testing.T) {
+		c := c.in(t)
+		total := func() json.Number {
+			var totals map[string]json.Number
+			require.NoError(t, json.Unmarshal([]byte(c.do("call")), &totals))
+			return totals["EUR"]
+		}
+		require.Empty(t, total(), "deploying has paid all")
+		body := fmt.Sprintf(`{"InvoiceId": "reporting-%d", "Value": 12.34, "Currency": "EUR"}`, time.Now().UnixNano())
+		response, err := http.Post(c.cluster.InvoiceApp+"/invoices", "application/json", strings.NewReader(body))
+		require.NoError(t, err)
+		response.Body.Close()
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		assert.EqualValues(t, "12.34", total())
+	})
+	c.Run("it is held to the policies", func(t *testing.T) {
+		// Who reaches it and whom it reaches, what its team may do, and what may run there.
+		const tests = "^(TestNetworkEdges|TestAccess|TestTeamsKubeconfig|TestAdmission)$/" + added
+		said := c.in(t).run("go", "-C", "test/cluster", "test", "-count=1", "-v", "-run="+tests, "./e2e")
+		for _, test := range []string{"TestNetworkEdges/" + added, "TestNetworkEdges/stranger_in_" + added,
+			"TestAccess/team-" + added, "TestTeamsKubeconfig/team-" + added, "TestAdmission/" + added} {
+			assert.Contains(t, said, "--- PASS: "+test+" ")
+		}
+	})
+	c.Run("a save is live", func(t *testing.T) { c.in(t).save() })
+	c.Run("it is removed", func(t *testing.T) {
+		c := c.in(t)
+		c.write(services.File, list)
+		c.do("remove")
+		assert.Empty(t, c.changed(), "nothing is left of it")
+		c.do("remove-from-cluster")
+		assert.Equal(t, before, c.objects())
+	})
+}
+
+// clone is a copy of the checkout.
+type clone struct {
+	*testing.T
+	cluster target.Target
+	folder  string
+	blocks  []block
+}
+
+// in is the same clone, in a part of the test.
+func (c clone) in(t *testing.T) clone {
+	c.T = t
+	return c
+}
+
+// block is a block of code of the page: ```LANGUAGE ABOUT.
+type block struct{ about, text string }
+
+func readPage(t *testing.T) (blocks []block) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, page))
+	require.NoError(t, err)
+	for _, match := range regexp.MustCompile("(?ms)^```[a-z]+ ([^\n]+)\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+		blocks = append(blocks, block{match[1], match[2]})
+	}
+	require.NotEmpty(t, blocks)
+	return blocks
+}
+
+// block is the text of a block of commands.
+func (c clone) block(about string) string {
+	c.Helper()
+	i := slices.IndexFunc(c.blocks, func(b block) bool { return b.about == about })
+	require.GreaterOrEqual(c, i, 0, "%s has no block %s", page, about)
+	return c.blocks[i].text
+}
+
+// do runs the commands of a block as they are there, but for the cluster's name.
+func (c clone) do(about string) string {
+	c.Helper()
+	return c.run("sh", "-ec", strings.ReplaceAll(c.block(about), "kind-invoices", c.cluster.Context))
+}
+
+// run runs a command in the clone, and returns what it says.
+func (c clone) run(name string, args ...string) string {
+	c.Helper()
+	began := time.Now()
+	command := exec.CommandContext(c.Context(), name, args...)
+	command.Dir = c.folder
+	var stdout, stderr bytes.Buffer
+	command.Stdout, command.Stderr = &stdout, &stderr
+	require.NoError(c, command.Run(), "%v:\n%s%s", command.Args, &stdout, &stderr)
+	c.Logf("%v took %s", command.Args, time.Since(began).Round(100*time.Millisecond))
+	return stdout.String()
+}
+
+func (c clone) kubectl(args ...string) *exec.Cmd {
+	return exec.Command("kubectl", append([]string{"--context=" + c.cluster.Context}, args...)...)
+}
+
+func (c clone) get(args ...string) string {
+	c.Helper()
+	said, err := c.kubectl(append([]string{"get"}, args...)...).Output()
+	require.NoError(c, err)
+	return string(said)
+}
+
+func (c clone) path(name string) string { return filepath.Join(c.folder, name) }
+
+func (c clone) read(name string) string {
+	c.Helper()
+	content, err := os.ReadFile(c.path(name))
+	require.NoError(c, err)
+	return string(content)
+}
+
+func (c clone) write(name, content string) {
+	c.Helper()
+	require.NoError(c, os.MkdirAll(filepath.Dir(c.path(name)), 0o755))
+	require.NoError(c, os.WriteFile(c.path(name), []byte(content), 0o644))
+}
+
+// copyCheckout copies what git knows or would take, as it is now, and commits it.
+func (c clone) copyCheckout() {
+	c.Helper()
+	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	list.Dir = repository
+	names, err := list.Output()
+	require.NoError(c, err)
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		from := filepath.Join(repository, name)
+		info, err := os.Stat(from)
+		if os.IsNotExist(err) {
+			continue // deleted, and not committed yet
+		}
+		require.NoError(c, err)
+		content, err := os.ReadFile(from)
+		require.NoError(c, err)
+		c.write(name, string(content))
+		require.NoError(c, os.Chmod(c.path(name), info.Mode().Perm()))
+	}
+	c.run("git", "init", "--quiet")
+	c.run("git", "add", "--all", "--force")
+	c.run("git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now")
+}
+
+// changed are the files that are not as they were committed.
+func (c clone) changed() []string {
+	c.Helper()
+	return strings.FieldsFunc(c.run("git", "status", "--porcelain", "--untracked-files=all"),
+		func(r rune) bool { return r == '\n' })
+}
+
+// objects are the names of what the cluster has, but for what comes and goes by itself.
+func (c clone) objects() string {
+	c.Helper()
+	const kinds = "namespaces,persistentvolumes,deployments,statefulsets,services,serviceaccounts,networkpolicies," +
+		"poddisruptionbudgets,resourcequotas,limitranges,roles,rolebindings,persistentvolumeclaims"
+	return c.get(kinds, "--all-namespaces", "--output=custom-columns=:.kind,:.metadata.namespace,:.metadata.name")
+}
+
+// pods are the UIDs of the services' pods, by namespace and name.
+func (c clone) pods() map[string]string {
+	c.Helper()
+	found := map[string]string{}
+	said := c.get("pods", "--all-namespaces", "--selector=app.kubernetes.io/name", "--no-headers",
+		"--output=custom-columns=:.metadata.namespace,:.metadata.name,:.metadata.uid")
+	for line := range strings.Lines(said) {
+		fields := strings.Fields(line)
+		found[fields[0]+"/"+fields[1]] = fields[2]
+	}
+	return found
+}
+
+// save changes the program while `tilt up` runs it, and waits until each pod has the change.
+func (c clone) save() {
+	free, err := net.Listen("tcp", "localhost:0")
+	require.NoError(c, err)
+	_, port, _ := net.SplitHostPort(free.Addr().String())
+	require.NoError(c, free.Close())
+	var said bytes.Buffer
+	tilt := exec.Command("tilt", "up", "--stream", "--context", c.cluster.Context, "--port", port, added)
+	tilt.Dir, tilt.Stdout, tilt.Stderr = c.folder, &said, &said
+	tilt.WaitDelay = 10 * time.Second // for what it has started, and that has its output open
+	require.NoError(c, tilt.Start())
+	defer func() {
+		_ = tilt.Process.Signal(os.Interrupt)
+		_ = tilt.Wait() // says that it was interrupted
+		if c.Failed() {
+			c.Logf("tilt up said:\n%s", &said)
+		}
+	}()
+
+	live := func(version string) func() bool {
+		return func() bool {
+			names, err := c.kubectl("--namespace="+added, "get", "pods", "--output=jsonpath={.items[*].metadata.name}").Output()
+			if err != nil || len(strings.Fields(string(names))) != 3 {
+				return false
+			}
+			for _, name := range strings.Fields(string(names)) {
+				description, err := c.kubectl("get", "--raw",
+					"/api/v1/namespaces/"+added+"/pods/"+name+":8083/proxy/openapi.yaml").Output()
+				if err != nil || !strings.Contains(string(description), version) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	name := added + "/main.go"
+	code := c.read(name)
+	require.Contains(c, code, `version: "1"`)
+	// What runs then is built by Tilt: the image is the supervisor's.
+	require.Eventually(c, func() bool {
+		images, err := c.kubectl("--namespace="+added, "get", "pods",
+			"--output=jsonpath={.items[*].spec.containers[*].image}").Output()
+		return err == nil && strings.Count(string(images), "supervisor") == 3 && !strings.Contains(string(images), "/"+added)
+	}, enough, time.Second, "tilt up has replaced the pods")
+	require.Eventually(c, live(`version: "1"`), enough, time.Second, "three pods")
+	saved := time.Now()
+	c.write(name, strings.Replace(code, `version: "1"`, `version: "saved"`, 1))
+	require.Eventually(c, live(`version: "saved"`), enough, 100*time.Millisecond, "the save is live")
+	c.Logf("the save was live in three pods after %s", time.Since(saved).Round(100*time.Millisecond))
+}
