@@ -6,13 +6,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +19,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/checkouttest"
+	"example.com/invoices/internal/docstest"
+	"example.com/invoices/internal/porttest"
 	"example.com/invoices/test/cluster/target"
 	"example.com/invoices/workspace/services"
 )
@@ -36,7 +38,7 @@ const (
 func TestThePageAddsAService(t *testing.T) {
 	cluster, err := target.FromEnvironment(repository)
 	require.NoError(t, err)
-	c := clone{T: t, cluster: cluster, folder: t.TempDir(), blocks: readPage(t)}
+	c := clone{T: t, cluster: cluster, folder: t.TempDir(), blocks: docstest.Pages(t, repository)[page].Blocks}
 	c.copyCheckout()
 	before, pods := c.objects(), c.pods()
 	list := c.read(services.File)
@@ -44,12 +46,12 @@ func TestThePageAddsAService(t *testing.T) {
 	c.Run("eight files", func(t *testing.T) {
 		c := c.in(t)
 		for _, block := range c.blocks {
-			switch key, name, _ := strings.Cut(block.about, "="); key {
+			switch key, name, _ := strings.Cut(strings.Join(block.Marks, " "), "="); key {
 			case "file":
 				require.NoFileExists(t, c.path(name))
-				c.write(name, block.text)
+				c.write(name, block.Code)
 			case "add-to":
-				c.write(name, c.read(name)+block.text)
+				c.write(name, c.read(name)+block.Code)
 			}
 		}
 		c.do("generate")
@@ -118,7 +120,7 @@ type clone struct {
 	*testing.T
 	cluster target.Target
 	folder  string
-	blocks  []block
+	blocks  []docstest.Block
 }
 
 // in is the same clone, in a part of the test.
@@ -127,32 +129,18 @@ func (c clone) in(t *testing.T) clone {
 	return c
 }
 
-// block is a block of code of the page: ```LANGUAGE ABOUT.
-type block struct{ about, text string }
-
-func readPage(t *testing.T) (blocks []block) {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(repository, page))
-	require.NoError(t, err)
-	for _, match := range regexp.MustCompile("(?ms)^```[a-z]+ ([^\n]+)\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
-		blocks = append(blocks, block{match[1], match[2]})
-	}
-	require.NotEmpty(t, blocks)
-	return blocks
-}
-
-// block is the text of a block of commands.
-func (c clone) block(about string) string {
+// block returns the commands of a block that is marked with newservice and this word.
+func (c clone) block(mark string) string {
 	c.Helper()
-	i := slices.IndexFunc(c.blocks, func(b block) bool { return b.about == about })
-	require.GreaterOrEqual(c, i, 0, "%s has no block %s", page, about)
-	return c.blocks[i].text
+	i := slices.IndexFunc(c.blocks, func(b docstest.Block) bool { return b.Is("newservice", mark) })
+	require.GreaterOrEqual(c, i, 0, "%s has no block %s", page, mark)
+	return c.blocks[i].Code
 }
 
 // do runs the commands of a block as they are there, but for the cluster's name.
-func (c clone) do(about string) string {
+func (c clone) do(mark string) string {
 	c.Helper()
-	return c.run("sh", "-ec", strings.ReplaceAll(c.block(about), "kind-invoices", c.cluster.Context))
+	return c.run("sh", "-ec", strings.ReplaceAll(c.block(mark), "kind-invoices", c.cluster.Context))
 }
 
 // run runs a command in the clone, and returns what it says.
@@ -194,25 +182,10 @@ func (c clone) write(name, content string) {
 	require.NoError(c, os.WriteFile(c.path(name), []byte(content), 0o644))
 }
 
-// copyCheckout copies what git knows or would take, as it is now, and commits it.
+// copyCheckout commits a copy of the checkout as it is now.
 func (c clone) copyCheckout() {
 	c.Helper()
-	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	list.Dir = repository
-	names, err := list.Output()
-	require.NoError(c, err)
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		from := filepath.Join(repository, name)
-		info, err := os.Stat(from)
-		if os.IsNotExist(err) {
-			continue // deleted, and not committed yet
-		}
-		require.NoError(c, err)
-		content, err := os.ReadFile(from)
-		require.NoError(c, err)
-		c.write(name, string(content))
-		require.NoError(c, os.Chmod(c.path(name), info.Mode().Perm()))
-	}
+	require.NoError(c, checkouttest.Copy(repository, c.folder))
 	c.run("git", "init", "--quiet")
 	c.run("git", "add", "--all", "--force")
 	c.run("git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now")
@@ -248,10 +221,7 @@ func (c clone) pods() map[string]string {
 
 // save changes the program while `tilt up` runs it, and waits until each pod has the change.
 func (c clone) save() {
-	free, err := net.Listen("tcp", "localhost:0")
-	require.NoError(c, err)
-	_, port, _ := net.SplitHostPort(free.Addr().String())
-	require.NoError(c, free.Close())
+	port := strconv.Itoa(porttest.Free(c))
 	var said bytes.Buffer
 	tilt := exec.Command("tilt", "up", "--stream", "--context", c.cluster.Context, "--port", port, added)
 	tilt.Dir, tilt.Stdout, tilt.Stderr = c.folder, &said, &said
