@@ -25,7 +25,7 @@ func TestALeaseMustOutliveTheCall(t *testing.T) {
 	t.Setenv("PAYMENT_TIMEOUT", "3s")
 	settings := config.New("invoice-app")
 	readConfig(settings)
-	assert.ErrorContains(t, settings.Err(), "CLAIM_LEASE=5s is refused: allowed is twice PAYMENT_TIMEOUT (3s) and more")
+	assert.ErrorContains(t, settings.Err(), "CLAIM_LEASE=5s is invalid: must be at least twice PAYMENT_TIMEOUT (3s)")
 }
 
 func TestMigrateAndImport(t *testing.T) {
@@ -48,7 +48,7 @@ func TestMigrateAndImport(t *testing.T) {
 	require.FileExists(t, "test.db")
 	out, err := run("import", "--decimal-comma", "two.csv")
 	require.NoError(t, err)
-	assert.Contains(t, out, "1 invoices added, 1 were there already")
+	assert.Contains(t, out, "1 invoices added, 1 already present")
 	assert.Contains(t, out, `"Note"`)
 	_, err = run("import", "two.csv")
 	assert.ErrorContains(t, err, "nothing was imported: two.csv:2: ")

@@ -428,7 +428,7 @@ func TestAnImport(t *testing.T) {
 	}{
 		"a value": {
 			header + "a,1,EUR\nb,2,EUR\n<b>,x,EUR\nd,1,EUR\ne,2,EUR\nf,3,EUR\n", 400, "4",
-			[]string{"a,1,EUR", "b,2,EUR", "<b>,x,EUR Value \"x\" has a currency or other letters in it: write only the number, as 1234.56", "d,1,EUR", "e,2,EUR"}, "2",
+			[]string{"a,1,EUR", "b,2,EUR", "<b>,x,EUR Value \"x\" has a currency or other letters in it: write only the number, as in 1234.56", "d,1,EUR", "e,2,EUR"}, "2",
 		},
 		"the last":    {header + "a,1,EUR\nb,2,EUX", 400, "3", []string{"InvoiceId,Value,Currency", "a,1,EUR", `b,2,EUX currency "EUX" is not a current ISO 4217 code`}, "1"},
 		"a conflict":  {header + "a,1,EUR\rI1,2,EUR\r", 409, "3", []string{"InvoiceId,Value,Currency", "a,1,EUR", `I1,2,EUR invoice "I1" exists with another amount or currency`}, "1"},

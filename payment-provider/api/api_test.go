@@ -166,13 +166,13 @@ func TestABatchHasAVerdictForEach(t *testing.T) {
 	}
 	assert.Equal(t, maxBatch, strings.Count(batch("["+strings.Join(longest[1:], ",")+"]"), `"status":200`))
 	for text, list := range map[string]string{
-		"the list has over 500 payments":     "[" + strings.Join(longest, ",") + "]",
-		"the list has an id twice: \"I6\"":   `[{"id":"I6","value":1,"currency":"EUR"},{"id":"I6","value":2,"currency":"EUR"}]`,
-		"the body is not a list":             `{"id":"I6","value":1,"currency":"EUR"}`,
-		"/1/id is of the wrong type: number": `[{"id":"I6","value":1,"currency":"EUR"},{"id":6}]`,
-		"the body is not JSON, at byte 40":   `[{"id":"I6","value":1,"currency":"EUR"},`,
+		"the list has more than 500 payments":         "[" + strings.Join(longest, ",") + "]",
+		"the list has a duplicate id: \"I6\"":       `[{"id":"I6","value":1,"currency":"EUR"},{"id":"I6","value":2,"currency":"EUR"}]`,
+		"the body is not a list":                 `{"id":"I6","value":1,"currency":"EUR"}`,
+		"/1/id is of the wrong type: number":     `[{"id":"I6","value":1,"currency":"EUR"},{"id":6}]`,
+		"the body is not JSON, at byte 40":       `[{"id":"I6","value":1,"currency":"EUR"},`,
 		"the body has a duplicate key: /0/value": `[{"id":"I6","value":1,"value":2,"currency":"EUR"}]`,
-		"the body is empty":                  ``,
+		"the body is empty":                      ``,
 	} {
 		answer := c.Do(t, http.MethodPost, "/payments/batch", list)
 		assert.Equal(t, 400, answer.Code, list)

@@ -186,7 +186,7 @@ func uselessProvider(t *testing.T, server *postgrestest.Server) {
 	b := c.add(t, "U1", "U2")
 	const (
 		noUse  = `{"error":"2 invoices remain unpaid: payment-provider gives no usable answer; it is safe to try again","unpaid":2}`
-		noTime = `{"error":"2 invoices remain unpaid: payment-provider does not answer in time; it is safe to try again","unpaid":2}`
+		noTime = `{"error":"2 invoices remain unpaid: payment-provider did not respond in time; it is safe to try again","unpaid":2}`
 	)
 	for name, provider := range map[string]struct {
 		behaviour behaviour
