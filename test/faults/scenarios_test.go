@@ -185,7 +185,7 @@ func uselessProvider(t *testing.T, server *postgrestest.Server) {
 	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: []string{"CLAIM_LEASE=5s", "PAYMENT_TIMEOUT=2s", "PAY_PATIENCE=100ms"}})
 	b := c.add(t, "U1", "U2")
 	const (
-		noUse  = `{"error":"2 invoices remain unpaid: payment-provider gives no usable answer; it is safe to try again","unpaid":2}`
+		noUse  = `{"error":"2 invoices remain unpaid: payment-provider gives no usable response; it is safe to try again","unpaid":2}`
 		noTime = `{"error":"2 invoices remain unpaid: payment-provider did not respond in time; it is safe to try again","unpaid":2}`
 	)
 	for name, provider := range map[string]struct {
@@ -240,7 +240,7 @@ func unknownCaller(t *testing.T, server *postgrestest.Server) {
 			c.tokens.TokenFile(token)
 			status, text := payAll(t.Context(), c.apps[0])
 			assert.Equal(t, http.StatusBadGateway, status)
-			assert.JSONEq(t, `{"error":"2 invoices remain unpaid: payment-provider gives no usable answer; it is safe to try again","unpaid":2}`, string(text))
+			assert.JSONEq(t, `{"error":"2 invoices remain unpaid: payment-provider gives no usable response; it is safe to try again","unpaid":2}`, string(text))
 			for _, id := range []string{"C1", "C2"} {
 				assert.False(t, c.get(t, id).settled(), "no invoice is to blame for that")
 			}
