@@ -12,7 +12,7 @@ import (
 	"example.com/invoices/internal/config"
 )
 
-func TestTheReferenceDocumentsEveryVariable(t *testing.T) {
+func TestReferenceDocumentsEveryVariable(t *testing.T) {
 	settings := config.New("invoice-app")
 	readConfig(settings)
 	reference, err := os.ReadFile("../docs/reference.md")
@@ -20,7 +20,7 @@ func TestTheReferenceDocumentsEveryVariable(t *testing.T) {
 	assert.Contains(t, string(reference), settings.Markdown(), "docs/reference.md: the table of invoice-app's variables must read")
 }
 
-func TestALeaseMustOutliveTheCall(t *testing.T) {
+func TestLeaseMustOutliveTheCall(t *testing.T) {
 	t.Setenv("CLAIM_LEASE", "5s")
 	t.Setenv("PAYMENT_TIMEOUT", "3s")
 	settings := config.New("invoice-app")

@@ -457,7 +457,7 @@ func settingsOfTheURL(t *testing.T, server *postgrestest.Server, database string
 
 // A server that is frozen, or behind a network that drops packets, is noticed
 // by the client's own bounds.
-func TestAServerThatDoesNotAnswer(t *testing.T) {
+func TestServerThatDoesNotRespond(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()

@@ -80,7 +80,7 @@ func TestRefusedCallers(t *testing.T) {
 	}
 }
 
-func TestAnAcceptedCaller(t *testing.T) {
+func TestAcceptedCaller(t *testing.T) {
 	cluster := identitytest.New(t)
 	s, logs := newDoor(cluster.Config())
 	response := knock(s, "Bearer "+cluster.Token())

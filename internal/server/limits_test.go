@@ -44,7 +44,7 @@ func scrape(t *testing.T, s *Server, route string) []string {
 	return lines
 }
 
-func TestAHandlerThatDoesNotReturn(t *testing.T) {
+func TestHandlerThatDoesNotReturn(t *testing.T) {
 	for name, begin := range map[string]func(*gin.Context){
 		"and has said nothing": func(*gin.Context) {},
 		"and has set a header": func(c *gin.Context) { c.Header("Location", "/"); c.Status(http.StatusCreated) },
@@ -84,7 +84,7 @@ func TestAHandlerThatDoesNotReturn(t *testing.T) {
 
 // A handler that notices the end of its time, and fails at once, does not come
 // before the answer that the client gets.
-func TestAHandlerThatNoticesTheEnd(t *testing.T) {
+func TestHandlerThatNoticesTheDeadline(t *testing.T) {
 	s := newServer(io.Discard)
 	s.Router.GET("/slow", func(c *gin.Context) {
 		time.Sleep(AnswerTimeout)
@@ -103,7 +103,7 @@ func TestAHandlerThatNoticesTheEnd(t *testing.T) {
 	}
 }
 
-func TestTheContextEndsWithTheTime(t *testing.T) {
+func TestContextEndsWithTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(io.Discard)
 		cause := make(chan error, 1)
@@ -121,7 +121,7 @@ func TestTheContextEndsWithTheTime(t *testing.T) {
 
 // The connection's own deadlines, which net/http sets, do not end a request
 // that has more time.
-func TestARequestOutlivesTheConnectionsDeadlines(t *testing.T) {
+func TestRequestOutlivesTheConnectionsDeadlines(t *testing.T) {
 	s := newServer(io.Discard)
 	s.Router.POST("/long", func(c *gin.Context) {
 		select {
@@ -146,7 +146,7 @@ func TestARequestOutlivesTheConnectionsDeadlines(t *testing.T) {
 }
 
 // Each way in which a request can end is counted and logged once.
-func TestEveryEndIsCountedAndLogged(t *testing.T) {
+func TestEveryOutcomeIsCountedAndLogged(t *testing.T) {
 	for name, test := range map[string]struct {
 		handler gin.HandlerFunc
 		leave   bool // the client does, while the handler works
@@ -206,7 +206,7 @@ func TestEveryEndIsCountedAndLogged(t *testing.T) {
 }
 
 // A client that does not read its answer is let go at the deadline of the write.
-func TestAClientThatDoesNotRead(t *testing.T) {
+func TestClientThatDoesNotRead(t *testing.T) {
 	s := newServer(io.Discard)
 	ended := make(chan error, 1)
 	s.Router.GET("/endless", func(c *gin.Context) {
@@ -261,7 +261,7 @@ func TestSlots(t *testing.T) {
 }
 
 // However much hangs, probes are answered, and anything else with 503.
-func TestAFullServer(t *testing.T) {
+func TestFullServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(io.Discard)
 		wake := make(chan struct{})
@@ -278,7 +278,7 @@ func TestAFullServer(t *testing.T) {
 	})
 }
 
-func TestACheckThatHangs(t *testing.T) {
+func TestHangingCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wake := make(chan struct{})
 		s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, func(context.Context) error { <-wake; return nil })
@@ -357,7 +357,7 @@ func TestBodies(t *testing.T) {
 
 // A body that arrives at the least rate is read to its end, and one that stops
 // is answered with 408.
-func TestTheRateOfABody(t *testing.T) {
+func TestBodyRate(t *testing.T) {
 	for name, test := range map[string]struct {
 		size  int
 		pause time.Duration // between parts of 32 KiB
@@ -458,7 +458,7 @@ func TestLargeBodiesWaitForEachOther(t *testing.T) {
 
 // A client's leaving is noticed, whether its request had a body or not, and
 // whether or not the handler has read it.
-func TestAClientThatLeavesIsNoticed(t *testing.T) {
+func TestClientThatLeavesIsDetected(t *testing.T) {
 	s := newServer(io.Discard)
 	entered, left := make(chan struct{}), make(chan struct{})
 	s.Router.POST("/long", func(c *gin.Context) {
@@ -547,7 +547,7 @@ func TestConnectionsMakeRoom(t *testing.T) {
 }
 
 // A request that has arrived waits for the server, so it is not the client that is slow.
-func TestAStarvedServerClosesNoRequest(t *testing.T) {
+func TestStarvedServerClosesNoRequest(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
@@ -581,7 +581,7 @@ func TestAStarvedServerClosesNoRequest(t *testing.T) {
 }
 
 // Who waits for room when a server stops is answered, too.
-func TestAtTheDoorOfAServerThatStops(t *testing.T) {
+func TestWaitingConnectionsOfAStoppingServer(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	accepted := make(chan struct{}, 2)

@@ -24,7 +24,7 @@ func pass(t *testing.T, variable string, file *os.File) {
 	t.Setenv(variable, strconv.Itoa(fd))
 }
 
-func TestAnOpenSocketIsTakenOver(t *testing.T) {
+func TestListeningSocketIsInherited(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
@@ -57,7 +57,7 @@ func TestAnOpenSocketIsTakenOver(t *testing.T) {
 	waiting.Close()
 }
 
-func TestWhatIsNoDescriptorIsNamed(t *testing.T) {
+func TestInvalidDescriptorsAreNamed(t *testing.T) {
 	run := func() error { return newServer(io.Discard).Run(t.Context(), "127.0.0.1:0", time.Second, func() {}) }
 	t.Setenv("READY_FD", "ready")
 	assert.ErrorContains(t, run(), "READY_FD")

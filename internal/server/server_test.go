@@ -48,7 +48,7 @@ func serve(t *testing.T, s *Server, onDrain func()) (url string, stop func() err
 	return "http://" + address, stop
 }
 
-func TestATakenPortIsNamed(t *testing.T) {
+func TestPortInUseIsNamed(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
@@ -57,7 +57,7 @@ func TestATakenPortIsNamed(t *testing.T) {
 	assert.ErrorContains(t, err, "set LISTEN_ADDR to another")
 }
 
-func TestStoppingAnswersWhatIsInFlight(t *testing.T) {
+func TestStoppingFinishesRequestsInFlight(t *testing.T) {
 	s := newServer(io.Discard)
 	entered, drained := make(chan struct{}), make(chan struct{})
 	s.Router.GET("/slow", func(c *gin.Context) {
@@ -138,7 +138,7 @@ func get(s *Server, path string) *httptest.ResponseRecorder {
 	return answer
 }
 
-func TestReadinessIsAskedOnceASecond(t *testing.T) {
+func TestReadinessIsCheckedOncePerSecond(t *testing.T) {
 	asked := 0
 	s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, func(context.Context) error { asked++; return errors.New("gone") })
 	for range 5 {
@@ -167,7 +167,7 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
-func TestAPanicIsA500AndLogged(t *testing.T) {
+func TestPanicIs500AndLogged(t *testing.T) {
 	var logs bytes.Buffer
 	s := newServer(&logs)
 	s.Router.GET("/panic", func(*gin.Context) { panic("secret detail") })

@@ -197,7 +197,7 @@ func (f frozen) Retry(ctx context.Context, _ string) error  { return f.Wait(ctx)
 func (f frozen) LastSeq(ctx context.Context) (int64, error) { return 0, f.Wait(ctx) }
 
 // A call that needs a frozen database is answered all the same, in its time.
-func TestEveryCallIsAnsweredInTime(t *testing.T) {
+func TestEveryRequestGetsAResponseInTime(t *testing.T) {
 	for _, deaf := range []bool{false, true} {
 		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -318,7 +318,7 @@ func (g growing) List(ctx context.Context, filter invoice.Filter) ([]invoice.Inv
 	return g.Store.List(ctx, filter)
 }
 
-func TestAListEndsAtTheLastInvoiceOfItsBeginning(t *testing.T) {
+func TestListEndsAtTheLastInvoiceAtItsStart(t *testing.T) {
 	s := growing{newStore(t), t, new(int)}
 	c := newContract(t, s, nil)
 	assert.Equal(t, "[]", c.Do(t, http.MethodGet, "/invoices", "").Body.String())
@@ -349,7 +349,7 @@ func (s slowly) Write(part []byte) (int, error) {
 	return len(part), nil
 }
 
-func TestAListIsReadInSomeTime(t *testing.T) {
+func TestSlowListReaderIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute)
 		start := time.Now()
@@ -362,7 +362,7 @@ func TestAListIsReadInSomeTime(t *testing.T) {
 }
 
 // Whoever does not read holds few lists, and keeps nobody from pages.
-func TestListsAndPagesWaitForTheirOwnKind(t *testing.T) {
+func TestListsAndPagesHaveSeparateSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute)
 		stop := make(chan struct{})
@@ -393,7 +393,7 @@ func (s stuck) Write([]byte) (int, error) {
 	return 0, io.ErrClosedPipe
 }
 
-func TestAListThatBreaksOffIsNoWholeList(t *testing.T) {
+func TestAbortedListIsNotComplete(t *testing.T) {
 	s := newStore(t)
 	var list []invoice.Invoice
 	for n := range chunk + 1 {
@@ -417,7 +417,7 @@ func (f failsLater) List(ctx context.Context, filter invoice.Filter) ([]invoice.
 	return f.Store.List(ctx, filter)
 }
 
-func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
+func TestInvalidInputChangesNothing(t *testing.T) {
 	s := newStore(t)
 	c := newContract(t, s, nil)
 	for name, body := range map[string]string{

@@ -50,7 +50,7 @@ func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 
 // A client that goes is noticed, whether or not its request had a body: nobody
 // wants to know what is paid then.
-func TestAClientThatGoesEndsItsPayAll(t *testing.T) {
+func TestClientThatLeavesEndsItsPayAll(t *testing.T) {
 	for name, body := range map[string]string{
 		"without a body": "", "with a body": "{}", "with a long body": strings.Repeat(" ", 3<<10),
 	} {

@@ -60,7 +60,7 @@ var two = []invoice.Invoice{
 
 const plain = "InvoiceId,Value,Currency\nA1,131072.01,EUR\n\"A, 2\",500,JPY\n"
 
-func TestReadingWhatPeopleHave(t *testing.T) {
+func TestReadCommonFormats(t *testing.T) {
 	comma := Options{DecimalComma: true}
 	for name, test := range map[string]struct {
 		text    string
@@ -130,7 +130,7 @@ func TestNothingToAdd(t *testing.T) {
 	}
 }
 
-func TestEveryErrorHasItsLineAndNothingIsImported(t *testing.T) {
+func TestErrorsHaveALineAndNothingIsImported(t *testing.T) {
 	s := openStore(t)
 	const a1 = `{"InvoiceId":"A1","Value":1,"Currency":"EUR"}`
 	long := strings.Repeat("x", maxRecord)
@@ -261,7 +261,7 @@ func TestImportingTwiceAddsOnce(t *testing.T) {
 	assert.Equal(t, []int{0, 3}, []int{result.Added, result.Existing})
 }
 
-func TestAConflictWithWhatIsThereHasItsLine(t *testing.T) {
+func TestConflictHasItsLine(t *testing.T) {
 	s := openStore(t)
 	_, err := Import(t.Context(), s, strings.NewReader("InvoiceId,Value,Currency\nA1,1,EUR\n"), Options{})
 	require.NoError(t, err)
@@ -274,7 +274,7 @@ func TestAConflictWithWhatIsThereHasItsLine(t *testing.T) {
 }
 
 // A reader's error stays what it is, whatever is being read.
-func TestTheSourceFails(t *testing.T) {
+func TestSourceFails(t *testing.T) {
 	gone := errors.New("gone")
 	s := openStore(t)
 	for _, text := range []string{"", "Inv", plain, plain + "A3,", "{", `{"InvoiceId":`, "[", "[{}", "\xff\xfeI"} {
@@ -287,7 +287,7 @@ func TestTheSourceFails(t *testing.T) {
 	}
 }
 
-func TestNothingIsReadBehindAnError(t *testing.T) {
+func TestNothingIsReadAfterAnError(t *testing.T) {
 	for _, text := range []string{"InvoiceId,Value,Currency\nA1,0,EUR\n", "[{},", "{}\n"} {
 		source := &counting{from: io.MultiReader(strings.NewReader(text), endless{})}
 		_, _, err := read(source, Options{})
@@ -317,7 +317,7 @@ func (c *counting) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func TestAReaderReadsOnce(t *testing.T) {
+func TestReaderReadsOnce(t *testing.T) {
 	list, r, err := read(strings.NewReader(plain), Options{})
 	require.NoError(t, err)
 	require.Len(t, list, 2)

@@ -70,7 +70,7 @@ func payInBatches(
 
 func succeeds(t *testing.T, err error) { t.Helper(); require.NoError(t, err) }
 
-func TestBatchesGrowWhileTheyAreQuickAndLeaveWorkForOthers(t *testing.T) {
+func TestBatchesGrowWhileCallsAreFast(t *testing.T) {
 	l := newLedger(10_000)
 	b, took := payInBatches(t, l, func(_ context.Context, batch []invoice.Invoice) []error {
 		time.Sleep(10 * time.Millisecond)
@@ -85,7 +85,7 @@ func TestBatchesGrowWhileTheyAreQuickAndLeaveWorkForOthers(t *testing.T) {
 	assert.Less(t, took, 500*time.Millisecond)
 }
 
-func TestBatchesShrinkWhileTheyAreSlow(t *testing.T) {
+func TestBatchesShrinkWhileCallsAreSlow(t *testing.T) {
 	l := newLedger(2000)
 	b, _ := payInBatches(t, l, func(ctx context.Context, batch []invoice.Invoice) []error {
 		for n := range batch { // an invoice takes 100 ms; the call, 3 s at most
@@ -103,7 +103,7 @@ func TestBatchesShrinkWhileTheyAreSlow(t *testing.T) {
 	}
 }
 
-func TestALoneInvoiceDoesNotWaitForOthers(t *testing.T) {
+func TestSingleInvoiceDoesNotWaitForOthers(t *testing.T) {
 	b, took := payInBatches(t, newLedger(1), func(_ context.Context, batch []invoice.Invoice) []error {
 		return all(batch, nil)
 	}, succeeds)
@@ -168,7 +168,7 @@ func TestEachInvoiceOfABatchHasItsOwnOutcome(t *testing.T) {
 
 // What a claim that took too long has brought is not sent: it may be somebody
 // else's soon.
-func TestWhatIsClaimedTooLateIsNotSent(t *testing.T) {
+func TestLateClaimsAreNotSent(t *testing.T) {
 	l := newLedger(100)
 	late := &lateLedger{ledger: l, wait: steady.Lease - time.Second}
 	b := &batches{answer: func(_ context.Context, batch []invoice.Invoice) []error { return all(batch, nil) }}

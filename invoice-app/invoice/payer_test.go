@@ -123,7 +123,7 @@ func TestPayAllPaysEachOnce(t *testing.T) {
 	assert.EqualValues(t, 30, calls.Load())
 }
 
-func TestAHiccupIsTriedAgainAndNeverParks(t *testing.T) {
+func TestHiccupIsRetriedAndNeverParks(t *testing.T) {
 	s := open(t, 10)
 	var calls atomic.Int32
 	payer := newPayer(s, provider(func(context.Context, invoice.Invoice) error {
@@ -184,7 +184,7 @@ func TestOneRejectionDoesNotBlockTheOthers(t *testing.T) {
 }
 
 // The provider does not know us, for a while: no invoice is to blame for that.
-func TestARefusalOfTheCallerNeverParks(t *testing.T) {
+func TestRefusedCallerNeverParks(t *testing.T) {
 	for status, text := range map[int]string{
 		http.StatusUnauthorized: `{"error":"a valid token is required"}`,
 		http.StatusForbidden:    `{"error":"this account is not allowed to call"}`,
@@ -216,7 +216,7 @@ func TestARefusalOfTheCallerNeverParks(t *testing.T) {
 	}
 }
 
-func TestAProviderThatNeverAnswers(t *testing.T) {
+func TestProviderThatNeverResponds(t *testing.T) {
 	s := open(t, 3)
 	payer := newImpatientPayer(s, provider(func(ctx context.Context, _ invoice.Invoice) error {
 		<-ctx.Done() // the Payer's own timeout
@@ -229,7 +229,7 @@ func TestAProviderThatNeverAnswers(t *testing.T) {
 	assert.Zero(t, rejected)
 }
 
-func TestOneThatAlwaysFailsLeavesTheOthersPaid(t *testing.T) {
+func TestFailingInvoiceDoesNotHoldUpTheOthers(t *testing.T) {
 	s := open(t, 10)
 	payer := newImpatientPayer(s, provider(func(_ context.Context, i invoice.Invoice) error {
 		if i.ID == "I0" {
@@ -271,7 +271,7 @@ func TestPayAllWaitsForWhatAnotherReplicaHasClaimed(t *testing.T) {
 }
 
 // Its callers often leave while a replica stops.
-func TestPayAllAfterStopAndWithoutItsCaller(t *testing.T) {
+func TestPayAllAfterStop(t *testing.T) {
 	payer := newPayer(nil, nil)
 	payer.Stop()
 	gone, cancel := context.WithCancel(t.Context())
@@ -281,7 +281,7 @@ func TestPayAllAfterStopAndWithoutItsCaller(t *testing.T) {
 	}
 }
 
-func TestStopFinishesWhatIsInHandAndClaimsNoMore(t *testing.T) {
+func TestStopFinishesCallsInProgress(t *testing.T) {
 	s := open(t, 20)
 	started, goOn := make(chan struct{}, 20), make(chan struct{})
 	payer := newPayer(s, provider(func(context.Context, invoice.Invoice) error {
@@ -301,7 +301,7 @@ func TestStopFinishesWhatIsInHandAndClaimsNoMore(t *testing.T) {
 	assert.Equal(t, quick.Concurrency, paid)
 }
 
-func TestAClientThatHangsUpLosesNothing(t *testing.T) {
+func TestClientThatLeavesLosesNothing(t *testing.T) {
 	s := open(t, 20)
 	ctx, hangUp := context.WithCancel(t.Context())
 	payer := newPayer(s, provider(func(ctx context.Context, _ invoice.Invoice) error {

@@ -381,7 +381,7 @@ func stagedListGotLost(t *testing.T, server *postgrestest.Server) {
 
 // What a killed importer has left in an SQLite file is never seen, and is deleted
 // when the file is opened; a living importer's is left alone.
-func TestTheRestOfAKilledImport(t *testing.T) {
+func TestLeftoversOfAKilledImport(t *testing.T) {
 	url := "sqlite:" + t.TempDir() + "/invoices.db"
 	s := openURL(t, url)
 	add(t, s, euros("mine", 1))
@@ -407,9 +407,9 @@ func TestTheRestOfAKilledImport(t *testing.T) {
 	assert.Equal(t, []string{"mine", "long0"}, ids(t, third, invoice.Filter{Limit: 10}))
 }
 
-// TestOthersWriteDuringAnImport needs what it adds to be accepted before the
+// TestOthersCanWriteDuringAnImport needs what it adds to be accepted before the
 // import is over.
-func TestOthersWriteDuringAnImport(t *testing.T) {
+func TestOthersCanWriteDuringAnImport(t *testing.T) {
 	url := "sqlite:" + t.TempDir() + "/invoices.db"
 	importer, other := openURL(t, url), openURL(t, url)
 	var sent atomic.Int32

@@ -297,7 +297,7 @@ func markPaid(t *testing.T, s Store, id string) {
 	require.NoError(t, s.MarkPaid(t.Context(), []invoice.Claim{{Invoice: get(t, s, id)}}))
 }
 
-func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {
+func TestServiceRoleCanChangeBookkeepingOnly(t *testing.T) {
 	server := postgrestest.Start(t)
 	server.Exec("postgres", "CREATE ROLE app LOGIN")
 	url := server.URL(postgrestest.Superuser, "postgres")
@@ -323,7 +323,7 @@ func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {
 }
 
 // While a chunk is written, the next one is read, and no more than that.
-func TestReadingGoesOnWhileAChunkIsWritten(t *testing.T) {
+func TestReadingContinuesWhileAChunkIsWritten(t *testing.T) {
 	list := make([]invoice.Invoice, 5*addChunk+1)
 	for n := range list {
 		list[n] = euros(fmt.Sprint(n), 1)

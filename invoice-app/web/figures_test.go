@@ -138,7 +138,7 @@ func TestFigures(t *testing.T) {
 }
 
 // Developers empty databases while everything runs.
-func TestFiguresOfADatabaseThatWasEmptied(t *testing.T) {
+func TestFiguresOfAnEmptiedDatabase(t *testing.T) {
 	_, c := newCounter(t, of("a", 1, "EUR"), of("b", 2, "EUR"))
 	assert.Equal(t, int64(2), ask(t, c).All)
 	other, _ := newCounter(t)

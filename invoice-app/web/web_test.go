@@ -246,7 +246,7 @@ func (d document) link(t *testing.T, text string) string {
 	return ""
 }
 
-func TestThePageShowsWhatThereIs(t *testing.T) {
+func TestPage(t *testing.T) {
 	s := newSite(t, newStore(t, of("I1", 1215, "EUR"), of("<i>&\"", 500, "JPY"), of("I3", 1000, "EUR"), of("KWD-1", 1005, "KWD")),
 		refuses("I3"), impatient)
 	page := s.get("/")
@@ -312,7 +312,7 @@ func TestPages(t *testing.T) {
 }
 
 // A client of the API is answered as if there were no page.
-func TestOnlyWhoAsksForHTMLGetsIt(t *testing.T) {
+func TestOnlyHTMLClientsGetThePage(t *testing.T) {
 	s := newSite(t, newStore(t), nil, impatient)
 	for accept, want := range map[string]int{
 		browsers: 200, "text/html": 200, "application/json, text/html;q=0.5": 200,
@@ -330,7 +330,7 @@ func TestOnlyWhoAsksForHTMLGetsIt(t *testing.T) {
 	assert.Equal(t, "[]", s.send(httptest.NewRequest(http.MethodGet, "/invoices", nil)).Body.String(), "a browser, too, gets the API at its paths")
 }
 
-func TestNothingButThePagesOwnIsLoaded(t *testing.T) {
+func TestPageLoadsOnlyItsOwnFiles(t *testing.T) {
 	s := newSite(t, newStore(t, of("I1", 1215, "EUR")), nil, impatient)
 	answer := s.send(httptest.NewRequest(http.MethodGet, "/", nil))
 	for _, directive := range strings.Split(answer.Header().Get("Content-Security-Policy"), "; ") {
@@ -401,7 +401,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 	assert.Equal(t, 421, s.send(spoofed).Code)
 }
 
-func TestAnImport(t *testing.T) {
+func TestImport(t *testing.T) {
 	invoices := newStore(t, of("I1", 1215, "EUR"))
 	s := newSite(t, invoices, nil, impatient)
 	answer := s.send(uploadRequest(t, "a.csv", "InvoiceId;Value;Currency\r\nI1;12,15;EUR\r\nI2;7,5;EUR\r\n", "comma"))
@@ -467,7 +467,7 @@ func TestAnImport(t *testing.T) {
 	}
 }
 
-func TestAFormThatIsNoFile(t *testing.T) {
+func TestFormWithoutFile(t *testing.T) {
 	s := newSite(t, newStore(t), nil, impatient)
 	for body, want := range map[string]string{
 		"":        "the form cannot be read",
@@ -512,7 +512,7 @@ func (failing) Sum(context.Context, invoice.Filter, int64) ([]invoice.Sum, int64
 	return nil, 0, errGone
 }
 
-func TestTroubleIsShownOnThePage(t *testing.T) {
+func TestErrorsAreShownOnThePage(t *testing.T) {
 	s := newSite(t, failing{}, nil, impatient)
 	for _, request := range []*http.Request{
 		httptest.NewRequest(http.MethodGet, "/", nil), httptest.NewRequest(http.MethodGet, "/?id=a", nil),
@@ -544,7 +544,7 @@ func TestTroubleIsShownOnThePage(t *testing.T) {
 
 // The button can be pressed twice, in two tabs, and the page left: what was
 // unpaid is paid once, and the page tells how far it is.
-func TestPayingThatTakesLong(t *testing.T) {
+func TestLongPaying(t *testing.T) {
 	var list []invoice.Invoice
 	for n := range 30 {
 		list = append(list, of(fmt.Sprint("I", n), 100, "EUR"))

@@ -127,7 +127,7 @@ func TestContract(t *testing.T) {
 	c.RequireAllSeen(broken, full)
 }
 
-func TestABatchHasAVerdictForEach(t *testing.T) {
+func TestBatchHasOneVerdictPerPayment(t *testing.T) {
 	c, payments, _ := newContract(t)
 	batch := func(list string) string {
 		answer := c.Do(t, http.MethodPost, "/payments/batch", list)
@@ -205,7 +205,7 @@ func (f frozen) Get(ctx context.Context, _ string) (payment.Payment, error) {
 }
 
 // A call that needs a frozen database is answered all the same, in its time.
-func TestEveryCallIsAnsweredInTime(t *testing.T) {
+func TestEveryRequestGetsAResponseInTime(t *testing.T) {
 	for _, deaf := range []bool{false, true} {
 		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -231,7 +231,7 @@ func TestEveryCallIsAnsweredInTime(t *testing.T) {
 }
 
 // What is under /payments is for the one account, a call added later included.
-func TestWhatIsUnderPaymentsNeedsAToken(t *testing.T) {
+func TestPaymentsNeedAToken(t *testing.T) {
 	cluster := identitytest.New(t)
 	s := New(silent, prometheus.NewRegistry(), func(context.Context) error { return nil }, gone{}, identity.NewVerifier(cluster.Config(), silent))
 	for _, route := range s.Routes() {
@@ -243,7 +243,7 @@ func TestWhatIsUnderPaymentsNeedsAToken(t *testing.T) {
 
 // Rules become stricter. Who missed the answer to a payment that was taken before
 // asks again, and must not hear that it is invalid.
-func TestWhatWasTakenUnderOlderRulesIsConfirmed(t *testing.T) {
+func TestPaymentsUnderOlderRulesAreConfirmed(t *testing.T) {
 	c, payments, _ := newContract(t)
 	for name, p := range map[string]payment.Payment{
 		"an id that is refused now": {ID: "B\u200b1", Amount: money.Amount{Minor: 1215, Currency: "EUR"}},
@@ -270,7 +270,7 @@ func TestWhatWasTakenUnderOlderRulesIsConfirmed(t *testing.T) {
 	}
 }
 
-func TestAPaymentInAnUnknownCurrencyIsAnError(t *testing.T) {
+func TestStoredPaymentInUnknownCurrencyIsAnError(t *testing.T) {
 	_, payments, _ := newContract(t)
 	unknown := payment.Payment{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}}
 	_, err := payments.Insert(t.Context(), []payment.Payment{unknown})
@@ -281,7 +281,7 @@ func TestAPaymentInAnUnknownCurrencyIsAnError(t *testing.T) {
 	assert.NotContains(t, answer.Body.String(), "1215")
 }
 
-func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
+func TestInvalidInputChangesNothing(t *testing.T) {
 	c, payments, _ := newContract(t)
 	for name, bad := range map[string]struct{ body, code string }{
 		"empty body":          {``, "malformed"},

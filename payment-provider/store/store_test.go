@@ -129,7 +129,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 	})
 }
 
-func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
+func TestServiceRoleCannotChangePayments(t *testing.T) {
 	server := postgrestest.Start(t)
 	server.Exec("postgres", "CREATE ROLE provider LOGIN")
 	url := server.URL(postgrestest.Superuser, "postgres")
@@ -172,7 +172,7 @@ func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
 // With synchronous replication a payment counts when the standby has it. Here
 // none ever answers, and the first caller does not wait: the second must not be
 // told that the payment is safe.
-func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
+func TestRepeatedPaymentWaitsForReplication(t *testing.T) {
 	server := postgrestest.Start(t)
 	url := server.URL(postgrestest.Superuser, "postgres")
 	require.NoError(t, Schema.Migrate(t.Context(), url, ""))
@@ -216,7 +216,7 @@ func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
 	require.Eventually(t, func() bool { return take() == nil }, 20*time.Second, 10*time.Millisecond)
 }
 
-func TestAPathIsTakenAsItIs(t *testing.T) {
+func TestPathIsUsedUnchanged(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "mit Leerzeichen ü")
 	settings := &url.URL{Scheme: "sqlite", Path: filepath.Join(folder, "payments.db")} // as the configuration gives it
 	s, err := Open(t.Context(), settings.String(), 1)
@@ -228,7 +228,7 @@ func TestAPathIsTakenAsItIs(t *testing.T) {
 	assert.ErrorContains(t, err, "must be sqlite:PATH")
 }
 
-func TestADamagedFileIsRefusedAndLeftAlone(t *testing.T) {
+func TestDamagedFileIsRejectedAndUnchanged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "payments.db")
 	text := []byte("this is no database, and somebody may want it back")
 	require.NoError(t, os.WriteFile(path, text, 0o600))

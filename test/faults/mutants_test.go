@@ -223,7 +223,7 @@ func TestMutantsBeside(t *testing.T) {
 			mutation.Mutation{File: "internal/money/money.go", Old: `old, known := withdrawn[currency]
 	return`, New: `old, known := withdrawn[""]
 	return`},
-			"internal/money", "TestAWithdrawnCurrency",
+			"internal/money", "TestWithdrawnCurrency",
 		},
 		"a commit without an answer counts as refused": {
 			mutation.Mutation{
@@ -239,7 +239,7 @@ func TestMutantsBeside(t *testing.T) {
 		},
 		"pages of other origins may write": {
 			mutation.Mutation{File: "internal/server/door.go", Old: `s.crossOrigin.Check(r); err != nil`, New: `s.crossOrigin.Check(r); err != nil && false`},
-			"internal/server", "TestTheDoor",
+			"internal/server", "TestForeignPagesAreRejected",
 		},
 		"as many requests as there are": {
 			mutation.Mutation{File: "internal/server/limits.go", Old: `return make(Slots, n)`, New: `return make(Slots, 1000*n)`},
@@ -251,7 +251,7 @@ func TestMutantsBeside(t *testing.T) {
 		},
 		"the application's role may change amounts": {
 			mutation.Mutation{File: "invoice-app/store/store.go", Old: `[]string{"paid_at", `, New: `[]string{"amount_minor", "paid_at", `},
-			"invoice-app/store", "TestTheProgramsRoleMayChangeBookkeepingOnly",
+			"invoice-app/store", "TestServiceRoleCanChangeBookkeepingOnly",
 		},
 		"a wrong value is shown, a password included": {
 			mutation.Mutation{File: "internal/config/config.go", Old: `if harmless.MatchString(text) {`, New: `if true {`},
@@ -259,7 +259,7 @@ func TestMutantsBeside(t *testing.T) {
 		},
 		"the breaker never trips": {
 			mutation.Mutation{File: "invoice-app/invoice/breaker.go", Old: `tripAfter = 8`, New: `tripAfter = 1 << 30`},
-			"invoice-app/invoice", "TestAProviderThatFailsEverythingIsNotFlooded",
+			"invoice-app/invoice", "TestFailingProviderIsNotFlooded",
 		},
 		"the cursor never goes back": {
 			mutation.Mutation{File: "invoice-app/invoice/run.go", Old: `case r.cursor > 0:`, New: `case false:`},
@@ -267,11 +267,11 @@ func TestMutantsBeside(t *testing.T) {
 		},
 		"a batch is sent although its lease ends": {
 			mutation.Mutation{File: "invoice-app/invoice/run.go", Old: `if time.Now().After(sendBy) {`, New: `if false {`},
-			"invoice-app/invoice", "TestWhatIsClaimedTooLateIsNotSent",
+			"invoice-app/invoice", "TestLateClaimsAreNotSent",
 		},
 		"a full server answers no probes": {
 			mutation.Mutation{File: "internal/server/server.go", Old: `path != "/livez" && path != "/readyz"`, New: `path != "/metrics"`},
-			"internal/server", "TestAFullServer",
+			"internal/server", "TestFullServer",
 		},
 	}
 	for name, m := range mutants {

@@ -89,7 +89,7 @@ func startBoth(t *testing.T) (app, provider *process) {
 }
 
 // Clients that come again whenever their connection is closed keep nobody out.
-func TestClientsThatComeAgain(t *testing.T) {
+func TestReconnectingClients(t *testing.T) {
 	app, _ := startBoth(t)
 	for name, text := range map[string]string{
 		"without a request":     "",

@@ -29,7 +29,7 @@ const enough = 3 * time.Minute
 
 // A full volume stops writing, and then the server: it ends when there is no space for its log of changes,
 // and cannot start. Both services say so, and go on with nothing lost when there is space again.
-func TestAFullVolume(t *testing.T) {
+func TestFullVolume(t *testing.T) {
 	p := newPod(t, "max_wal_size = 32MB\nmin_wal_size = 32MB\n") // a small one is filled sooner
 	p.limitVolume(144 << 20)
 	p.secrets("owner", "application")

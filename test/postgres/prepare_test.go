@@ -228,7 +228,7 @@ exec psql "$@"
 }
 
 // Without a password nothing is changed: an empty one would leave the role without any.
-func TestAnEmptyPassfileIsRefused(t *testing.T) {
+func TestEmptyPassfileIsRejected(t *testing.T) {
 	p := newPod(t, "")
 	p.secrets("", "something")
 	output, err := p.prepare("invoicing")

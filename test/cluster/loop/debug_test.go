@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestABreakpointIsHit attaches as an editor does that follows .vscode/launch.json.
-func TestABreakpointIsHit(t *testing.T) {
+// TestBreakpoint attaches as an editor does that follows .vscode/launch.json.
+func TestBreakpoint(t *testing.T) {
 	long(t)
 	s := tiltUp(t, invoiceApp.name, paymentProvider.name, "--", "--debug", invoiceApp.name)
 	s.saveVersion(invoiceApp, "debugged")

@@ -76,7 +76,7 @@ func (p page) awaitLogOnPage(text string) {
 	p.await(fmt.Sprintf("document.getElementById('log').textContent.includes(%q)", text), "true")
 }
 
-func TestThePageShowsAndDoes(t *testing.T) {
+func TestTiltPage(t *testing.T) {
 	long(t)
 	p := openPage(tiltUp(t))
 	for _, resource := range []string{"(Tiltfile)", "platform", "passwords", "invoicing-postgres", "payments-postgres",
