@@ -48,7 +48,7 @@ func (b *bench) kubectl(input string, arguments ...string) error {
 	return nil
 }
 
-// startWatcher puts the watcher on the node, from where every pod can be reached.
+// startWatcher starts the watcher on the node, from where every pod can be reached.
 func (b *bench) startWatcher() error {
 	const program = "/usr/local/bin/bench-watcher"
 	watcherFile := filepath.Join(b.root, ".build/bench/watcher")
@@ -121,8 +121,8 @@ func (b *bench) watchPods(namespace string) {
 	}
 }
 
-// replicas are the addresses of the pods that stay, if they are as many as there should be, and
-// Ready; and how many pods there are in all.
+// replicas returns the addresses of the pods that are not being deleted, if there are as many as
+// there should be, and all are Ready; and the number of all pods.
 func (b *bench) replicas(namespace string) (addresses []string, all int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -144,7 +144,8 @@ func (b *bench) replicas(namespace string) (addresses []string, all int) {
 	return addresses, all
 }
 
-// await returns when every replica runs the same program, and another one than before: its SHA-256, and the time.
+// await returns when every replica runs the same program, and not the one before: its SHA-256, and
+// the time.
 func (b *bench) await(namespace, before string) (running string, at time.Time, err error) {
 	var asked string
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -177,7 +178,8 @@ func (b *bench) await(namespace, before string) (running string, at time.Time, e
 	}
 }
 
-// loopSplits is what the supervisors of our own loop say of each update, in every replica.
+// loopSplits returns the durations that the supervisors of our own loop log for each update, in
+// every replica.
 func (b *bench) loopSplits() (map[string][]float64, error) {
 	text, err := output("kubectl", "--context="+b.cluster.Context, "--namespace=invoicing", "logs", "--tail=-1",
 		"--selector=app.kubernetes.io/name=invoice-app", "--container=invoice-app")
@@ -203,7 +205,7 @@ func (b *bench) loopSplits() (map[string][]float64, error) {
 	return splits, nil
 }
 
-// imageSize is the size of an image's layers, as a registry on localhost has them.
+// imageSize returns the size of an image's layers in a registry on localhost.
 func imageSize(ref string) (size int64, err error) {
 	registry, image, _ := strings.Cut(ref, "/")
 	repository, tag, _ := strings.Cut(image, ":")
@@ -230,8 +232,8 @@ func imageSize(ref string) (size int64, err error) {
 	return size, nil
 }
 
-// supervisorCost is what PID 1 of our loop adds to an image and to a pod: bytes, compressed, of the
-// image that holds nothing else, and the resident bytes of each process.
+// supervisorCost returns what PID 1 of our loop adds to an image and to a pod: the compressed
+// bytes of the image that contains nothing else, and the resident bytes of each process.
 func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
 	for _, w := range ways {
 		if w.name != "loop" {
@@ -246,7 +248,7 @@ func (b *bench) supervisorCost(ways []*way) (cost supervisorCost, err error) {
 		}
 	}
 	text, err := output("docker", "exec", b.cluster.Node, "sh", "-c", "grep -hE '^(Name|VmRSS):' /proc/[0-9]*/status")
-	if err != nil && text == "" { // a process that has ended meanwhile is no failure
+	if err != nil && text == "" { // a process that has ended in the meantime is not a failure
 		return cost, err
 	}
 	var name string

@@ -36,16 +36,16 @@ const (
 	enough  = 5 * time.Minute // for one edit; only ends a run that hangs
 )
 
-// way is one of those that bring an edit to the pods.
+// way is a way to bring an edit into the pods.
 type way struct {
 	name      string
 	namespace string
-	command   []string // runs as long as the measurement
-	built     string   // the program; beside it is a file whose time is when its compiler was started
+	command   []string // runs during the measurement
+	built     string   // the program; the time of the file begun is when its compiler was started
 	begun     string
 
-	checkout string // a copy of its own
-	original string // what is edited
+	checkout string // its own copy
+	original string // the file before the edits
 	running  string // the SHA-256 of the program in all replicas
 }
 
@@ -56,7 +56,7 @@ type sample struct {
 	Total   float64 `json:"total"`
 	Notice  float64 `json:"notice"`  // until the compiler is started
 	Compile float64 `json:"compile"` // until the program is written
-	Rest    float64 `json:"rest"`    // until every replica answers
+	Rest    float64 `json:"rest"`    // until every replica runs it
 }
 
 type bench struct {
@@ -64,7 +64,7 @@ type bench struct {
 	cancel  context.CancelCauseFunc // with what went wrong
 	cluster cluster
 	api     string // the URL of kubectl proxy
-	work    string // a folder that goes away
+	work    string // a temporary folder
 	root    string // of the repository
 
 	ask     io.WriteCloser // to the watcher
@@ -117,7 +117,8 @@ func (b *bench) run(ctx context.Context, edits int) (err error) {
 			built: live + "/invoice-app/invoice-app", begun: live + "/invoice-app/invoice-app.begun"},
 		{name: "docker-build", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
 		{name: "live-update", command: []string{"tilt", "up", "--stream", "--port=0", onCluster}},
-		// Of a minikube that it knows it would use the Docker, which one with containerd has not.
+		// For a minikube profile that it finds, skaffold would use minikube's Docker, which one with
+		// containerd does not have.
 		{name: "skaffold", command: []string{"env", "MINIKUBE_HOME=" + b.work, "skaffold", "dev",
 			"--kube-context=" + b.cluster.Context, fmt.Sprintf("--default-repo=localhost:%d", c.RegistryPort),
 			"--watch-poll-interval=200", "--tail=false", "--cleanup=false", "--interactive=false", "--update-check=false"}},
@@ -161,14 +162,14 @@ func (b *bench) run(ctx context.Context, edits int) (err error) {
 	}
 	b.ask.Close()
 	var cpu string
-	for found := false; !found; { // after what it may have answered twice
+	for found := false; !found; { // skip a duplicate answer
 		cpu, found = strings.CutPrefix(<-b.answers, "cpu ")
 	}
 	return report(filepath.Join(b.root, "bench/results/loop-"+b.cluster.Product), ways, samples, splits, cpu, cost)
 }
 
 // prepare gives a way its own copy of the checkout and, on the cluster, its own namespace and
-// database; and starts its command.
+// database, and starts its command.
 func (b *bench) prepare(w *way, started *sync.WaitGroup) error {
 	w.checkout = filepath.Join(b.work, w.name)
 	if err := checkouttest.Copy(b.root, w.checkout); err != nil {
@@ -217,7 +218,7 @@ func (b *bench) prepare(w *way, started *sync.WaitGroup) error {
 	return nil
 }
 
-// prepareNamespace makes what is in invoice-app's own namespace as well: Pod Security, passwords and
+// prepareNamespace creates what invoice-app's own namespace contains: Pod Security, passwords and
 // the database.
 func (b *bench) prepareNamespace(w *way) error {
 	if err := b.kubectl(fmt.Sprintf(`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": %q,
@@ -256,7 +257,7 @@ patches:
 	if err := b.kubectl("", in, "rollout", "status", "statefulset/postgres", "--timeout=5m"); err != nil {
 		return err
 	}
-	// It has one named after its own namespace; the service asks for that of its usual one.
+	// The database is named after the namespace; the service expects the name of its usual one.
 	if err := b.kubectl("", in, "exec", "postgres-0", "--container=postgres", "--",
 		"psql", "--quiet", "--command=CREATE DATABASE invoicing OWNER owner", "postgres"); err != nil {
 		return err
@@ -268,7 +269,7 @@ patches:
 	return os.WriteFile(filepath.Join(w.checkout, "bench", w.name, "rendered.yaml"), []byte(rendered), 0o644)
 }
 
-// measure edits the code, and waits until that is live and nothing moves any more.
+// measure edits the code, and waits until the edit is live and nothing changes any more.
 func (b *bench) measure(w *way, edit int) (sample, error) {
 	if w.running == "" && w.command != nil { // the first edit
 		var err error
@@ -319,7 +320,7 @@ func (b *bench) measure(w *way, edit int) (sample, error) {
 	s.Compile = built.ModTime().Sub(begun.ModTime()).Seconds()
 	s.Rest = live.Sub(built.ModTime()).Seconds()
 
-	// The pods that were replaced take their time to go.
+	// The replaced pods take a while to go.
 	for deadline := time.Now().Add(enough); ; time.Sleep(100 * time.Millisecond) {
 		if _, all := b.replicas(w.namespace); all == replica || time.Now().After(deadline) {
 			break

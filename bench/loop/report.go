@@ -17,7 +17,8 @@ import (
 	"example.com/invoices/bench/stats"
 )
 
-// report writes a .json, a .md and a .svg file of this name, and prints the table and the ratios.
+// report writes a .json, a .md and a .svg file with this name, and prints the table and the
+// ratios.
 func report(file string, ways []*way, samples []sample, splits map[string][]float64, watcherCPU string, cost supervisorCost) error {
 	of := func(name string, part func(sample) float64) (values []float64) {
 		for _, s := range samples {
@@ -96,7 +97,7 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 	return nil
 }
 
-// draw makes one bar a way, of its three parts.
+// draw draws one bar per way, with its three parts.
 func draw(file string, ways []*way, median func(w *way, part int) float64) error {
 	p := plot.New()
 	p.Title.Text = "From save to live in every replica (median)"

@@ -14,7 +14,7 @@ import (
 	"syscall"
 )
 
-// cluster is what the workspace says of the throwaway cluster: see workspace/cluster.
+// cluster is what the workspace reports about the throwaway cluster: see workspace/cluster.
 type cluster struct {
 	Product      string `json:"product"`
 	Name         string `json:"name"`
@@ -25,8 +25,8 @@ type cluster struct {
 	Images       string `json:"images"`
 }
 
-// makeCluster makes a throwaway cluster and the programs that are measured on it, and puts these on PATH. remove
-// removes it.
+// makeCluster creates a throwaway cluster and the programs that are measured on it, and adds these
+// to PATH. remove removes the cluster.
 func makeCluster(ctx context.Context, root string) (c cluster, remove func() error, err error) {
 	for name, value := range map[string]string{
 		"CLUSTER_PRODUCT": "kind", "CLUSTER_NAME": "invoices-bench", "INVOICE_APP_PORT": "28081", "REGISTRY_PORT": "25005",
@@ -73,7 +73,7 @@ func makeCluster(ctx context.Context, root string) (c cluster, remove func() err
 	return c, remove, os.Setenv("PATH", programs+list+tools+list+os.Getenv("PATH"))
 }
 
-// removeImages removes those that were pushed to the cluster's registry.
+// removeImages removes the images that were pushed to the cluster's registry.
 func removeImages(registryPort int) error {
 	ids, err := output("docker", "image", "ls", "--quiet", fmt.Sprintf("localhost:%d/*", registryPort))
 	if err != nil || ids == "" {
@@ -83,7 +83,7 @@ func removeImages(registryPort int) error {
 	return err
 }
 
-// do runs a command that says itself how it goes on.
+// do runs a command that reports its own progress.
 func do(ctx context.Context, folder, name string, args ...string) error {
 	command := exec.CommandContext(ctx, name, args...)
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }

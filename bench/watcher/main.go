@@ -1,8 +1,9 @@
-// watcher runs on the cluster's node and finds out when every replica runs a new program. It asks the pods
-// themselves, so nothing stands between.
+// watcher runs on the cluster's node and detects when every replica runs a new program. It asks
+// the pods directly.
 //
-// Each line of its input is the SHA-256 of the old program, a port and the pods' addresses; they are asked until the next
-// line. When all of them run the same program, and not the old one, its SHA-256 and the time are printed.
+// Each line of its input is the SHA-256 of the old program, a port and the pods' addresses, which
+// are polled until the next line. When all of them run the same program, and not the old one, it
+// prints the SHA-256 and the time.
 package main
 
 import (
@@ -16,7 +17,8 @@ import (
 	"time"
 )
 
-// pause is between two looks: it is what the result may be late by, and what the watcher costs.
+// pause is the time between two polls: it limits the error of the result, and the cost of the
+// watcher.
 const pause = 20 * time.Millisecond
 
 func main() {

@@ -23,7 +23,7 @@ func TestCheckAccepts(t *testing.T) {
 	}
 }
 
-// Each of these is one that a person takes for another id, or does not see.
+// A person would take each of these for another ID, or would not see it.
 func TestCheckRejects(t *testing.T) {
 	for name, id := range map[string]string{
 		"empty":                              "",
@@ -168,7 +168,7 @@ func TestStoredIDsStayReadable(t *testing.T) {
 	}
 }
 
-// What is accepted is its own normal form, and looks like it is.
+// An accepted ID is its own normal form, and looks like what it is.
 func FuzzCheck(f *testing.F) {
 	for _, id := range []string{"I1", "cafe\u0301", "B\u200b1", "Счёт 12", "請求書"} {
 		f.Add(id)

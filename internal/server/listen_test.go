@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pass gives the environment variable a descriptor of its own of file, as a
-// child process would inherit it.
+// pass sets the environment variable to a new descriptor of file, as a child process would inherit
+// it.
 func pass(t *testing.T, variable string, file *os.File) {
 	t.Helper()
 	fd, err := syscall.Dup(int(file.Fd()))
@@ -51,7 +51,7 @@ func TestListeningSocketIsInherited(t *testing.T) {
 	cancel()
 	require.NoError(t, <-ended)
 
-	// The socket is the parent's, and outlives the server.
+	// The socket belongs to the parent, and outlives the server.
 	waiting, err := net.Dial("tcp", listener.Addr().String())
 	require.NoError(t, err)
 	waiting.Close()

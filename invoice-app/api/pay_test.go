@@ -21,8 +21,8 @@ import (
 	"example.com/invoices/invoice-app/store"
 )
 
-// contractOfALongPayAll sees a pay-all that takes long: it says so on the way,
-// goes on, and can be waited for.
+// contractOfALongPayAll checks a pay-all that takes long: it reports its progress, continues, and
+// can be waited for.
 func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 	s := newStore(t)
 	require.NoError(t, store.Seed(t.Context(), s))
@@ -48,8 +48,8 @@ func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 	return c
 }
 
-// A client that goes is noticed, whether or not its request had a body: nobody
-// wants to know what is paid then.
+// The server notices that a client has left, whether or not its request had a body: nobody needs
+// the result then.
 func TestClientThatLeavesEndsItsPayAll(t *testing.T) {
 	for name, body := range map[string]string{
 		"without a body": "", "with a body": "{}", "with a long body": strings.Repeat(" ", 3<<10),

@@ -30,7 +30,7 @@ func openStore(t *testing.T) store.Store {
 	return s
 }
 
-// read returns the invoices in text, and what the Reader says afterwards.
+// read returns the invoices in text, and the errors and names that the Reader reports.
 func read(text io.Reader, options Options) (list []invoice.Invoice, r *Reader, err error) {
 	r = NewReader(text, options)
 	for i, err := range r.All() {
@@ -42,7 +42,7 @@ func read(text io.Reader, options Options) (list []invoice.Invoice, r *Reader, e
 	return list, r, nil
 }
 
-// inUTF16 returns text in UTF-16 with its mark.
+// inUTF16 returns text in UTF-16 with a byte-order mark.
 func inUTF16(text string, high, low int) string {
 	var b []byte
 	for _, unit := range utf16.Encode([]rune("\uFEFF" + text)) {
@@ -273,7 +273,7 @@ func TestConflictHasItsLine(t *testing.T) {
 	assert.ErrorIs(t, err, invoice.ErrNotFound)
 }
 
-// A reader's error stays what it is, whatever is being read.
+// An error of the text's reader is returned unchanged, whatever is being read.
 func TestSourceFails(t *testing.T) {
 	gone := errors.New("gone")
 	s := openStore(t)
@@ -281,7 +281,7 @@ func TestSourceFails(t *testing.T) {
 		_, err := Import(t.Context(), s, io.MultiReader(strings.NewReader(text), iotest.ErrReader(gone)), Options{})
 		var where *Error
 		require.ErrorAs(t, err, &where, text)
-		if text != "[{}" { // wrong before the source fails
+		if text != "[{}" { // invalid before the source fails
 			assert.ErrorIs(t, err, gone, text)
 		}
 	}
@@ -296,7 +296,7 @@ func TestNothingIsReadAfterAnError(t *testing.T) {
 	}
 }
 
-// endless is blanks without end.
+// endless is an endless sequence of blanks.
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) {
@@ -344,7 +344,7 @@ func TestAPipe(t *testing.T) {
 	assert.Equal(t, two, list)
 }
 
-// What is kept of a text does not grow with it, however its lines are.
+// The memory for a text does not grow with it, whatever its lines are like.
 func TestMemoryStaysFlat(t *testing.T) {
 	const rows = 300_000
 	for name, text := range map[string]struct{ head, row, tail string }{

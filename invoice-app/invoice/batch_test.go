@@ -16,7 +16,7 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// batches is a provider that answers a whole batch, and knows those it got.
+// batches is a provider that responds to a whole batch, and records those it got.
 type batches struct {
 	answer func(ctx context.Context, batch []invoice.Invoice) []error
 
@@ -39,7 +39,7 @@ func (b *batches) sizes() (sizes []int) {
 	return sizes
 }
 
-// all gives every invoice of a batch the same answer.
+// all gives every invoice of a batch the same result.
 func all(batch []invoice.Invoice, answer error) []error {
 	answers := make([]error, len(batch))
 	for n := range answers {
@@ -48,8 +48,7 @@ func all(batch []invoice.Invoice, answer error) []error {
 	return answers
 }
 
-// payInBatches has l paid through answer, and returns what the provider got and
-// how long it took.
+// payInBatches pays l through answer, and returns what the provider got and how long it took.
 func payInBatches(
 	t *testing.T, l *ledger, answer func(context.Context, []invoice.Invoice) []error, want func(*testing.T, error),
 ) (b *batches, took time.Duration) {
@@ -111,8 +110,8 @@ func TestSingleInvoiceDoesNotWaitForOthers(t *testing.T) {
 	assert.Zero(t, took)
 }
 
-// Whatever an invoice does to its batch, it does it once: after that it goes alone,
-// and so do the others of its batch, which are paid then.
+// Whatever an invoice does to its batch, it does that once: after that it is sent alone, and so
+// are the others of its batch, which are paid then.
 func TestOneInvoiceHoldsUpItsBatchOnce(t *testing.T) {
 	const poison = 7
 	for name, fail := range map[string]func(context.Context) error{
@@ -166,8 +165,7 @@ func TestEachInvoiceOfABatchHasItsOwnOutcome(t *testing.T) {
 	}
 }
 
-// What a claim that took too long has brought is not sent: it may be somebody
-// else's soon.
+// Invoices from a claim that took too long are not sent: somebody else may get them soon.
 func TestLateClaimsAreNotSent(t *testing.T) {
 	l := newLedger(100)
 	late := &lateLedger{ledger: l, wait: steady.Lease - time.Second}
@@ -194,7 +192,7 @@ func TestLateClaimsAreNotSent(t *testing.T) {
 	assert.Equal(t, 100, sent, "each once")
 }
 
-// lateLedger answers its first claim late.
+// lateLedger delays its first claim.
 type lateLedger struct {
 	*ledger
 	wait time.Duration

@@ -19,16 +19,16 @@ import (
 	"example.com/invoices/invoice-app/invoice/ledgertest"
 )
 
-// Time itself is tested here, so it is synctest's, and the ledger is one that
-// keeps that time: a database's clock is its own.
+// These tests are about time, so they use synctest's, and a ledger that follows it: a database has
+// a clock of its own.
 
 // ledger is a model that fails where a test wants it to.
 type ledger struct {
 	*ledgertest.Ledger
-	fails func(call string) error // what a call fails with; nil: none does
+	fails func(call string) error // the error of a call; nil: none
 
 	mu     sync.Mutex
-	claims []int64 // after which Seq each claim was made
+	claims []int64 // the after of each claim
 }
 
 func newLedger(invoices int) *ledger {
@@ -119,7 +119,7 @@ func inBubble(t *testing.T, l *ledger, p provider, test func(t *testing.T, payer
 	inBubbleWith(t, l, p, 1, test)
 }
 
-// inBubbleWith is inBubble, with so many invoices in a call.
+// inBubbleWith is inBubble with this many invoices in a call.
 func inBubbleWith(
 	t *testing.T, l *ledger, p provider, batch int, test func(t *testing.T, payer *invoice.Payer, log *bytes.Buffer),
 ) {
@@ -285,7 +285,7 @@ func TestLedgerThatStaysDown(t *testing.T) {
 	})
 }
 
-// What was paid before is not walked over by each claim.
+// A claim does not pass over invoices that were paid before.
 func TestClaimsContinueWhereTheLastOneEnded(t *testing.T) {
 	l := newLedger(5000)
 	inBubble(t, l, func(context.Context, invoice.Invoice) error { time.Sleep(time.Millisecond); return nil },
@@ -302,7 +302,7 @@ func TestClaimsContinueWhereTheLastOneEnded(t *testing.T) {
 	assert.LessOrEqual(t, fromStart, 10, "of %d claims", len(l.claims))
 }
 
-// slowly pays an invoice a second and call.
+// slowly pays an invoice per second and call.
 func slowly(context.Context, invoice.Invoice) error { time.Sleep(time.Second); return nil }
 
 func TestLongPayAllReportsProgress(t *testing.T) {

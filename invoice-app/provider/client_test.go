@@ -158,7 +158,7 @@ func TestAmountInUnknownCurrencyIsNeverSent(t *testing.T) {
 	assert.Contains(t, rejection.Reason, "XXX")
 }
 
-// One connection for each call at once, however many calls there are.
+// There is one connection for each concurrent call, however many calls there are.
 func TestConnectionsAreKept(t *testing.T) {
 	const connections, calls = 300, 3000
 	var accepted atomic.Int32
@@ -187,11 +187,12 @@ func TestConnectionsAreKept(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	// A connection may still be on its way back when the next call needs one: then there is one more.
+	// A connection may not be back in the pool yet when the next call needs one: then there is one
+	// more.
 	assert.Less(t, accepted.Load(), int32(2*connections))
 }
 
-// What would be the same for each invoice is told apart from what is about one.
+// Errors that every invoice would get are distinguished from errors of one.
 func TestProviderThatIsDown(t *testing.T) {
 	for status, isDown := range map[int]bool{
 		401: true, 403: true, 429: true, 502: true, 503: true, 504: true,
@@ -229,7 +230,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	assert.Error(t, payOne(t, client, i1))
 }
 
-// threeInvoices are paid in one call. The second is in no currency that can be sent.
+// threeInvoices are paid in one call. The second is in a currency that cannot be sent.
 var threeInvoices = []invoice.Invoice{
 	{ID: "A", Amount: money.Amount{Minor: 1, Currency: "EUR"}},
 	{ID: "X", Amount: money.Amount{Minor: 1, Currency: "XXX"}},
@@ -242,7 +243,7 @@ func TestVerdictsOfABatch(t *testing.T) {
 	for name, test := range map[string]struct {
 		status   int
 		body     string
-		outcomes string // of A, B and C: paid, rejected or failed, or down
+		outcomes string // of A, B and C: paid, rejected, failed or down
 	}{
 		"all":              {200, `[` + paidA + `,` + paidB + `,` + paidC + `]`, "paid paid paid"},
 		"in another order": {200, `[` + paidC + `,` + paidA + `,` + paidB + `]`, "paid paid paid"},
@@ -292,7 +293,7 @@ func TestVerdictsOfABatch(t *testing.T) {
 	}
 }
 
-// A provider that is the original's has no call for a list.
+// The original provider has no endpoint for a list.
 func TestWithoutBatchesEachIsPaidAlone(t *testing.T) {
 	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed} {
 		client := newClient(t, func(w http.ResponseWriter, r *http.Request) {

@@ -31,7 +31,7 @@ import (
 	"example.com/invoices/invoice-app/store"
 )
 
-// provider answers a payment as a test scripts it; nil takes every payment.
+// provider responds to a payment as a test scripts it; nil takes every payment.
 type provider func(context.Context, invoice.Invoice) error
 
 func (p provider) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
@@ -55,8 +55,8 @@ type site struct {
 	server *server.Server
 }
 
-// newSite returns one whose pages wait for what they show. Paying is waited for
-// as long as cfg says.
+// newSite returns a site whose pages wait for their figures. They wait for paying as long as cfg
+// says.
 func newSite(t *testing.T, s invoice.Store, p provider, cfg invoice.PayerConfig) site {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -109,7 +109,7 @@ func (s site) send(request *http.Request) *httptest.ResponseRecorder {
 	return answer
 }
 
-// get returns the page at target, which must be there.
+// get returns the page at target, which must exist.
 func (s site) get(target string) document {
 	s.t.Helper()
 	answer := s.send(httptest.NewRequest(http.MethodGet, target, nil))
@@ -124,8 +124,7 @@ func formRequest(action string, form url.Values) *http.Request {
 	return request
 }
 
-// submit sends a form of the page as a browser does that runs no scripts, and
-// follows the redirect.
+// submit sends a form of the page like a browser without scripts, and follows the redirect.
 func (s site) submit(form node, more url.Values) document {
 	s.t.Helper()
 	require.Equal(s.t, "post", form.attribute("method"))
@@ -173,7 +172,7 @@ func parse(t *testing.T, answer *httptest.ResponseRecorder) document {
 	return document{node{root}}
 }
 
-// all are the elements of a kind, in order.
+// all returns the elements of a kind, in order.
 func (n node) all(element string) (found []node) {
 	for d := range n.Descendants() {
 		if d.Type == html.ElementNode && d.Data == element {
@@ -192,7 +191,7 @@ func (n node) attribute(name string) string {
 	return ""
 }
 
-// text is what is in a node, with single blanks.
+// text returns the text of a node, with single blanks.
 func (n node) text() string {
 	var text strings.Builder
 	for d := range n.Descendants() {
@@ -212,7 +211,7 @@ func (d document) id(id string) node {
 	return node{&html.Node{}}
 }
 
-// rows are the texts of a table's rows in an element, without the header.
+// rows returns the texts of the table rows in an element, without the header.
 func (d document) rows(id string) (rows []string) {
 	for _, body := range d.id(id).all("tbody") {
 		for _, row := range body.all("tr") {
@@ -222,7 +221,7 @@ func (d document) rows(id string) (rows []string) {
 	return rows
 }
 
-// form is the page's first form with this action and this button.
+// form returns the page's first form with this action and this button.
 func (d document) form(t *testing.T, action, button string) node {
 	t.Helper()
 	for _, form := range d.all("form") {
@@ -234,7 +233,7 @@ func (d document) form(t *testing.T, action, button string) node {
 	return node{}
 }
 
-// link is where the link of a text leads.
+// link returns the target of the link with this text.
 func (d document) link(t *testing.T, text string) string {
 	t.Helper()
 	for _, a := range d.all("a") {
@@ -311,7 +310,7 @@ func TestPages(t *testing.T) {
 	assert.NotContains(t, page.text(), "Next page")
 }
 
-// A client of the API is answered as if there were no page.
+// A client of the API gets the same responses as if there were no page.
 func TestOnlyHTMLClientsGetThePage(t *testing.T) {
 	s := newSite(t, newStore(t), nil, impatient)
 	for accept, want := range map[string]int{
@@ -371,7 +370,7 @@ func TestPageLoadsOnlyItsOwnFiles(t *testing.T) {
 	}
 }
 
-// A page of somebody else cannot press a button here.
+// A foreign page cannot press a button here.
 func TestOtherOriginsChangeNothing(t *testing.T) {
 	invoices := newStore(t, of("I1", 1215, "EUR"))
 	s := newSite(t, invoices, nil, impatient)
@@ -412,9 +411,9 @@ func TestImport(t *testing.T) {
 	answer = s.send(uploadRequest(t, "a.jsonl", `{"InvoiceId":"I3","Value":1,"Currency":"EUR"}`+"\n"))
 	assert.Equal(t, http.StatusSeeOther, answer.Code, answer.Body)
 
-	// The line that is wrong, in its place.
+	// The invalid line is shown with its neighbours.
 	long := strings.Repeat("x", 2*maxShown)
-	many := strings.Builder{} // in a thousand lines, which a store gets at a time, more than is kept
+	many := strings.Builder{} // a thousand lines, which a store gets at a time, are more than what is kept
 	for n := range 1500 {
 		fmt.Fprintf(&many, "many-%d,1,EUR,%s\n", n, strings.Repeat("x", 1000))
 	}
@@ -491,7 +490,7 @@ func TestFormWithoutFile(t *testing.T) {
 	assert.Contains(t, parse(t, answer).id("problem").text(), "the body is over")
 }
 
-// failing is a store whose database is gone.
+// failing is a store whose database is down.
 type failing struct{ invoice.Store }
 
 var errGone = fmt.Errorf("dial tcp 10.0.0.7: %w", database.ErrUnavailable)
@@ -542,8 +541,8 @@ func TestErrorsAreShownOnThePage(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// The button can be pressed twice, in two tabs, and the page left: what was
-// unpaid is paid once, and the page tells how far it is.
+// The button can be pressed twice, in two tabs, and the page left: unpaid invoices are paid once,
+// and the page shows the progress.
 func TestLongPaying(t *testing.T) {
 	var list []invoice.Invoice
 	for n := range 30 {
@@ -592,7 +591,7 @@ func TestLongPaying(t *testing.T) {
 	assert.Len(t, once, 30)
 }
 
-// frozen is a store whose database does not answer.
+// frozen is a store whose database does not respond.
 type frozen struct {
 	failing
 	contracttest.Frozen
@@ -608,7 +607,7 @@ func (f frozen) RetryAll(ctx context.Context, _ int64, _ int) (int, int64, error
 	return 0, 0, f.Wait(ctx)
 }
 
-// A frozen database holds few pages, each for its time, and no other requests.
+// A frozen database delays only a few pages, each for a limited time, and no other requests.
 func TestPagesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := frozen{Frozen: contracttest.Frozen{Deaf: true, Thawed: make(chan struct{})}}

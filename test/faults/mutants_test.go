@@ -8,14 +8,14 @@ import (
 	"example.com/invoices/internal/mutation"
 )
 
-// TestMutants breaks the programs on purpose, one way at a time, and expects
-// the check that is there for it to notice.
+// TestMutants breaks the programs on purpose, one way at a time, and expects the corresponding
+// check to notice.
 func TestMutants(t *testing.T) {
 	server := startServer(t)
 	mutants := map[string]struct {
 		service   string
 		mutation  mutation.Mutation
-		statement string // run in payment-provider's database
+		statement string // to run in payment-provider's database
 		storm     mutantStorm
 		caught    rule
 	}{
@@ -183,7 +183,7 @@ func TestMutants(t *testing.T) {
 				m.storm(s)
 			}
 			if m.caught == neverStuck {
-				s.bound = 2 * stormLease // it is not to be waited for
+				s.bound = 2 * stormLease // so as not to wait for it
 			}
 			violations := s.run(t)
 			assert.Contains(t, violated(violations), m.caught)
@@ -194,16 +194,16 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-// mutantStorm is how the storm of a mutant differs from others.
+// mutantStorm adapts the storm for a mutant.
 type mutantStorm func(*storm)
 
-// inBatches has faults in batches only.
+// inBatches restricts the storm to faults in batches.
 func inBatches(s *storm) {
 	s.faults = 30
 	s.injector.single, s.injector.batch = nil, batchFaults
 }
 
-// calm has one fault that lasts, and no others.
+// calm restricts the storm to one lasting fault.
 func calm(fault lasting) mutantStorm {
 	return func(s *storm) {
 		s.faults = 0
@@ -212,12 +212,11 @@ func calm(fault lasting) mutantStorm {
 	}
 }
 
-// TestMutantsBeside breaks what a test beside the code is there for, and expects
-// that test to fail.
+// TestMutantsBeside breaks code that has a test beside it, and expects that test to fail.
 func TestMutantsBeside(t *testing.T) {
 	mutants := map[string]struct {
 		mutation       mutation.Mutation
-		folder, caught string // the test, and where it is
+		folder, caught string // the test and its folder
 	}{
 		"a withdrawn currency is not known any more": {
 			mutation.Mutation{File: "internal/money/money.go", Old: `old, known := withdrawn[currency]

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// liar is an invoice-app with two invoices that answers pay-all with OK, and
-// then lists whatever a test wants.
+// liar is an invoice-app with two invoices that reports success for a pay-all, and then lists
+// whatever a test wants.
 func liar(t *testing.T, after string) app {
 	t.Helper()
 	paid := false

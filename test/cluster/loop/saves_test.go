@@ -12,10 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestSaves is one day with one `tilt up`: each part goes on where the one
-// before has stopped.
+// TestSaves is one day with one `tilt up`: each step continues where the last one stopped.
 func TestSaves(t *testing.T) {
-	// Named, so that the tests that follow each save are left out.
+	// With names, so that the unit tests after each save are left out.
 	s := tiltUp(t, invoiceApp.name, paymentProvider.name)
 	step := func(name string, test func(*session)) {
 		if !t.Run(name, func(t *testing.T) {
@@ -146,7 +145,7 @@ func TestSaves(t *testing.T) {
 		rows := s.sql("SELECT count(*) FROM invoices")
 		require.NotEqual(s, "0", rows)
 		require.Equal(s, "0", s.sql(schema))
-		s.Cleanup(func() { // or the next program would meet a schema that it does not know
+		s.Cleanup(func() { // or the next program would find a schema that it does not know
 			s.sql("ALTER TABLE invoices DROP COLUMN IF EXISTS loop_test")
 			s.sql("DELETE FROM goose_db_version WHERE version_id = 99")
 		})
@@ -162,7 +161,7 @@ func TestSaves(t *testing.T) {
 	})
 }
 
-// tilt up NAME runs that and what it needs, and nothing else; tilt down leaves what is worth keeping.
+// tilt up NAME runs that service and what it needs, and nothing else; tilt down keeps the data.
 func TestOneServiceAndDown(t *testing.T) {
 	long(t)
 	s := tiltUp(t, invoiceApp.name)
