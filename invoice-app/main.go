@@ -138,7 +138,8 @@ func importFile(ctx context.Context, cfg Config, path string, options importer.O
 	}
 	fmt.Fprintf(out, "%d invoices added, %d already present\n", result.Added, result.Existing)
 	if len(result.Ignored) > 0 {
-		fmt.Fprintf(out, "ignored, since only InvoiceId, Value, Currency and IsPaid are read: %s\n", strings.Join(result.Ignored, ", "))
+		fmt.Fprintf(out, "ignored, since only InvoiceId, Value, Currency and IsPaid are read: %s\n",
+			strings.Join(result.Ignored, ", "))
 	}
 	return nil
 }

@@ -51,7 +51,8 @@ func serve(ctx context.Context, cfg Config) error {
 	}
 	var callers *identity.Verifier
 	if cfg.Callers == (identity.Config{}) {
-		cfg.Log.Warn("callers are not verified, so anyone who can reach this address can request payments: set CALLER_KEYS_FILE")
+		cfg.Log.Warn("callers are not verified, so anyone who can reach this address can request payments: " +
+			"set CALLER_KEYS_FILE")
 	} else {
 		callers = identity.NewVerifier(cfg.Callers, cfg.Log)
 	}

@@ -2,11 +2,11 @@
 //
 // usage: go -C bench run ./loop     (make bench-loop)
 //
-// It edits invoice-app again and again, and measures the time until all three replicas on a throwaway cluster run
-// the new program, which GET /version tells: with this project's tilt up, and with those that it is compared with. The results go to
-// bench/results/loop-PRODUCT. Run it on a machine that does nothing else; it takes about a quarter of an hour, and
-// five minutes more the first time, for skaffold. CLUSTER_PRODUCT (kind), CLUSTER_NAME (invoices-bench),
-// INVOICE_APP_PORT (28081) and REGISTRY_PORT (25005) say which cluster it makes.
+// It edits invoice-app again and again, and measures the time until all three replicas on a throwaway cluster run the
+// new program, as GET /version reports: with this project's tilt up, and with the alternatives. The results go to
+// bench/results/loop-PRODUCT. Run it on a machine that does nothing else; it takes about a quarter of an hour, and five
+// minutes more the first time, for skaffold. CLUSTER_PRODUCT (kind), CLUSTER_NAME (invoices-bench), INVOICE_APP_PORT
+// (28081) and REGISTRY_PORT (25005) determine the cluster that it creates.
 package main
 
 import (

@@ -173,7 +173,8 @@ func findConflict(ctx context.Context, db querier, list string, args ...any) (*i
 }
 
 var (
-	errLost = fmt.Errorf("%w: part of the list was lost: the server has crashed, or the list took longer than %s to arrive; send it again",
+	errLost = fmt.Errorf("%w: part of the list was lost: the server has crashed, or the list took longer than %s to arrive; "+
+		"send it again",
 		database.ErrUnavailable, staleAfter)
 	errBusy = errors.New("another long list is being added")
 )
