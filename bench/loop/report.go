@@ -43,7 +43,7 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 	}
 
 	var table strings.Builder
-	fmt.Fprintf(&table, "Seconds from a save until all three replicas of invoice-app answer anew (for go-build: until it\nhas ended). %s, %s. The watcher took %s of a core.\n\n",
+	fmt.Fprintf(&table, "Seconds from a save until all three replicas of invoice-app run the new program (for go-build: until it\nhas ended). %s, %s. The watcher took %s of a core.\n\n",
 		stats.Machine(), time.Now().UTC().Format(time.DateOnly), watcherCPU)
 	table.WriteString("| way | edits | median | quartiles | least | most | notice | compile | rest |\n|---|---|---|---|---|---|---|---|---|\n")
 	parts := []func(sample) float64{

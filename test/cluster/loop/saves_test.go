@@ -96,8 +96,8 @@ func TestSaves(t *testing.T) {
 		assert.True(s, s.everywhere(invoiceApp, 3, "undone 4"))
 		assert.Equal(s, before, s.processes(invoiceApp))
 		s.save(invoiceApp.routes(), good)
-		s.saveVersion(invoiceApp, "mended")
-		s.awaitVersion(invoiceApp, 3, "mended")
+		s.saveVersion(invoiceApp, "fixed")
+		s.awaitVersion(invoiceApp, 3, "fixed")
 	})
 
 	step("what crashes at its start never takes over", func(s *session) {
@@ -105,7 +105,7 @@ func TestSaves(t *testing.T) {
 		s.save(invoiceApp.routes(), good+"\nfunc init() { panic(\"crashes at its start\") }\n")
 		s.awaitLog(n, "panic: crashes at its start", 3)
 		s.awaitLog(n, "ended before it was ready", 3)
-		assert.True(s, s.everywhere(invoiceApp, 3, "mended"))
+		assert.True(s, s.everywhere(invoiceApp, 3, "fixed"))
 		assert.Equal(s, before, s.processes(invoiceApp))
 		s.save(invoiceApp.routes(), good)
 		s.saveVersion(invoiceApp, "newest")
