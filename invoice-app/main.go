@@ -28,7 +28,7 @@ const usage = `invoice-app keeps invoices, and pays the unpaid ones through paym
 
   invoice-app                            serve
   invoice-app migrate [--grant-to ROLE]  bring the database's schema up to date; in
-                                         PostgreSQL, let ROLE do what serving needs
+                                         PostgreSQL, grant ROLE what serving needs
   invoice-app import [--decimal-comma] FILE
                                          add the invoices of a file of CSV, JSON lines or
                                          JSON (- for standard input), all of them or none;
@@ -94,7 +94,7 @@ func serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 	if cfg.ProviderTokenFile == "" {
-		cfg.Log.Warn("payment-provider is not told who calls; PAYMENT_PROVIDER_TOKEN_FILE is not set")
+		cfg.Log.Warn("this service does not identify itself to payment-provider: PAYMENT_PROVIDER_TOKEN_FILE is not set")
 	}
 	if most := 10 * cfg.DatabaseConns; cfg.Pay.Concurrency > most {
 		cfg.Log.Warn("payments will wait for the database: lower PAY_CONCURRENCY, or raise DATABASE_CONNS",
@@ -103,15 +103,15 @@ func serve(ctx context.Context, cfg Config) error {
 	registry := prometheus.NewRegistry()
 	payments := provider.New(cfg.ProviderURL, cfg.ProviderTokenFile, cfg.Pay.Concurrency, registry)
 	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
-	defer payer.Close() // before the database's
+	defer payer.Close() // before the database closes
 	server := api.New(cfg.Log, registry, invoices.Ping, invoices, payer, cfg.Pay.Answer)
 	server.AllowedHosts = cfg.AllowedHosts
 	web.Register(server, invoices, payer)
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)
 }
 
-// importFile adds the invoices of the file at path, or of standard input for
-// "-", and writes to out what it did.
+// importFile adds the invoices of the file at path, or of standard input for "-", and writes the
+// result to out.
 func importFile(ctx context.Context, cfg Config, path string, options importer.Options, out io.Writer) error {
 	file := os.Stdin
 	if path != "-" {
@@ -136,9 +136,10 @@ func importFile(ctx context.Context, cfg Config, path string, options importer.O
 	case err != nil:
 		return fmt.Errorf("nothing was imported: %w", err)
 	}
-	fmt.Fprintf(out, "%d invoices added, %d were there already\n", result.Added, result.Existing)
+	fmt.Fprintf(out, "%d invoices added, %d already present\n", result.Added, result.Existing)
 	if len(result.Ignored) > 0 {
-		fmt.Fprintf(out, "not read, since only InvoiceId, Value, Currency and IsPaid are: %s\n", strings.Join(result.Ignored, ", "))
+		fmt.Fprintf(out, "ignored, since only InvoiceId, Value, Currency and IsPaid are read: %s\n",
+			strings.Join(result.Ignored, ", "))
 	}
 	return nil
 }

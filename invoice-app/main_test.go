@@ -12,7 +12,7 @@ import (
 	"example.com/invoices/internal/config"
 )
 
-func TestTheReferenceDocumentsEveryVariable(t *testing.T) {
+func TestReferenceDocumentsEveryVariable(t *testing.T) {
 	settings := config.New("invoice-app")
 	readConfig(settings)
 	reference, err := os.ReadFile("../docs/reference.md")
@@ -20,12 +20,12 @@ func TestTheReferenceDocumentsEveryVariable(t *testing.T) {
 	assert.Contains(t, string(reference), settings.Markdown(), "docs/reference.md: the table of invoice-app's variables must read")
 }
 
-func TestALeaseMustOutliveTheCall(t *testing.T) {
+func TestLeaseMustOutliveTheCall(t *testing.T) {
 	t.Setenv("CLAIM_LEASE", "5s")
 	t.Setenv("PAYMENT_TIMEOUT", "3s")
 	settings := config.New("invoice-app")
 	readConfig(settings)
-	assert.ErrorContains(t, settings.Err(), "CLAIM_LEASE=5s is refused: allowed is twice PAYMENT_TIMEOUT (3s) and more")
+	assert.ErrorContains(t, settings.Err(), "CLAIM_LEASE=5s is invalid: must be at least twice PAYMENT_TIMEOUT (3s)")
 }
 
 func TestMigrateAndImport(t *testing.T) {
@@ -48,7 +48,7 @@ func TestMigrateAndImport(t *testing.T) {
 	require.FileExists(t, "test.db")
 	out, err := run("import", "--decimal-comma", "two.csv")
 	require.NoError(t, err)
-	assert.Contains(t, out, "1 invoices added, 1 were there already")
+	assert.Contains(t, out, "1 invoices added, 1 already present")
 	assert.Contains(t, out, `"Note"`)
 	_, err = run("import", "two.csv")
 	assert.ErrorContains(t, err, "nothing was imported: two.csv:2: ")

@@ -10,8 +10,8 @@ import (
 	"example.com/invoices/internal/identity"
 )
 
-// Config is everything that can be set from outside. The table in docs/reference.md is
-// made from the same lines (a test compares them).
+// Config is the service's configuration. The table in docs/reference.md is generated from the same
+// lines, and a test compares the two.
 type Config struct {
 	ListenAddr        string
 	AllowedHosts      []string
@@ -23,16 +23,20 @@ type Config struct {
 	Log               *slog.Logger
 }
 
-// readConfig reads the variables of s; s.Err says what is wrong with them.
+// readConfig reads the variables of s; s.Err returns what is wrong with them.
 func readConfig(s *config.Set) Config {
 	return Config{
-		ListenAddr:        s.Address("LISTEN_ADDR", ":8082", "address to listen on, as host:port or :port"),
-		AllowedHosts:      s.List("ALLOWED_HOSTS", "names by which browsers may reach it besides localhost and IP addresses, separated by commas"),
-		DatabaseURL:       s.URL("DATABASE_URL", "sqlite:data/payment-provider.db", database.Schemes, "`sqlite:` and a file's path, or the `postgres://` URL of a database").String(),
-		DatabaseConns:     s.Int("DATABASE_CONNS", 10, 1, 1000, "most connections to PostgreSQL at once"),
-		RequireNarrowRole: s.Bool("REQUIRE_NARROW_ROLE", false, "refuse to serve with a database role that can do more than it needs"),
-		Callers:           identity.ReadConfig(s),
-		ShutdownTimeout:   s.Duration("SHUTDOWN_TIMEOUT", 20*time.Second, time.Second, 10*time.Minute, "longest time from SIGTERM to the end"),
-		Log:               s.Logger(os.Stderr),
+		ListenAddr: s.Address("LISTEN_ADDR", ":8082", "address to listen on, as host:port or :port"),
+		AllowedHosts: s.List("ALLOWED_HOSTS",
+			"host names that browsers can use besides localhost and IP addresses, separated by commas"),
+		DatabaseURL: s.URL("DATABASE_URL", "sqlite:data/payment-provider.db", database.Schemes,
+			"`sqlite:` and a file's path, or the `postgres://` URL of a database").String(),
+		DatabaseConns: s.Int("DATABASE_CONNS", 10, 1, 1000, "maximum number of connections to PostgreSQL"),
+		RequireNarrowRole: s.Bool("REQUIRE_NARROW_ROLE", false,
+			"refuse to serve with a database role that has privileges it does not need"),
+		Callers: identity.ReadConfig(s),
+		ShutdownTimeout: s.Duration("SHUTDOWN_TIMEOUT", 20*time.Second, time.Second, 10*time.Minute,
+			"maximum time from SIGTERM to exit"),
+		Log: s.Logger(os.Stderr),
 	}
 }

@@ -21,7 +21,7 @@ const usage = `payment-provider takes payments, each of them once.
 
   payment-provider                            serve
   payment-provider migrate [--grant-to ROLE]  bring the database's schema up to date; in
-                                              PostgreSQL, let ROLE do what serving needs
+                                              PostgreSQL, grant ROLE what serving needs
   payment-provider help                       this text
 `
 
@@ -51,7 +51,8 @@ func serve(ctx context.Context, cfg Config) error {
 	}
 	var callers *identity.Verifier
 	if cfg.Callers == (identity.Config{}) {
-		cfg.Log.Warn("callers are not verified, so anyone who reaches this address can have payments taken: set CALLER_KEYS_FILE")
+		cfg.Log.Warn("callers are not verified, so anyone who can reach this address can request payments: " +
+			"set CALLER_KEYS_FILE")
 	} else {
 		callers = identity.NewVerifier(cfg.Callers, cfg.Log)
 	}

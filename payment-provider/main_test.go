@@ -11,7 +11,7 @@ import (
 	"example.com/invoices/internal/config"
 )
 
-func TestTheReferenceDocumentsEveryVariable(t *testing.T) {
+func TestReferenceDocumentsEveryVariable(t *testing.T) {
 	settings := config.New("payment-provider")
 	readConfig(settings)
 	reference, err := os.ReadFile("../docs/reference.md")

@@ -22,7 +22,7 @@ func readAll(s *Set) {
 	s.Logger(os.Stderr)
 }
 
-func TestWrongValuesAreNamedWithWhatIsAllowed(t *testing.T) {
+func TestInvalidValuesAreNamed(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for name, value := range map[string]string{
 		"ADDRESS": "localhost", "COUNT": "10", "WAIT": "5", "FLAG": "yes", "WORD": "three", "URL": "ftp://x",

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// secret is what no error may show.
+// secret must not appear in any error.
 const secret = "hushhush"
 
 func TestDotenvValues(t *testing.T) {
@@ -54,7 +54,7 @@ func TestDotenvValues(t *testing.T) {
 	}
 }
 
-// dotenvOf has the text go through a file.
+// dotenvOf writes the text to a file and reads that.
 func dotenvOf(t *testing.T, text string) *dotenv {
 	file := filepath.Join(t.TempDir(), ".env")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
@@ -63,7 +63,7 @@ func dotenvOf(t *testing.T, text string) *dotenv {
 	return newDotenv(".env", text)
 }
 
-// Each slip is an error with its line and what is expected, and with nothing of the file.
+// Every mistake is an error with its line and what is expected, without any content of the file.
 func TestDotenvSlips(t *testing.T) {
 	const (
 		noVariable   = "is not a variable: expected NAME=value"
@@ -196,7 +196,7 @@ func TestDotenvFiles(t *testing.T) {
 		t.Chdir(t.TempDir())
 		require.NoError(t, os.WriteFile(".env", nil, 0))
 		err := New("service").Err()
-		if os.Geteuid() == 0 { // may read everything
+		if os.Geteuid() == 0 { // can read everything
 			assert.NoError(t, err)
 		} else {
 			assert.EqualError(t, err, "open .env: permission denied: make the file readable for this user, or remove it")

@@ -172,7 +172,7 @@ func (p *Pool) warnOfUnbounded(ctx context.Context) error {
 			ORDER BY name`, string(wanted))
 		statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err == nil && len(statements) > 0 {
-			slog.Warn("DATABASE_URL points to a connection pooler, and the server does not limit the sessions that come"+
+			slog.Warn("DATABASE_URL points to a connection pooler, and the server does not limit the sessions that come "+
 				"that way: run these statements as a superuser", "statements", strings.Join(statements, "; "))
 		}
 		return err

@@ -21,7 +21,7 @@ import (
 	"example.com/invoices/internal/postgrestest"
 )
 
-// patience is longer than anything that a test waits for takes.
+// patience is longer than anything that a test waits for.
 const patience = time.Minute
 
 func schema(migrations ...string) Schema {
@@ -40,7 +40,7 @@ func schema(migrations ...string) Schema {
 
 const things = `CREATE TABLE things (name text PRIMARY KEY, note text);`
 
-// TestPostgreSQL shares one server, since each takes seconds to make.
+// TestPostgreSQL shares one server, since starting one takes seconds.
 func TestPostgreSQL(t *testing.T) {
 	server := postgrestest.Start(t)
 	server.Exec("postgres", "CREATE ROLE app LOGIN")
@@ -108,10 +108,10 @@ func refusals(t *testing.T, server *postgrestest.Server, database string) {
 		} {
 			err := try()
 			require.ErrorContains(t, err, code, name)
-			assert.NotErrorIs(t, err, ErrUnavailable, name) // that would have been waited for
+			assert.NotErrorIs(t, err, ErrUnavailable, name) // it would have been retried
 		}
 	}
-	_, err := s.OpenPostgres(t.Context(), server.URL("app", database), 1) // no grant on goose's table
+	_, err := s.OpenPostgres(t.Context(), server.URL("app", database), 1) // without a grant on goose's table
 	require.ErrorContains(t, err, "42501")
 	assert.NotErrorIs(t, err, ErrUnavailable)
 	_, err = s.OpenPostgres(t.Context(), "postgres://host:port/x", 1)
@@ -119,7 +119,7 @@ func refusals(t *testing.T, server *postgrestest.Server, database string) {
 	assert.NotErrorIs(t, err, ErrUnavailable)
 }
 
-// waitFree waits until name can be inserted, and so nobody holds it any more.
+// waitFree waits until name can be inserted, so that nobody holds it any more.
 func waitFree(t *testing.T, pool *Pool, name string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -167,8 +167,8 @@ func standsStill(t *testing.T, server *postgrestest.Server, database string) {
 	}
 }
 
-// A client that has gone while its statement waits: the server looks whether
-// there still is one, and does not find out from the network alone.
+// A client that has gone while its statement waits: the server checks whether the client still
+// exists, and does not learn it from the network alone.
 func vanishedClient(t *testing.T, server *postgrestest.Server, database string) {
 	s := schema(things)
 	url := server.URL(postgrestest.Superuser, database)
@@ -210,7 +210,7 @@ func busyPool(t *testing.T, server *postgrestest.Server, database string) {
 	pool := open(t, s, url, 1)
 	err := pool.Do(t.Context(), func(*pgx.Conn) error {
 		assert.NoError(t, pool.Ping(t.Context()))
-		return exec(context.Background(), pool, "SELECT 1") // nothing but the pool itself bounds the wait
+		return exec(context.Background(), pool, "SELECT 1") // only the pool limits the wait
 	})
 	require.ErrorIs(t, err, ErrUnavailable)
 	require.ErrorContains(t, err, "none of its 1 connections was free")
@@ -246,7 +246,7 @@ func rights(t *testing.T, server *postgrestest.Server, database string) {
 	require.NoError(t, exec(t.Context(), pool, "INSERT INTO things (name) VALUES ('x')"))
 	require.Error(t, exec(t.Context(), pool, "DELETE FROM things"))
 
-	// What does not come from a grant to the role can be seen, not taken back.
+	// Privileges that do not come from a grant to the role can be seen, but not revoked.
 	for statement, undo := range map[string]string{
 		"GRANT UPDATE ON things TO PUBLIC": "REVOKE UPDATE ON things FROM PUBLIC",
 		"GRANT pg_write_all_data TO app":   "REVOKE pg_write_all_data FROM app",
@@ -273,8 +273,8 @@ func (c connection) Excess(ctx context.Context) ([]string, error) {
 	return c.Schema.Excess(ctx, c.Pool)
 }
 
-// A long SELECT holds a lock that a migration needs. The migration must not stand
-// in the queue, where everybody else would wait behind it.
+// A long SELECT holds a lock that a migration needs. The migration must not wait in the queue,
+// where everybody else would wait behind it.
 func migrationBehindALock(t *testing.T, server *postgrestest.Server, database string) {
 	url := server.URL(postgrestest.Superuser, database)
 	require.NoError(t, schema(things).Migrate(t.Context(), url, ""))
@@ -290,7 +290,7 @@ func migrationBehindALock(t *testing.T, server *postgrestest.Server, database st
 	go func() { migrated <- next.Migrate(context.Background(), url, "app") }()
 	pool := open(t, schema(things), url, 2)
 	tries := 0
-	for waiting := false; tries < 2; { // it has waited, given up and come again
+	for waiting := false; tries < 2; { // it has waited, given up and retried
 		before := waiting
 		require.NoError(t, pool.Do(t.Context(), func(conn *pgx.Conn) error {
 			return conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock')`).Scan(&waiting)
@@ -310,8 +310,8 @@ func migrationBehindALock(t *testing.T, server *postgrestest.Server, database st
 	require.NoError(t, <-migrated)
 }
 
-// A commit that waits for a standby is done, and nobody is told. Whatever ends
-// the wait, the caller learns that the outcome is unknown.
+// A commit that waits for a standby is done, but its client does not know. Whatever ends the wait,
+// the caller learns that the outcome is unknown.
 func interruptedCommit(t *testing.T, server *postgrestest.Server, database string) {
 	s := schema(things)
 	url := server.URL(postgrestest.Superuser, database)
@@ -330,7 +330,7 @@ func interruptedCommit(t *testing.T, server *postgrestest.Server, database strin
 		}))
 		return n
 	}
-	// Commits wait once the checkpointer, too, has read the setting.
+	// Commits wait once the checkpointer has read the setting, too.
 	require.Eventually(t, func() bool {
 		committed := make(chan error, 1)
 		go func() { committed <- exec(t.Context(), pool, "SELECT pg_logical_emit_message(true, 'test', '')") }()
@@ -389,7 +389,7 @@ func interruptedCommit(t *testing.T, server *postgrestest.Server, database strin
 	require.NotErrorIs(t, Unanswered(err), ErrUnknownOutcome, "a refused statement has done nothing")
 }
 
-// Whatever language the server speaks.
+// Whatever the language of the server's messages.
 func warningInEveryLanguage(t *testing.T, server *postgrestest.Server, database string) {
 	config, err := pgx.ParseConfig(server.URL(postgrestest.Superuser, database))
 	require.NoError(t, err)
@@ -420,7 +420,7 @@ func pooler(t *testing.T, server *postgrestest.Server, database string) {
 	pool := open(t, s, url("app", database), 4)
 	require.Contains(t, log.String(), `ALTER ROLE app SET statement_timeout = '10s'`)
 	var readers sync.WaitGroup
-	for range 8 { // the pooler gives each to any of the server's processes
+	for range 8 { // the pooler may use another server process for each
 		readers.Go(func() {
 			for range 20 {
 				err := pool.Do(t.Context(), func(conn *pgx.Conn) error {
@@ -455,16 +455,15 @@ func settingsOfTheURL(t *testing.T, server *postgrestest.Server, database string
 	}
 }
 
-// A server that is frozen, or behind a network that drops packets, is noticed
-// by the client's own bounds.
-func TestAServerThatDoesNotAnswer(t *testing.T) {
+// The client's own limits detect a server that is frozen, or behind a network that drops packets.
+func TestServerThatDoesNotRespond(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	failed := make(chan error, 1)
-	go func() { // nobody accepts, but the kernel connects
+	go func() { // nobody accepts, but the kernel completes the connection
 		_, err := openPool(ctx, "postgres://x@"+listener.Addr().String()+"/x?sslmode=disable", 1)
 		failed <- err
 	}()

@@ -23,8 +23,8 @@ func TestCheckAccepts(t *testing.T) {
 	}
 }
 
-// Each of these is one that a person takes for another id, or does not see.
-func TestCheckRefuses(t *testing.T) {
+// A person would take each of these for another ID, or would not see it.
+func TestCheckRejects(t *testing.T) {
 	for name, id := range map[string]string{
 		"empty":                              "",
 		"too long":                           strings.Repeat("X", maxBytes+1),
@@ -144,7 +144,7 @@ func TestCheckRefuses(t *testing.T) {
 	}
 }
 
-func TestTheErrorSaysWhereAndWhatToDo(t *testing.T) {
+func TestErrorsSayWhereAndWhatToDo(t *testing.T) {
 	for id, want := range map[string]string{
 		"B1 ":        `ends with a blank: remove it`,
 		"ü\u200b1":   `has U+200B as character 2, which is invisible: remove it, or use a plain blank`,
@@ -159,7 +159,7 @@ func TestTheErrorSaysWhereAndWhatToDo(t *testing.T) {
 	}
 }
 
-func TestWhatWasStoredStaysReadable(t *testing.T) {
+func TestStoredIDsStayReadable(t *testing.T) {
 	for _, id := range []string{" B1", "B1 ", "B\u200b1", "cafe\u0301", "B\u00a01", "\uff22"} {
 		assert.True(t, Storable(id), "%+q", id)
 	}
@@ -168,7 +168,7 @@ func TestWhatWasStoredStaysReadable(t *testing.T) {
 	}
 }
 
-// What is accepted is its own normal form, and looks like it is.
+// An accepted ID is its own normal form, and looks like what it is.
 func FuzzCheck(f *testing.F) {
 	for _, id := range []string{"I1", "cafe\u0301", "B\u200b1", "Счёт 12", "請求書"} {
 		f.Add(id)

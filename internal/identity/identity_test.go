@@ -39,7 +39,7 @@ func verify(v *identity.Verifier, authorization string) *identity.Refusal {
 
 func from(now time.Duration) *jwt.NumericDate { return jwt.NewNumericDate(time.Now().Add(now)) }
 
-func TestWhoIsRefused(t *testing.T) {
+func TestRefusedTokens(t *testing.T) {
 	cluster := identitytest.New(t)
 	type claims = identitytest.Claims
 	type refused struct {
@@ -98,7 +98,7 @@ func TestWhoIsRefused(t *testing.T) {
 	}
 }
 
-func TestWhoIsLetIn(t *testing.T) {
+func TestAcceptedTokens(t *testing.T) {
 	cluster := identitytest.New(t)
 	v, _ := newVerifier(cluster.Config())
 	type claims = identitytest.Claims
@@ -118,7 +118,7 @@ func TestWhoIsLetIn(t *testing.T) {
 }
 
 // Without keys every caller is refused and the verifier is not ready, until there are keys.
-func TestWithoutKeysNobodyIsLetIn(t *testing.T) {
+func TestWithoutKeysEveryTokenIsRefused(t *testing.T) {
 	cluster := identitytest.New(t)
 	cfg := cluster.Config()
 	good, err := os.ReadFile(cfg.KeysFile)
@@ -165,7 +165,7 @@ func TestWithoutKeysNobodyIsLetIn(t *testing.T) {
 	open()
 }
 
-func TestATokenFileThatIsOfNoUse(t *testing.T) {
+func TestUnusableTokenFile(t *testing.T) {
 	cluster := identitytest.New(t)
 	path := cluster.TokenFile("")
 	token := identity.NewTokenFile(path)

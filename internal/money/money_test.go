@@ -81,7 +81,7 @@ func TestParseRefuses(t *testing.T) {
 
 // An amount that was agreed before its currency was withdrawn keeps its value, but no new amount
 // can be agreed.
-func TestAWithdrawnCurrency(t *testing.T) {
+func TestWithdrawnCurrency(t *testing.T) {
 	number, err := Amount{1215, "BGN"}.Number()
 	require.NoError(t, err)
 	assert.Equal(t, "12.15", number)
@@ -96,7 +96,7 @@ func TestAWithdrawnCurrency(t *testing.T) {
 	}
 }
 
-func TestAnUnknownStoredCurrencyIsNoNumber(t *testing.T) {
+func TestUnknownStoredCurrencyIsAnError(t *testing.T) {
 	for _, currency := range []string{"", "XXX", "eur", "EURO"} {
 		number, err := Amount{1215, currency}.Number()
 		require.ErrorIs(t, err, ErrUnknownCurrency, currency)

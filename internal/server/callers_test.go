@@ -22,7 +22,7 @@ import (
 	"example.com/invoices/internal/identitytest"
 )
 
-// newDoor returns a server whose /door only one account may use, and its log.
+// newDoor returns a server with an endpoint for one account only, and its log.
 func newDoor(cfg identity.Config) (*Server, *bytes.Buffer) {
 	var logs bytes.Buffer
 	log := slog.New(slog.NewJSONHandler(&logs, nil))
@@ -80,7 +80,7 @@ func TestRefusedCallers(t *testing.T) {
 	}
 }
 
-func TestAnAcceptedCaller(t *testing.T) {
+func TestAcceptedCaller(t *testing.T) {
 	cluster := identitytest.New(t)
 	s, logs := newDoor(cluster.Config())
 	response := knock(s, "Bearer "+cluster.Token())
@@ -104,9 +104,9 @@ func TestReadinessFollowsTheKeys(t *testing.T) {
 	assert.Equal(t, http.StatusOK, get(s, "/readyz").Code)
 }
 
-// Keys are rotated and tokens renewed as a cluster does it, while several
-// callers call without a pause: the new key is published, then signs, and the
-// old one is withdrawn when no token of it is in use any more.
+// Keys are rotated and tokens renewed as in a cluster, while several callers send requests without
+// a pause: the new key is published, then it signs, and the old one is withdrawn when no token
+// signed by it is in use any more.
 func TestRotationFailsNoCall(t *testing.T) {
 	const rotations, callers = 50, 8
 	cluster := identitytest.New(t)
@@ -116,7 +116,7 @@ func TestRotationFailsNoCall(t *testing.T) {
 	token := identity.NewTokenFile(cluster.TokenFile(cluster.Token()))
 
 	var calling sync.WaitGroup
-	var inUse sync.RWMutex // held while a token is
+	var inUse sync.RWMutex // held while a token is in use
 	stop := make(chan struct{})
 	for range callers {
 		calling.Go(func() {
@@ -152,7 +152,7 @@ func TestRotationFailsNoCall(t *testing.T) {
 	for range rotations {
 		cluster.AddKey()
 		cluster.TokenFile(cluster.Token())
-		time.Sleep(10 * time.Millisecond) // for some calls with both
+		time.Sleep(10 * time.Millisecond) // for some requests with both
 		inUse.Lock()
 		cluster.RemoveKey()
 		inUse.Unlock()

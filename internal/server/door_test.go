@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTheDoor(t *testing.T) {
+func TestForeignPagesAreRejected(t *testing.T) {
 	s := newServer(io.Discard)
 	s.AllowedHosts = []string{"invoices.example.com"}
 	s.Router.GET("/", func(*gin.Context) {})

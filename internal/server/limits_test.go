@@ -23,8 +23,7 @@ import (
 	"example.com/invoices/internal/requestid"
 )
 
-// do sends a request as Contract does, and returns what ServeHTTP panicked
-// with, too.
+// do sends a request like Contract, and also returns what ServeHTTP panicked with.
 func do(s *Server, request *http.Request) (answer *httptest.ResponseRecorder, panicked any) {
 	answer = httptest.NewRecorder()
 	defer func() { panicked = recover() }()
@@ -44,7 +43,7 @@ func scrape(t *testing.T, s *Server, route string) []string {
 	return lines
 }
 
-func TestAHandlerThatDoesNotReturn(t *testing.T) {
+func TestHandlerThatDoesNotReturn(t *testing.T) {
 	for name, begin := range map[string]func(*gin.Context){
 		"and has said nothing": func(*gin.Context) {},
 		"and has set a header": func(c *gin.Context) { c.Header("Location", "/"); c.Status(http.StatusCreated) },
@@ -82,13 +81,12 @@ func TestAHandlerThatDoesNotReturn(t *testing.T) {
 	}
 }
 
-// A handler that notices the end of its time, and fails at once, does not come
-// before the answer that the client gets.
-func TestAHandlerThatNoticesTheEnd(t *testing.T) {
+// A handler that notices the deadline and fails at once does not respond before the server does.
+func TestHandlerThatNoticesTheDeadline(t *testing.T) {
 	s := newServer(io.Discard)
 	s.Router.GET("/slow", func(c *gin.Context) {
 		time.Sleep(AnswerTimeout)
-		for c.Request.Context().Err() == nil { // so that it notices at once
+		for c.Request.Context().Err() == nil { // to notice at once
 			runtime.Gosched()
 		}
 		c.Status(http.StatusServiceUnavailable)
@@ -103,7 +101,7 @@ func TestAHandlerThatNoticesTheEnd(t *testing.T) {
 	}
 }
 
-func TestTheContextEndsWithTheTime(t *testing.T) {
+func TestContextEndsWithTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(io.Discard)
 		cause := make(chan error, 1)
@@ -119,9 +117,8 @@ func TestTheContextEndsWithTheTime(t *testing.T) {
 	})
 }
 
-// The connection's own deadlines, which net/http sets, do not end a request
-// that has more time.
-func TestARequestOutlivesTheConnectionsDeadlines(t *testing.T) {
+// The connection deadlines that net/http sets do not end a request that has more time.
+func TestRequestOutlivesTheConnectionsDeadlines(t *testing.T) {
 	s := newServer(io.Discard)
 	s.Router.POST("/long", func(c *gin.Context) {
 		select {
@@ -145,8 +142,8 @@ func TestARequestOutlivesTheConnectionsDeadlines(t *testing.T) {
 	}
 }
 
-// Each way in which a request can end is counted and logged once.
-func TestEveryEndIsCountedAndLogged(t *testing.T) {
+// Every way in which a request can end is counted and logged once.
+func TestEveryOutcomeIsCountedAndLogged(t *testing.T) {
 	for name, test := range map[string]struct {
 		handler gin.HandlerFunc
 		leave   bool // the client does, while the handler works
@@ -205,8 +202,8 @@ func TestEveryEndIsCountedAndLogged(t *testing.T) {
 	}, scrape(t, s, ""))
 }
 
-// A client that does not read its answer is let go at the deadline of the write.
-func TestAClientThatDoesNotRead(t *testing.T) {
+// A client that does not read its response is cut off at the write deadline.
+func TestClientThatDoesNotRead(t *testing.T) {
 	s := newServer(io.Discard)
 	ended := make(chan error, 1)
 	s.Router.GET("/endless", func(c *gin.Context) {
@@ -252,7 +249,7 @@ func TestSlots(t *testing.T) {
 		assert.Equal(t, "1", answer.Header().Get("Retry-After"))
 		assert.JSONEq(t, `{"error":"too many requests at once, try again"}`, answer.Body.String())
 
-		time.Sleep(AnswerTimeout) // both clients have had their 503
+		time.Sleep(AnswerTimeout) // both clients have got their 503
 		assert.Equal(t, http.StatusServiceUnavailable, get(s, "/two").Code, "but the handlers still take what they take")
 		close(wake)
 		synctest.Wait()
@@ -260,8 +257,8 @@ func TestSlots(t *testing.T) {
 	})
 }
 
-// However much hangs, probes are answered, and anything else with 503.
-func TestAFullServer(t *testing.T) {
+// However many requests hang, probes get a response, and all other requests a 503.
+func TestFullServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(io.Discard)
 		wake := make(chan struct{})
@@ -278,14 +275,14 @@ func TestAFullServer(t *testing.T) {
 	})
 }
 
-func TestACheckThatHangs(t *testing.T) {
+func TestHangingCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wake := make(chan struct{})
 		s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, func(context.Context) error { <-wake; return nil })
 		start := time.Now()
 		assert.Equal(t, http.StatusServiceUnavailable, get(s, "/readyz").Code)
 		assert.Equal(t, readyTimeout, time.Since(start))
-		for range 10 { // nobody waits for what hangs already
+		for range 10 { // nobody waits for a check that already hangs
 			assert.Equal(t, http.StatusServiceUnavailable, get(s, "/readyz").Code)
 		}
 		assert.Equal(t, readyTimeout, time.Since(start))
@@ -355,9 +352,8 @@ func TestBodies(t *testing.T) {
 	}
 }
 
-// A body that arrives at the least rate is read to its end, and one that stops
-// is answered with 408.
-func TestTheRateOfABody(t *testing.T) {
+// A body that arrives at the minimum rate is read to its end; one that stops is answered with 408.
+func TestBodyRate(t *testing.T) {
 	for name, test := range map[string]struct {
 		size  int
 		pause time.Duration // between parts of 32 KiB
@@ -394,13 +390,13 @@ func TestTheRateOfABody(t *testing.T) {
 				assert.Equal(t, test.want, answer.StatusCode)
 				assert.LessOrEqual(t, time.Since(start), test.most)
 				require.NoError(t, client.Close())
-				time.Sleep(time.Hour) // all that it has started ends
+				time.Sleep(time.Hour) // everything it has started ends
 			})
 		})
 	}
 }
 
-// pipe serves s to one client, in memory.
+// pipe serves s to one client in memory.
 func pipe(t *testing.T, s *Server) net.Conn {
 	t.Helper()
 	client, conn := net.Pipe()
@@ -412,7 +408,7 @@ func pipe(t *testing.T, s *Server) net.Conn {
 	return client
 }
 
-// piped is a listener of the connections in it.
+// piped is a listener for the connections in it.
 type piped chan net.Conn
 
 func (l piped) Accept() (net.Conn, error) {
@@ -424,7 +420,7 @@ func (l piped) Accept() (net.Conn, error) {
 func (l piped) Close() error   { return nil }
 func (l piped) Addr() net.Addr { return &net.TCPAddr{} }
 
-// Large bodies have few slots, and one that is slow keeps no small one out.
+// Large bodies have few slots, and a slow one does not block small ones.
 func TestLargeBodiesWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(io.Discard)
@@ -456,9 +452,9 @@ func TestLargeBodiesWaitForEachOther(t *testing.T) {
 	})
 }
 
-// A client's leaving is noticed, whether its request had a body or not, and
-// whether or not the handler has read it.
-func TestAClientThatLeavesIsNoticed(t *testing.T) {
+// The server notices that a client has left, whether its request had a body or not, and whether or
+// not the handler has read it.
+func TestClientThatLeavesIsDetected(t *testing.T) {
 	s := newServer(io.Discard)
 	entered, left := make(chan struct{}), make(chan struct{})
 	s.Router.POST("/long", func(c *gin.Context) {
@@ -547,7 +543,7 @@ func TestConnectionsMakeRoom(t *testing.T) {
 }
 
 // A request that has arrived waits for the server, so it is not the client that is slow.
-func TestAStarvedServerClosesNoRequest(t *testing.T) {
+func TestStarvedServerClosesNoRequest(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
@@ -580,8 +576,8 @@ func TestAStarvedServerClosesNoRequest(t *testing.T) {
 	require.NoError(t, <-admitted)
 }
 
-// Who waits for room when a server stops is answered, too.
-func TestAtTheDoorOfAServerThatStops(t *testing.T) {
+// Connections that wait for room when a server stops get a response, too.
+func TestWaitingConnectionsOfAStoppingServer(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	accepted := make(chan struct{}, 2)

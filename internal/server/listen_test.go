@@ -52,7 +52,7 @@ func TestASocketIsTakenOver(t *testing.T) {
 	require.NoError(t, service.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, service.Wait())
 
-	// The socket is the parent's, and outlives the server.
+	// The socket belongs to the parent, and outlives the server.
 	waiting, err := net.Dial("tcp", listener.Addr().String())
 	require.NoError(t, err)
 	waiting.Close()

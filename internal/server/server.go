@@ -65,7 +65,7 @@ func New(log *slog.Logger, registry *prometheus.Registry, openapi []byte, ready 
 	r.NoMethod(func(c *gin.Context) {
 		allowed := strings.Replace(c.Writer.Header().Get("Allow"), http.MethodGet, "GET, HEAD", 1)
 		c.Header("Allow", allowed)
-		Fail(c, &Failure{Status: http.StatusMethodNotAllowed, Text: "allowed methods:" + allowed})
+		Fail(c, &Failure{Status: http.StatusMethodNotAllowed, Text: "allowed methods: " + allowed})
 	})
 
 	probe := newReadiness(ready)

@@ -29,7 +29,7 @@ func newServer(logs io.Writer) *Server {
 	return New(slog.New(slog.NewTextHandler(logs, nil)), prometheus.NewRegistry(), nil, func(context.Context) error { return nil })
 }
 
-// serve runs s on a free port until stop is called, which returns what Run did.
+// serve runs s on a free port until stop is called, which returns the result of Run.
 func serve(t *testing.T, s *Server, onDrain func()) (url string, stop func() error) {
 	t.Helper()
 	address := fmt.Sprint("127.0.0.1:", porttest.Free(t))
@@ -48,7 +48,7 @@ func serve(t *testing.T, s *Server, onDrain func()) (url string, stop func() err
 	return "http://" + address, stop
 }
 
-func TestATakenPortIsNamed(t *testing.T) {
+func TestPortInUseIsNamed(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
@@ -57,12 +57,12 @@ func TestATakenPortIsNamed(t *testing.T) {
 	assert.ErrorContains(t, err, "set LISTEN_ADDR to another")
 }
 
-func TestStoppingAnswersWhatIsInFlight(t *testing.T) {
+func TestStoppingFinishesRequestsInFlight(t *testing.T) {
 	s := newServer(io.Discard)
 	entered, drained := make(chan struct{}), make(chan struct{})
 	s.Router.GET("/slow", func(c *gin.Context) {
 		close(entered)
-		<-drained // what onDrain makes come to an end
+		<-drained // onDrain ends it
 		c.String(http.StatusOK, "done")
 	})
 	url, stop := serve(t, s, func() { close(drained) })
@@ -84,8 +84,8 @@ func TestStoppingAnswersWhatIsInFlight(t *testing.T) {
 	assert.Error(t, err, "nothing listens any more")
 }
 
-// Clients that keep their connections busy while the server stops see no
-// request fail that they sent on a connection the server had taken.
+// Clients that keep their connections busy while the server stops lose no request on a connection
+// that the server has accepted.
 func TestStoppingLosesNoRequestOfABusyConnection(t *testing.T) {
 	s := newServer(io.Discard)
 	url, stop := serve(t, s, func() {})
@@ -99,7 +99,7 @@ func TestStoppingLosesNoRequestOfABusyConnection(t *testing.T) {
 				response, err := client.Get(url + "/livez")
 				sent.Add(1)
 				if err != nil {
-					var refused *net.OpError // a new connection is for another replica to take
+					var refused *net.OpError // another replica would accept a new connection
 					if !errors.As(err, &refused) || refused.Op != "dial" {
 						t.Log(err)
 						lost.Add(1)
@@ -108,7 +108,7 @@ func TestStoppingLosesNoRequestOfABusyConnection(t *testing.T) {
 				}
 				_, _ = io.Copy(io.Discard, response.Body)
 				response.Body.Close()
-				if response.Close { // told so: a balancer would go elsewhere
+				if response.Close { // asked to: a load balancer would use another replica
 					<-stopping
 					return
 				}
@@ -138,7 +138,7 @@ func get(s *Server, path string) *httptest.ResponseRecorder {
 	return answer
 }
 
-func TestReadinessIsAskedOnceASecond(t *testing.T) {
+func TestReadinessIsCheckedOncePerSecond(t *testing.T) {
 	asked := 0
 	s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, func(context.Context) error { asked++; return errors.New("gone") })
 	for range 5 {
@@ -167,7 +167,7 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
-func TestAPanicIsA500AndLogged(t *testing.T) {
+func TestPanicIs500AndLogged(t *testing.T) {
 	var logs bytes.Buffer
 	s := newServer(&logs)
 	s.Router.GET("/panic", func(*gin.Context) { panic("secret detail") })

@@ -19,15 +19,14 @@ import (
 )
 
 const (
-	// MaxUpload bounds a POST of CSV or JSON lines, in bytes. They are read as
-	// they arrive; JSON is read into memory, and bounded by server.ReadBody.
+	// MaxUpload limits a POST of CSV or JSON lines, in bytes. They are read as they arrive; JSON is
+	// read into memory, and limited by server.ReadBody.
 	MaxUpload = 64 << 20
-	// commitTimeout is what making an upload's invoices visible may take.
+	// commitTimeout limits the commit that makes an upload's invoices visible.
 	commitTimeout = time.Minute
 )
 
-// add keeps new invoices, all or none: POST /invoices. Sent again, it changes
-// nothing and succeeds.
+// add adds invoices, all or none: POST /invoices. Repeating it succeeds and changes nothing.
 func (a *api) add(c *gin.Context) {
 	format, err := formatOf(c.GetHeader("Content-Type"))
 	switch {
@@ -40,8 +39,8 @@ func (a *api) add(c *gin.Context) {
 	}
 }
 
-// formatOf returns how a body of contentType is read. What is not one of the
-// formats for many invoices is taken for JSON.
+// formatOf returns the format for a Content-Type: JSON unless it is one of the formats for many
+// invoices.
 func formatOf(contentType string) (importer.Format, error) {
 	mediaType, parameters, _ := mime.ParseMediaType(contentType)
 	format, known := map[string]importer.Format{
@@ -54,7 +53,7 @@ func formatOf(contentType string) (importer.Format, error) {
 	charset := strings.ToLower(parameters["charset"])
 	if !slices.Contains([]string{"", "utf-8", "us-ascii", "utf-16"}, charset) {
 		return 0, &server.Failure{Status: http.StatusUnsupportedMediaType,
-			Text: fmt.Sprintf("the charset %.40q cannot be read: send UTF-8", charset)}
+			Text: fmt.Sprintf("the charset %.40q is not supported: send UTF-8", charset)}
 	}
 	return format, nil
 }
@@ -95,7 +94,7 @@ func (a *api) addUpload(c *gin.Context, format importer.Format) {
 	answerAdded(c, result)
 }
 
-// Import is importer.Import of a text that is, or is in, the request's body.
+// Import is importer.Import for a text in the request's body.
 func Import(c *gin.Context, store invoice.Store, text io.Reader, options importer.Options) (importer.Result, error) {
 	timed := readerFunc(func(p []byte) (int, error) {
 		n, err := text.Read(p)

@@ -1,4 +1,4 @@
-// Package api is invoice-app's HTTP side: one file a call.
+// Package api implements invoice-app's HTTP API, one file per endpoint.
 package api
 
 import (
@@ -26,10 +26,10 @@ type api struct {
 	lists, pages server.Slots
 }
 
-const maxPayAlls = 32 // that wait at once
+const maxPayAlls = 32 // waiting at the same time
 
-// New returns a server with every endpoint of openapi.yaml. ready is what /readyz
-// asks. A pay-all is answered after payAnswer at the latest.
+// New returns a server with all endpoints of openapi.yaml. ready is the check behind /readyz. A
+// pay-all gets its response within payAnswer.
 func New(log *slog.Logger, registry *prometheus.Registry, ready func(context.Context) error,
 	store invoice.Store, payer *invoice.Payer, payAnswer time.Duration,
 ) *server.Server {

@@ -30,7 +30,7 @@ import (
 	"example.com/invoices/invoice-app/wire"
 )
 
-// provider answers a payment as a test scripts it; nil takes every payment.
+// provider responds to a payment as a test scripts it; nil takes every payment.
 type provider func(context.Context, invoice.Invoice) error
 
 func (p provider) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
@@ -129,7 +129,7 @@ func TestContract(t *testing.T) {
 	code, _ = call(http.MethodGet, "/invoices/new", "")
 	assert.Equal(t, 404, code, "a conflict changes nothing")
 
-	// Rejected is settled, is shown, and can be freed.
+	// A rejected invoice is settled and shown, and can be unparked.
 	code, _ = call(http.MethodPost, "/invoices/pay", "")
 	assert.Equal(t, 200, code)
 	_, body = call(http.MethodGet, "/invoices?paid=false", "")
@@ -167,7 +167,7 @@ func TestContract(t *testing.T) {
 	c.RequireAllSeen(contractOfFailures(t)...)
 }
 
-// asksTheStore are all calls that need the database.
+// asksTheStore lists all requests that need the database.
 var asksTheStore = []struct{ method, path, body string }{
 	{http.MethodGet, "/invoices", ""},
 	{http.MethodGet, "/invoices?limit=1", ""},
@@ -178,7 +178,7 @@ var asksTheStore = []struct{ method, path, body string }{
 	{http.MethodGet, "/readyz", ""},
 }
 
-// frozen is a store whose database is.
+// frozen is a store whose database is frozen.
 type frozen struct {
 	invoice.Store
 	contracttest.Frozen
@@ -196,8 +196,8 @@ func (f frozen) List(ctx context.Context, _ invoice.Filter) ([]invoice.Invoice, 
 func (f frozen) Retry(ctx context.Context, _ string) error  { return f.Wait(ctx) }
 func (f frozen) LastSeq(ctx context.Context) (int64, error) { return 0, f.Wait(ctx) }
 
-// A call that needs a frozen database is answered all the same, in its time.
-func TestEveryCallIsAnsweredInTime(t *testing.T) {
+// A request that needs a frozen database still gets its response in time.
+func TestEveryRequestGetsAResponseInTime(t *testing.T) {
 	for _, deaf := range []bool{false, true} {
 		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestEveryCallIsAnsweredInTime(t *testing.T) {
 				for _, call := range asksTheStore {
 					most := server.AnswerTimeout
 					switch call.path {
-					case "/invoices/pay": // a minute here, and time to count what remains
+					case "/invoices/pay": // a minute here, and time to count the rest
 						most = time.Minute + 15*time.Second
 					case "/readyz":
 						most = 2 * time.Second
@@ -225,8 +225,8 @@ func TestEveryCallIsAnsweredInTime(t *testing.T) {
 	}
 }
 
-// contractOfFailures sees the answers of a service whose database, or whose
-// provider, is in trouble: an honest 5xx, and nothing of what is inside.
+// contractOfFailures checks the responses of a service whose database or provider is in trouble: a
+// truthful 5xx, without internal details.
 func contractOfFailures(t *testing.T) (seen []*contracttest.Contract) {
 	broken := newContract(t, gone{}, nil)
 	for _, call := range asksTheStore {
@@ -299,7 +299,7 @@ func TestPages(t *testing.T) {
 	assert.Equal(t, `[]`, c.Do(t, http.MethodGet, "/invoices?paid=true", "").Body.String())
 }
 
-// growing is a store to which others add as fast as a list is read.
+// growing is a store to which others add invoices as fast as a list is read.
 type growing struct {
 	store.Store
 	t     *testing.T
@@ -318,7 +318,7 @@ func (g growing) List(ctx context.Context, filter invoice.Filter) ([]invoice.Inv
 	return g.Store.List(ctx, filter)
 }
 
-func TestAListEndsAtTheLastInvoiceOfItsBeginning(t *testing.T) {
+func TestListEndsAtTheLastInvoiceAtItsStart(t *testing.T) {
 	s := growing{newStore(t), t, new(int)}
 	c := newContract(t, s, nil)
 	assert.Equal(t, "[]", c.Do(t, http.MethodGet, "/invoices", "").Body.String())
@@ -341,7 +341,7 @@ func (endless) List(_ context.Context, filter invoice.Filter) ([]invoice.Invoice
 	return list, nil
 }
 
-// slowly reads a part every so often, just fast enough not to be cut.
+// slowly reads a part every so often, just fast enough not to be cut off.
 type slowly struct{ *httptest.ResponseRecorder }
 
 func (s slowly) Write(part []byte) (int, error) {
@@ -349,7 +349,7 @@ func (s slowly) Write(part []byte) (int, error) {
 	return len(part), nil
 }
 
-func TestAListIsReadInSomeTime(t *testing.T) {
+func TestSlowListReaderIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute)
 		start := time.Now()
@@ -361,14 +361,14 @@ func TestAListIsReadInSomeTime(t *testing.T) {
 	})
 }
 
-// Whoever does not read holds few lists, and keeps nobody from pages.
-func TestListsAndPagesWaitForTheirOwnKind(t *testing.T) {
+// Clients that do not read hold only a few lists, and do not block pages.
+func TestListsAndPagesHaveSeparateSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute)
 		stop := make(chan struct{})
 		for range maxLists {
 			go func() {
-				defer func() { _ = recover() }() // it is cut in the end
+				defer func() { _ = recover() }() // it is cut off in the end
 				site.ServeHTTP(stuck{httptest.NewRecorder(), stop}, httptest.NewRequest(http.MethodGet, "/invoices", nil))
 			}()
 		}
@@ -393,7 +393,7 @@ func (s stuck) Write([]byte) (int, error) {
 	return 0, io.ErrClosedPipe
 }
 
-func TestAListThatBreaksOffIsNoWholeList(t *testing.T) {
+func TestAbortedListIsNotComplete(t *testing.T) {
 	s := newStore(t)
 	var list []invoice.Invoice
 	for n := range chunk + 1 {
@@ -407,7 +407,7 @@ func TestAListThatBreaksOffIsNoWholeList(t *testing.T) {
 		`http_request_duration_seconds_count{method="GET",route="/invoices",status="aborted"} 1`)
 }
 
-// failsLater is a database that goes after the first chunk.
+// failsLater is a database that fails after the first chunk.
 type failsLater struct{ invoice.Store }
 
 func (f failsLater) List(ctx context.Context, filter invoice.Filter) ([]invoice.Invoice, error) {
@@ -417,7 +417,7 @@ func (f failsLater) List(ctx context.Context, filter invoice.Filter) ([]invoice.
 	return f.Store.List(ctx, filter)
 }
 
-func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
+func TestInvalidInputChangesNothing(t *testing.T) {
 	s := newStore(t)
 	c := newContract(t, s, nil)
 	for name, body := range map[string]string{
@@ -467,8 +467,8 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 	}
 }
 
-// Amounts that were agreed before their currency was withdrawn keep their worth,
-// and one whose worth cannot be known is an error, never a number.
+// Amounts that were agreed before their currency was withdrawn keep their value, and one in an
+// unknown currency is an error, never a number.
 func TestStoredCurrencies(t *testing.T) {
 	s := newStore(t)
 	add := func(id, currency string) {
@@ -486,7 +486,7 @@ func TestStoredCurrencies(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	site := New(log, prometheus.NewRegistry(), s.Ping, s, nil, time.Minute)
 	for _, path := range []string{"/invoices/unknown", "/invoices?limit=5", "/invoices"} {
-		answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
+		answer := httptest.NewRecorder() // the contract has no 500: this should never happen
 		site.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
 		assert.Equal(t, 500, answer.Code, path)
 	}

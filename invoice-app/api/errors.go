@@ -19,7 +19,7 @@ func (a *api) fail(c *gin.Context, err error) { server.Fail(c, explain(err)) }
 // Explain returns the response to err, as server.Explain does.
 func Explain(c *gin.Context, err error) *server.Failure { return server.Explain(c, explain(err)) }
 
-// explain makes an error that this service expects a *server.Failure.
+// explain turns the errors that this service expects into a *server.Failure.
 func explain(err error) error {
 	var wrong *importer.Error
 	var conflict *invoice.ConflictError
@@ -38,9 +38,9 @@ func explain(err error) error {
 	return err
 }
 
-// refusal makes an importer's error the answer that it gets.
+// refusal returns the response to an importer's error.
 func refusal(err error) *server.Failure {
-	var failure *server.Failure // of the body
+	var failure *server.Failure // from reading the body
 	var conflict *invoice.ConflictError
 	var invalid *invoice.InvalidError
 	switch {

@@ -10,7 +10,7 @@ import (
 	"example.com/invoices/invoice-app/wire"
 )
 
-// get answers one invoice: GET /invoices/{id}.
+// get returns one invoice: GET /invoices/{id}.
 func (a *api) get(c *gin.Context) {
 	id, ok := server.ID(c)
 	if !ok {

@@ -20,21 +20,21 @@ import (
 )
 
 const (
-	maxPage = 1000 // invoices a client may ask for at once
-	// chunk is how many are read from the store at a time for the whole list:
-	// memory stays flat, and no database connection waits for a slow client.
+	maxPage = 1000 // the most invoices per page
+	// chunk is how many invoices of the whole list are read from the store at a time: memory stays
+	// flat, and no database connection waits for a slow client.
 	chunk = 500
-	// chunkTimeout is how long a client may take to receive one chunk, and
-	// listTimeout the whole list.
+	// chunkTimeout is how long a client may take to receive one chunk, and listTimeout to receive
+	// the whole list.
 	chunkTimeout = 25 * time.Second
 	listTimeout  = 15 * time.Minute
-	// Slow clients hold lists for long, so these have slots apart from the pages.
-	maxLists = 16 // at once
+	// Slow clients hold lists for long, so lists and pages have separate slots.
+	maxLists = 16 // at a time
 	maxPages = 32
 )
 
-// list answers the invoices in order of arrival: GET /invoices. With ?limit=
-// it is one page and a Link to the next, without it the whole list.
+// list returns the invoices in order of arrival: GET /invoices. With ?limit= it is one page and a
+// Link to the next, otherwise the whole list.
 func (a *api) list(c *gin.Context) {
 	filter, limit, err := parseList(c.Request.URL.Query())
 	if err != nil {
@@ -61,13 +61,13 @@ func parseList(query url.Values) (filter invoice.Filter, limit int, err error) {
 	if query.Has("after") {
 		filter.After, err = strconv.ParseInt(query.Get("after"), 10, 64)
 		if err != nil || filter.After < 0 {
-			return filter, 0, refuse("after must be what a Link header gave")
+			return filter, 0, refuse("after must be a value from a Link header")
 		}
 	}
 	if query.Has("limit") {
 		limit, err = strconv.Atoi(query.Get("limit"))
 		if err != nil || limit < 1 || limit > maxPage {
-			return filter, 0, refuse("limit must be a whole number from 1 to %d", maxPage)
+			return filter, 0, refuse("limit must be an integer from 1 to %d", maxPage)
 		}
 	}
 	return filter, limit, nil
@@ -78,7 +78,7 @@ func (a *api) page(c *gin.Context, filter invoice.Filter, limit int) {
 		a.fail(c, err)
 		return
 	}
-	filter.Limit = limit + 1 // one more tells whether there is a next page
+	filter.Limit = limit + 1 // one more, to know whether there is a next page
 	invoices, err := a.store.List(c.Request.Context(), filter)
 	if err != nil {
 		a.fail(c, err)
@@ -96,9 +96,9 @@ func (a *api) page(c *gin.Context, filter invoice.Filter, limit int) {
 	}
 }
 
-// stream writes the list chunk by chunk, up to the last invoice that there is
-// when it begins. Once the first is written, an error can only be shown by
-// cutting the connection: the client must not take half a list for a whole one.
+// stream writes the list chunk by chunk, up to the last invoice at the time it begins. Once the
+// first chunk is written, an error can only be reported by cutting the connection: the client must
+// not take a partial list for a complete one.
 func (a *api) stream(c *gin.Context, filter invoice.Filter) {
 	if err := a.lists.Take(c); err != nil {
 		a.fail(c, err)
@@ -131,7 +131,7 @@ func (a *api) stream(c *gin.Context, filter invoice.Filter) {
 			return
 		}
 		if time.Now().After(over) {
-			a.cut(c, fmt.Errorf("the client took more than %s", listTimeout))
+			a.cut(c, fmt.Errorf("the client took longer than %s", listTimeout))
 		}
 		filter.After = invoices[chunk-1].Seq
 		server.ExtendDeadlines(c, server.AnswerTimeout)
@@ -141,13 +141,13 @@ func (a *api) stream(c *gin.Context, filter invoice.Filter) {
 	}
 }
 
-// send writes a part of the list. It returns false if the rest is not wanted.
+// send writes a part of the list. It returns false if the rest is not needed.
 func (a *api) send(c *gin.Context, list *listWriter, invoices []invoice.Invoice) bool {
 	err := list.write(invoices)
 	switch {
 	case err == nil:
 		return true
-	case errors.Is(err, http.ErrBodyNotAllowed): // which a HEAD gets
+	case errors.Is(err, http.ErrBodyNotAllowed): // for a HEAD
 	case !c.Writer.Written():
 		a.fail(c, err)
 	default:
@@ -156,14 +156,14 @@ func (a *api) send(c *gin.Context, list *listWriter, invoices []invoice.Invoice)
 	return false
 }
 
-// cut ends a list of which a part is written.
+// cut aborts a list that has been partly written.
 func (a *api) cut(c *gin.Context, err error) {
 	a.log.Error("list cut short", "error", err, "request_id", requestid.From(c.Request.Context()))
 	panic(http.ErrAbortHandler)
 }
 
-// listWriter writes a JSON list of invoices, one by one: what one client costs
-// is what was read for it, and not a copy as text.
+// listWriter writes a JSON list of invoices one by one, so that a client costs only the chunk that
+// was read for it, and not a copy of it as text.
 type listWriter struct {
 	*bufio.Writer
 	separator string
@@ -185,7 +185,7 @@ func (w *listWriter) write(invoices []invoice.Invoice) error {
 		if err != nil {
 			return err
 		}
-		_, _ = w.WriteString(w.separator) // Flush has the error
+		_, _ = w.WriteString(w.separator) // Flush returns the error
 		_, _ = w.Write(text)
 		w.separator = ","
 	}
@@ -197,5 +197,5 @@ func (w *listWriter) end() {
 		_ = w.WriteByte('[')
 	}
 	_ = w.WriteByte(']')
-	_ = w.Flush() // should the client have gone, its request's end is noted as such
+	_ = w.Flush() // if the client has gone, that is recorded for the request
 }

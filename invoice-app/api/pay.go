@@ -13,8 +13,8 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// payAll pays every unpaid invoice: POST /invoices/pay. 200 means that all of
-// them are settled, 202 that paying goes on; anything else says how many are not.
+// payAll pays every unpaid invoice: POST /invoices/pay. 200 means that all of them are settled,
+// 202 that paying continues; any other response says how many are not settled.
 func (a *api) payAll(c *gin.Context) {
 	server.ExtendDeadlines(c, a.payAnswer+15*time.Second) // time to count what remains
 	err := a.payer.PayAll(c.Request.Context())
@@ -24,7 +24,7 @@ func (a *api) payAll(c *gin.Context) {
 	case err == nil:
 		c.JSON(http.StatusOK, gin.H{})
 	case errors.As(err, &underway):
-		body := gin.H{"status": "paying goes on; ask again to wait for its end"}
+		body := gin.H{"status": "paying continues; repeat the request to wait for the end"}
 		if underway.Unpaid >= 0 {
 			body["unpaid"] = underway.Unpaid
 		}
@@ -42,7 +42,7 @@ func (a *api) payAll(c *gin.Context) {
 	}
 }
 
-// Remains says, without what is inside, why a pay-all ended early.
+// Remains returns the response for a pay-all that ended early, without internal details.
 func Remains(remaining *invoice.RemainingError) *server.Failure {
 	status, cause := ended(remaining.Cause)
 	return &server.Failure{Status: status, Text: remaining.Count() + " unpaid: " + cause + "; it is safe to try again"}
@@ -55,11 +55,11 @@ func ended(cause error) (status int, text string) {
 	case errors.Is(cause, database.ErrUnavailable):
 		return http.StatusServiceUnavailable, database.ErrUnavailable.Error()
 	case errors.Is(cause, invoice.ErrProvider) && errors.Is(cause, context.DeadlineExceeded):
-		return http.StatusGatewayTimeout, "payment-provider does not answer in time"
+		return http.StatusGatewayTimeout, "payment-provider did not respond in time"
 	case errors.Is(cause, invoice.ErrProvider):
 		return http.StatusBadGateway, invoice.ErrProvider.Error()
 	case errors.Is(cause, context.DeadlineExceeded), errors.Is(cause, context.Canceled):
-		return http.StatusServiceUnavailable, "the time for one pay-all is over"
+		return http.StatusServiceUnavailable, "pay-all exceeded its time limit"
 	}
 	return http.StatusInternalServerError, "internal error"
 }

@@ -21,8 +21,8 @@ import (
 	"example.com/invoices/invoice-app/store"
 )
 
-// contractOfALongPayAll sees a pay-all that takes long: it says so on the way,
-// goes on, and can be waited for.
+// contractOfALongPayAll checks a pay-all that takes long: it reports its progress, continues, and
+// can be waited for.
 func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 	s := newStore(t)
 	require.NoError(t, store.Seed(t.Context(), s))
@@ -37,7 +37,7 @@ func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 
 	answer := c.Do(t, http.MethodPost, "/invoices/pay", "")
 	assert.Equal(t, 202, answer.Code)
-	assert.JSONEq(t, `{"status":"paying goes on; ask again to wait for its end","unpaid":3}`, answer.Body.String())
+	assert.JSONEq(t, `{"status":"paying continues; repeat the request to wait for the end","unpaid":3}`, answer.Body.String())
 	assert.Equal(t, "/invoices?paid=false", answer.Header().Get("Location"))
 	close(goOn)
 	require.Eventually(t, func() bool {
@@ -48,9 +48,9 @@ func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 	return c
 }
 
-// A client that goes is noticed, whether or not its request had a body: nobody
-// wants to know what is paid then.
-func TestAClientThatGoesEndsItsPayAll(t *testing.T) {
+// The server notices that a client has left, whether or not its request had a body: nobody needs
+// the result then.
+func TestClientThatLeavesEndsItsPayAll(t *testing.T) {
 	for name, body := range map[string]string{
 		"without a body": "", "with a body": "{}", "with a long body": strings.Repeat(" ", 3<<10),
 	} {

@@ -7,8 +7,8 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// retry frees a rejected invoice, so that the next pay-all tries it again:
-// POST /invoices/{id}/retry. It answers the invoice as it is then.
+// retry unparks a rejected invoice, so that the next pay-all tries it again: POST
+// /invoices/{id}/retry. It returns the invoice.
 func (a *api) retry(c *gin.Context) {
 	id, ok := server.ID(c)
 	if !ok {

@@ -17,10 +17,10 @@ import (
 	"example.com/invoices/invoice-app/wire"
 )
 
-// separators are what may be between columns, in the order of preference.
+// separators are the possible column separators, in order of preference.
 var separators = []rune{',', ';', '\t', '|'}
 
-// sepLine is what Excel writes above the header to name the separator.
+// sepLine is the line above the header in which Excel names the separator.
 var sepLine = regexp.MustCompile(`(?i)^"?sep=([^"\w\s]|\t)"?[\s,;]*$`)
 
 // openCSV reads the header.
@@ -81,7 +81,7 @@ func newCSV(text io.Reader, separator rune) *csv.Reader {
 	return rows
 }
 
-// describeCSV says what is wrong with the syntax of a row.
+// describeCSV describes a syntax error in a row.
 func describeCSV(err error) error {
 	switch {
 	case errors.Is(err, csv.ErrBareQuote):
@@ -94,8 +94,8 @@ func describeCSV(err error) error {
 	return err
 }
 
-// headerText returns the text of the first row that is not blank. It may have
-// line ends inside quotes.
+// headerText returns the text of the first row that is not blank. It may contain quoted line
+// breaks.
 func (r *Reader) headerText() (string, error) {
 	r.text.begin()
 	var text strings.Builder
@@ -122,12 +122,12 @@ func (r *Reader) headerText() (string, error) {
 
 func isBlank(field string) bool { return strings.TrimSpace(field) == "" }
 
-// table is what a header says.
+// table is a parsed header.
 type table struct {
 	separator rune
 	names     []string
 	column    map[string]int // by field
-	err       error          // in the header's syntax, or a name that is there twice
+	err       error          // a syntax error or a duplicate name
 }
 
 func newTable(header string, separator rune) *table {
@@ -141,21 +141,21 @@ func newTable(header string, separator rune) *table {
 			t.column[field] = n
 		}
 		if before, twice := seen[folded]; twice && folded != "" {
-			t.err = fmt.Errorf("the header has a column twice: %.40q and %.40q", before, name)
+			t.err = fmt.Errorf("the header has a duplicate column: %.40q and %.40q", before, name)
 		}
 		seen[folded] = name
 	}
 	return t
 }
 
-// check says what is wrong with the header.
+// check returns what is wrong with the header.
 func (t *table) check(header string) error {
 	if t.err != nil {
 		return describeCSV(t.err)
 	}
 	for _, field := range []string{wire.InvoiceID, wire.Value, wire.Currency} {
 		if _, there := t.column[field]; !there {
-			return fmt.Errorf("the header has no column %s: it must name InvoiceId, Value and Currency, and is %.80q",
+			return fmt.Errorf("the header has no column %s: it must name InvoiceId, Value and Currency, but is %.80q",
 				field, strings.TrimSpace(header))
 		}
 	}
@@ -165,7 +165,7 @@ func (t *table) check(header string) error {
 func (t *table) invoice(row []string, decimalComma bool) (i invoice.Invoice, err error) {
 	beyond := row[min(len(row), len(t.names)):]
 	if len(row) < len(t.names) || slices.ContainsFunc(beyond, func(field string) bool { return !isBlank(field) }) {
-		return i, fmt.Errorf("the row has %d columns, and the header has %d: "+
+		return i, fmt.Errorf("the row has %d columns, but the header has %d: "+
 			"a field with a %q in it must be in quotes (\")", len(row), len(t.names), t.separator)
 	}
 	for _, field := range []string{wire.InvoiceID, wire.Value, wire.Currency, wire.IsPaid} {
@@ -184,20 +184,20 @@ func (t *table) invoice(row []string, decimalComma bool) (i invoice.Invoice, err
 	if err != nil {
 		return i, err
 	}
-	// Copies, so that the row's other fields can be freed.
+	// Copies, so that the rest of the row can be freed.
 	id := strings.Clone(row[t.column[wire.InvoiceID]])
 	return invoice.New(id, value, strings.Clone(strings.TrimSpace(row[t.column[wire.Currency]])))
 }
 
-// errPaid refuses every IsPaid that is not clearly false: an invoice that is
-// paid already, in whatever words, would be paid a second time.
+// errPaid rejects every IsPaid that is not clearly false: an invoice that is already paid, in
+// whatever words, would be paid a second time.
 func errPaid(is string) error {
 	return &invoice.InvalidError{Text: fmt.Sprintf(
-		"IsPaid is %s: only unpaid invoices can be added (false, or nothing)", is)}
+		"IsPaid is %s: only unpaid invoices can be added (false or empty)", is)}
 }
 
-// number returns value as JSON would have it, or what is wrong with it in terms
-// of spreadsheets. What can be read in two ways is not guessed.
+// number converts value to the grammar of JSON, or returns what is wrong with it in terms of a
+// spreadsheet. It does not guess the meaning of ambiguous values.
 func number(value string, decimalComma bool) (string, error) {
 	refuse := func(found, do string) (string, error) {
 		return "", &invoice.InvalidError{Text: fmt.Sprintf("Value %.40q %s: %s", value, found, do)}
@@ -211,18 +211,18 @@ func number(value string, decimalComma bool) (string, error) {
 	case value == "":
 		return "", nil
 	case strings.HasPrefix(value, "+"):
-		return refuse("has a plus sign", "write it without")
+		return refuse("has a plus sign", "remove it")
 	case hasAny(func(c rune) bool { return unicode.Is(unicode.Sc, c) || unicode.IsLetter(c) && c != 'e' && c != 'E' }):
-		return refuse("has a currency or other letters in it", "write only the number, as "+example)
+		return refuse("has a currency or other letters in it", "write only the number, as in "+example)
 	case hasAny(func(c rune) bool { return unicode.IsSpace(c) || strings.ContainsRune("'’_٬", c) }),
 		strings.Count(value, ".") > 1, strings.Count(value, ",") > 1,
 		strings.Contains(value, ".") && strings.Contains(value, ","):
-		return refuse("has a mark between thousands", "write it without, as "+example)
+		return refuse("has a thousands separator", "remove it, as in "+example)
 	case decimalComma && strings.Contains(value, "."):
-		return refuse("has a point, which is no decimal mark here (--decimal-comma)", "write it as "+example)
+		return refuse("has a decimal point, but --decimal-comma is set", "write it as "+example)
 	case !decimalComma && strings.Contains(value, ","):
-		return refuse("has a comma, which may mean decimals or thousands",
-			"write it as "+example+", or import with --decimal-comma if commas are decimal marks in this file")
+		return refuse("has a comma, which can separate decimals or thousands",
+			"write it as "+example+", or import with --decimal-comma if commas are decimal separators in this file")
 	}
 	return strings.Replace(value, ",", ".", 1), nil
 }

@@ -42,7 +42,7 @@ func FuzzJSONLines(f *testing.F) {
 	})
 }
 
-// fuzz reads text, and then what a person would write of its invoices.
+// fuzz reads text, and then what a person would write for its invoices.
 func fuzz(t *testing.T, text []byte, options Options) {
 	most := bytes.Count(text, []byte("\n")) + bytes.Count(text, []byte("\r")) + 1
 	var list []invoice.Invoice

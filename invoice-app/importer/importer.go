@@ -1,5 +1,5 @@
-// Package importer reads invoices from text as people have it: CSV of any
-// spreadsheet, JSON lines, or JSON as the service's own API writes it.
+// Package importer reads invoices from common text formats: CSV from any spreadsheet, JSON lines,
+// or JSON as the service's own API writes it.
 package importer
 
 import (
@@ -18,34 +18,33 @@ import (
 	"example.com/invoices/invoice-app/wire"
 )
 
-// Format is how invoices are written.
+// Format is a text format for invoices.
 type Format int
 
-// The formats. Any is recognized by the text's first character: [ and { begin
-// JSON, anything else CSV.
+// The formats. With Any, a text that begins with [ or { is JSON, and any other text is CSV.
 const (
 	Any       Format = iota
-	CSV              // a header that names the columns, then a row for each invoice
+	CSV              // a header with the column names, then one row per invoice
 	JSONLines        // JSON objects, one after another
 	JSON             // one JSON object, or a list of them
 )
 
-// Options says how to read.
+// Options control how a text is read.
 type Options struct {
 	Format Format
-	// DecimalComma reads the 12,15 of a CSV as 12.15, and refuses points. It is
-	// never guessed: in a currency with three decimals 1,000 may be one.
+	// DecimalComma reads 12,15 in a CSV as 12.15, and rejects decimal points. The importer does not
+	// guess: in a currency with three decimals, 1,000 may be one.
 	DecimalComma bool
 }
 
-// Result is what an import did.
+// Result is the result of an import.
 type Result struct {
 	Added, Existing int
-	// Ignored names columns, or keys of JSON objects, that mean nothing here.
+	// Ignored has the names of unknown columns, or of unknown keys of JSON objects.
 	Ignored []string
 }
 
-// Error says on which line, from 1, the invoice begins that is wrong.
+// Error is an error in the invoice that begins on a line, counted from 1.
 type Error struct {
 	Line int
 	Err  error
@@ -53,19 +52,17 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
 
-// Unwrap returns the cause: an *invoice.InvalidError, an
-// *invoice.ConflictError, what the text's reader returned, or a description of
-// what cannot be read.
+// Unwrap returns the cause: an *invoice.InvalidError, an *invoice.ConflictError, an error of the
+// text's reader, or a description of a syntax error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Import adds the invoices in text to store, all of them or none. Text is read
-// once and in pieces, so that it may come from a pipe and be of any length.
-// What is wrong with it is an *Error.
+// Import adds the invoices in text to store, all of them or none. The text is read once and in
+// pieces, so it can come from a pipe and have any length. An error in the text is an *Error.
 func Import(ctx context.Context, store invoice.Store, text io.Reader, options Options) (Result, error) {
 	r := NewReader(text, options)
 	added, err := store.Add(ctx, r.All())
 	if r.err != nil {
-		return Result{}, r.err // whatever the store made of it
+		return Result{}, r.err // whatever the store returned
 	}
 	var conflict *invoice.ConflictError
 	if errors.As(err, &conflict) {
@@ -77,7 +74,7 @@ func Import(ctx context.Context, store invoice.Store, text io.Reader, options Op
 	return Result{Added: added, Existing: r.lines.count - added, Ignored: r.ignored}, nil
 }
 
-// Reader reads invoices from one text, once.
+// Reader reads the invoices of one text, once.
 type Reader struct {
 	options Options
 	text    *lineReader
@@ -93,10 +90,10 @@ func NewReader(text io.Reader, options Options) *Reader {
 	return &Reader{options: options, text: &lineReader{from: bufio.NewReaderSize(text, readAhead)}}
 }
 
-// next returns the next invoice and the line on which it begins, or io.EOF.
+// next returns the next invoice and the line it begins on, or io.EOF.
 type next func() (invoice.Invoice, int, error)
 
-// All yields the invoices. The first error, an *Error, ends it.
+// All yields the invoices. It ends at the first error, an *Error.
 func (r *Reader) All() iter.Seq2[invoice.Invoice, error] {
 	return func(yield func(invoice.Invoice, error) bool) {
 		read, line, err := r.open()
@@ -121,7 +118,7 @@ func (r *Reader) All() iter.Seq2[invoice.Invoice, error] {
 	}
 }
 
-// inList adds the place in a JSON list, which may be all on one line.
+// inList adds the position in a JSON list, which may be all on one line.
 func (r *Reader) inList(index int, err error) error {
 	if !r.isList {
 		return err
@@ -129,7 +126,7 @@ func (r *Reader) inList(index int, err error) error {
 	return fmt.Errorf("invoice %d of the list: %w", index+1, err)
 }
 
-// open recognizes the format.
+// open detects the format.
 func (r *Reader) open() (next, int, error) {
 	if r.begun {
 		return nil, 0, errors.New("the text has been read already")
@@ -155,8 +152,8 @@ func (r *Reader) open() (next, int, error) {
 	return r.openCSV()
 }
 
-// fold reduces a name to its letters and digits, in lower case: Invoice ID,
-// invoice_id and InvoiceId are one name.
+// fold reduces a name to its letters and digits in lower case, so that Invoice ID, invoice_id and
+// InvoiceId are the same name.
 func fold(name string) string {
 	return strings.Map(func(c rune) rune {
 		if unicode.In(c, unicode.L, unicode.M, unicode.N) {
@@ -166,7 +163,7 @@ func fold(name string) string {
 	}, name)
 }
 
-// fieldOf returns the field that the name of a column or key means, or "".
+// fieldOf returns the field for the name of a column or key, or "".
 func fieldOf(name string) string {
 	switch fold(name) {
 	case "invoiceid":
@@ -181,7 +178,7 @@ func fieldOf(name string) string {
 	return ""
 }
 
-// maxIgnored bounds what is remembered of names that mean nothing.
+// maxIgnored limits how many unknown names are remembered.
 const maxIgnored = 20
 
 func (r *Reader) ignore(name string) {
@@ -191,7 +188,7 @@ func (r *Reader) ignore(name string) {
 	}
 }
 
-// notText returns what is wrong with text that begins so, or nil.
+// notText returns what is wrong with text that begins with these bytes, or nil.
 func notText(begin []byte) error {
 	for _, known := range []struct{ mark, is string }{
 		{"\x1f\x8b", "compressed with gzip: decompress it first, with gunzip"},
@@ -200,7 +197,7 @@ func notText(begin []byte) error {
 		{"\x28\xb5\x2f\xfd", "compressed with zstd: decompress it first, with unzstd"},
 		{"PK\x03\x04", "a ZIP file, as .xlsx and .ods are: save the table as CSV"},
 		{"\xd0\xcf\x11\xe0", "a spreadsheet in the old .xls format: save the table as CSV"},
-		{"%PDF", "a PDF: CSV, JSON lines and JSON can be read"},
+		{"%PDF", "a PDF: use CSV, JSON lines or JSON"},
 		{"\xff\xfe\x00\x00", "in UTF-32: save it as UTF-8"},
 		{"\x00\x00\xfe\xff", "in UTF-32: save it as UTF-8"},
 	} {

@@ -30,7 +30,7 @@ func openStore(t *testing.T) store.Store {
 	return s
 }
 
-// read returns the invoices in text, and what the Reader says afterwards.
+// read returns the invoices in text, and the errors and names that the Reader reports.
 func read(text io.Reader, options Options) (list []invoice.Invoice, r *Reader, err error) {
 	r = NewReader(text, options)
 	for i, err := range r.All() {
@@ -42,7 +42,7 @@ func read(text io.Reader, options Options) (list []invoice.Invoice, r *Reader, e
 	return list, r, nil
 }
 
-// inUTF16 returns text in UTF-16 with its mark.
+// inUTF16 returns text in UTF-16 with a byte-order mark.
 func inUTF16(text string, high, low int) string {
 	var b []byte
 	for _, unit := range utf16.Encode([]rune("\uFEFF" + text)) {
@@ -60,7 +60,7 @@ var two = []invoice.Invoice{
 
 const plain = "InvoiceId,Value,Currency\nA1,131072.01,EUR\n\"A, 2\",500,JPY\n"
 
-func TestReadingWhatPeopleHave(t *testing.T) {
+func TestReadCommonFormats(t *testing.T) {
 	comma := Options{DecimalComma: true}
 	for name, test := range map[string]struct {
 		text    string
@@ -130,7 +130,7 @@ func TestNothingToAdd(t *testing.T) {
 	}
 }
 
-func TestEveryErrorHasItsLineAndNothingIsImported(t *testing.T) {
+func TestErrorsHaveALineAndNothingIsImported(t *testing.T) {
 	s := openStore(t)
 	const a1 = `{"InvoiceId":"A1","Value":1,"Currency":"EUR"}`
 	long := strings.Repeat("x", maxRecord)
@@ -167,14 +167,14 @@ func TestEveryErrorHasItsLineAndNothingIsImported(t *testing.T) {
 		"a broken header":     {text: "InvoiceId,Val\"ue,Currency\nA1,1\n", line: 1, says: "put the whole field in quotes"},
 		"an open header":      {text: "InvoiceId,Value,\"Currency\nA1,1,EUR\n", line: 1, says: "not closed"},
 		"a header too long":   {text: "\nInvoiceId,Value,Currency,\"" + strings.Repeat(long, 2) + "\n", line: 2, says: "over 64 KiB"},
-		"a column twice":      {text: "InvoiceId,Value,Currency,Value\nA1,1,EUR,100\n", line: 1, says: `twice: "Value" and "Value"`},
-		"twice, by case":      {text: "InvoiceId,Value,Currency,VALUE \nA1,1,EUR,100\n", line: 1, says: "twice"},
-		"twice, by blanks":    {text: "Invoice Id;InvoiceId;Value;Currency\nA1;A2;1;EUR\n", line: 1, says: "twice"},
-		"twice, by hyphens":   {text: "InvoiceId,Value,Currency,due-date,due_date\nA1,1,EUR,,\n", line: 1, says: "twice"},
-		"paid, twice":         {text: "InvoiceId,Value,Currency,IsPaid,ispaid\nA1,1,EUR,true,false\n", line: 1, says: "twice"},
-		"paid, two names":     {text: "sep=,\nInvoiceId,Value,Currency,IsPaid,Paid\nA1,1,EUR,true,false\n", line: 2, says: "twice"},
-		"a short row":         {text: "InvoiceId,Value,Currency\nA1,1,EUR\nA2,1\n", line: 3, says: "has 2 columns, and the header has 3"},
-		"a long row":          {text: "InvoiceId,Value,Currency\nA1,12,15,EUR\n", line: 2, says: "has 4 columns, and the header has 3"},
+		"a column twice":      {text: "InvoiceId,Value,Currency,Value\nA1,1,EUR,100\n", line: 1, says: `duplicate column: "Value" and "Value"`},
+		"twice, by case":      {text: "InvoiceId,Value,Currency,VALUE \nA1,1,EUR,100\n", line: 1, says: "duplicate"},
+		"twice, by blanks":    {text: "Invoice Id;InvoiceId;Value;Currency\nA1;A2;1;EUR\n", line: 1, says: "duplicate"},
+		"twice, by hyphens":   {text: "InvoiceId,Value,Currency,due-date,due_date\nA1,1,EUR,,\n", line: 1, says: "duplicate"},
+		"paid, twice":         {text: "InvoiceId,Value,Currency,IsPaid,ispaid\nA1,1,EUR,true,false\n", line: 1, says: "duplicate"},
+		"paid, two names":     {text: "sep=,\nInvoiceId,Value,Currency,IsPaid,Paid\nA1,1,EUR,true,false\n", line: 2, says: "duplicate"},
+		"a short row":         {text: "InvoiceId,Value,Currency\nA1,1,EUR\nA2,1\n", line: 3, says: "has 2 columns, but the header has 3"},
+		"a long row":          {text: "InvoiceId,Value,Currency\nA1,12,15,EUR\n", line: 2, says: "has 4 columns, but the header has 3"},
 		"a long cell":         {text: "InvoiceId,Value,Currency\n\"A\nB\",1,EUR\n", line: 2, says: "InvoiceId "},
 		"after a long cell":   {text: "InvoiceId,Value,Currency,Note\nA1,1,EUR,\"1\r2\r\n3\n4\"\n\n,,,\nA2,x,EUR,\n", line: 8, says: "letters"},
 		"a bad amount":        {text: "InvoiceId,Value,Currency\n\"A1\",1,EUR\nA2,12.155,EUR\n", line: 3, says: "more decimals"},
@@ -196,45 +196,45 @@ func TestEveryErrorHasItsLineAndNothingIsImported(t *testing.T) {
 			line: 9, says: "another amount"},
 		"a decimal comma":    {text: "InvoiceId;Value;Currency\nA1;12,15;EUR\n", line: 2, says: "--decimal-comma"},
 		"one dinar or more":  {text: "InvoiceId,Value,Currency\nA1,\"1,000\",KWD\n", line: 2, says: "decimals or thousands"},
-		"thousands":          {text: "InvoiceId,Value,Currency\nA1,\"1,234.56\",EUR\n", line: 2, says: "mark between thousands"},
-		"thousands, German":  {text: "InvoiceId;Value;Currency\nA1;1.234,56;EUR\n", line: 2, says: "mark between thousands", options: comma},
-		"thousands, points":  {text: "InvoiceId;Value;Currency\nA1;1.234.567;EUR\n", line: 2, says: "mark between thousands"},
-		"thousands, commas":  {text: "InvoiceId;Value;Currency\nA1;1,234,567;JPY\n", line: 2, says: "mark between thousands", options: comma},
-		"thousands, Swiss":   {text: "InvoiceId;Value;Currency\nA1;1’234.56;CHF\n", line: 2, says: "mark between thousands"},
-		"thousands, French":  {text: "InvoiceId;Value;Currency\nA1;1\u202f234,56;EUR\n", line: 2, says: "mark between thousands", options: comma},
-		"a point, commas":    {text: "InvoiceId;Value;Currency\nA1;1.234;KWD\n", line: 2, says: "has a point", options: comma},
-		"a currency sign":    {text: "InvoiceId,Value,Currency\nA1,€12.15,EUR\n", line: 2, says: "write only the number, as 1234.56"},
-		"a currency behind":  {text: "InvoiceId;Value;Currency\nA1;12,15 EUR;EUR\n", line: 2, says: "write only the number, as 1234,56", options: comma},
+		"thousands":          {text: "InvoiceId,Value,Currency\nA1,\"1,234.56\",EUR\n", line: 2, says: "thousands separator"},
+		"thousands, German":  {text: "InvoiceId;Value;Currency\nA1;1.234,56;EUR\n", line: 2, says: "thousands separator", options: comma},
+		"thousands, points":  {text: "InvoiceId;Value;Currency\nA1;1.234.567;EUR\n", line: 2, says: "thousands separator"},
+		"thousands, commas":  {text: "InvoiceId;Value;Currency\nA1;1,234,567;JPY\n", line: 2, says: "thousands separator", options: comma},
+		"thousands, Swiss":   {text: "InvoiceId;Value;Currency\nA1;1’234.56;CHF\n", line: 2, says: "thousands separator"},
+		"thousands, French":  {text: "InvoiceId;Value;Currency\nA1;1\u202f234,56;EUR\n", line: 2, says: "thousands separator", options: comma},
+		"a point, commas":    {text: "InvoiceId;Value;Currency\nA1;1.234;KWD\n", line: 2, says: "has a decimal point", options: comma},
+		"a currency sign":    {text: "InvoiceId,Value,Currency\nA1,€12.15,EUR\n", line: 2, says: "write only the number, as in 1234.56"},
+		"a currency behind":  {text: "InvoiceId;Value;Currency\nA1;12,15 EUR;EUR\n", line: 2, says: "write only the number, as in 1234,56", options: comma},
 		"a plus sign":        {text: "InvoiceId,Value,Currency\nA1,+12.15,EUR\n", line: 2, says: "plus sign"},
 		"an accountant's":    {text: "InvoiceId,Value,Currency\nA1,(12.15),EUR\n", line: 2, says: "not a number"},
 		"a leading zero":     {text: "InvoiceId,Value,Currency\nA1,012.15,EUR\n", line: 2, says: "not a number"},
 		"a bare mark":        {text: "InvoiceId,Value,Currency\nA1,.5,EUR\n", line: 2, says: "not a number"},
 		"JSON with garbage":  {text: a1 + "\n\nhello\n", line: 3, says: "not JSON"},
-		"JSON and a list":    {text: a1 + "\n[]\n", line: 2, says: "must be a JSON object, and this is a list"},
+		"JSON and a list":    {text: a1 + "\n[]\n", line: 2, says: "must be a JSON object, not a list"},
 		"JSON and CSV":       {text: a1 + "\nA1,1,EUR\n", line: 2, says: "not JSON"},
-		"JSON and a number":  {text: a1 + "\n12", line: 2, says: "must be a JSON object, and this is a number"},
-		"JSON with a twin":   {text: `{"InvoiceId":"A1","Value":1,"value":2,"Currency":"EUR"}`, line: 1, says: "twice"},
-		"JSON, same key":     {text: a1 + "\n" + `{"InvoiceId":"A1","Value":1,"Value":1,"Currency":"EUR"}`, line: 2, says: "twice"},
-		"JSON, unknown twin": {text: `{"x":1,"x":2,"InvoiceId":"A1","Value":1,"Currency":"EUR"}`, line: 1, says: `twice: "x"`},
+		"JSON and a number":  {text: a1 + "\n12", line: 2, says: "must be a JSON object, not a number"},
+		"JSON with a twin":   {text: `{"InvoiceId":"A1","Value":1,"value":2,"Currency":"EUR"}`, line: 1, says: "duplicate"},
+		"JSON, same key":     {text: a1 + "\n" + `{"InvoiceId":"A1","Value":1,"Value":1,"Currency":"EUR"}`, line: 2, says: "duplicate"},
+		"JSON, unknown twin": {text: `{"x":1,"x":2,"InvoiceId":"A1","Value":1,"Currency":"EUR"}`, line: 1, says: `duplicate key: "x"`},
 		"JSON paid already":  {text: `{"InvoiceId":"A1","Value":1,"Currency":"EUR","IsPaid":true}`, line: 1, says: "IsPaid"},
 		"JSON PAID":          {text: `{"InvoiceId":"A1","Value":1,"Currency":"EUR","PAID":true}`, line: 1, says: "IsPaid"},
 		"JSON is-paid":       {text: `{"InvoiceId":"A1","Value":1,"Currency":"EUR","is paid":"true"}`, line: 1, says: "IsPaid must be true or false"},
-		"JSON, a text":       {text: `{"InvoiceId":"A1","Value":"1","Currency":"EUR"}`, line: 1, says: "Value must be a number, and is a string"},
+		"JSON, a text":       {text: `{"InvoiceId":"A1","Value":"1","Currency":"EUR"}`, line: 1, says: "Value must be a number, not a string"},
 		"JSON, cut off":      {text: a1 + "\n" + a1[:20], line: 2, says: "cut off"},
 		"JSON, in UTF-8?":    {text: "{\"InvoiceId\":\"M\xfcller\"}", line: 1, says: "UTF-8"},
 		"JSON, too long":     {text: a1 + "\n{" + strings.Repeat(" ", 2*maxRecord), line: 2, says: "over 64 KiB"},
 		"JSON, too deep":     {text: a1 + "\n{\"x\":" + strings.Repeat("[", maxRecord/2), line: 2, says: "depth"},
 		"a list, cut off":    {text: "[\n" + a1 + ",\n", line: 2, says: "invoice 2 of the list: the text ends"},
 		"a list, paid":       {text: "[" + a1 + `,{"InvoiceId":"A2","Value":1,"Currency":"EUR","IsPaid":true}]`, line: 1, says: "invoice 2 of the list: IsPaid"},
-		"a list and more":    {text: "[" + a1 + "]\n\n{}", line: 3, says: "something follows"},
+		"a list and more":    {text: "[" + a1 + "]\n\n{}", line: 3, says: "followed by something else"},
 		"a list and garbage": {text: "[" + a1 + "]\nA1,1,EUR", line: 2, says: "not JSON"},
 		"a list in a list":   {text: "[" + a1 + ",\n[" + a1 + "]]", line: 2, says: "invoice 2 of the list: an invoice must be"},
 		"a list, a comma":    {text: "[" + a1 + ",]", line: 1, says: "not JSON"},
-		"a list of nothing":  {text: "[null]", line: 1, says: "and this is null"},
+		"a list of nothing":  {text: "[null]", line: 1, says: "not null"},
 		"a list, a conflict": {text: "[\n" + a1 + ",\n" + strings.Replace(a1, "1,", "2,", 1) + "]", line: 3, says: "invoice 2 of the list: invoice \"A1\""},
 		"an object in CSV":   {text: a1, line: 1, says: "put the whole field in quotes", options: Options{Format: CSV}},
 		"a list in lines":    {text: "[" + a1 + "]", line: 1, says: "must be a JSON object", options: Options{Format: JSONLines}},
-		"two for one":        {text: a1 + "\n" + a1, line: 2, says: "something follows", options: Options{Format: JSON}},
+		"two for one":        {text: a1 + "\n" + a1, line: 2, says: "followed by something else", options: Options{Format: JSON}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Import(t.Context(), s, strings.NewReader(test.text), test.options)
@@ -261,7 +261,7 @@ func TestImportingTwiceAddsOnce(t *testing.T) {
 	assert.Equal(t, []int{0, 3}, []int{result.Added, result.Existing})
 }
 
-func TestAConflictWithWhatIsThereHasItsLine(t *testing.T) {
+func TestConflictHasItsLine(t *testing.T) {
 	s := openStore(t)
 	_, err := Import(t.Context(), s, strings.NewReader("InvoiceId,Value,Currency\nA1,1,EUR\n"), Options{})
 	require.NoError(t, err)
@@ -273,21 +273,21 @@ func TestAConflictWithWhatIsThereHasItsLine(t *testing.T) {
 	assert.ErrorIs(t, err, invoice.ErrNotFound)
 }
 
-// A reader's error stays what it is, whatever is being read.
-func TestTheSourceFails(t *testing.T) {
+// An error of the text's reader is returned unchanged, whatever is being read.
+func TestSourceFails(t *testing.T) {
 	gone := errors.New("gone")
 	s := openStore(t)
 	for _, text := range []string{"", "Inv", plain, plain + "A3,", "{", `{"InvoiceId":`, "[", "[{}", "\xff\xfeI"} {
 		_, err := Import(t.Context(), s, io.MultiReader(strings.NewReader(text), iotest.ErrReader(gone)), Options{})
 		var where *Error
 		require.ErrorAs(t, err, &where, text)
-		if text != "[{}" { // wrong before the source fails
+		if text != "[{}" { // invalid before the source fails
 			assert.ErrorIs(t, err, gone, text)
 		}
 	}
 }
 
-func TestNothingIsReadBehindAnError(t *testing.T) {
+func TestNothingIsReadAfterAnError(t *testing.T) {
 	for _, text := range []string{"InvoiceId,Value,Currency\nA1,0,EUR\n", "[{},", "{}\n"} {
 		source := &counting{from: io.MultiReader(strings.NewReader(text), endless{})}
 		_, _, err := read(source, Options{})
@@ -296,7 +296,7 @@ func TestNothingIsReadBehindAnError(t *testing.T) {
 	}
 }
 
-// endless is blanks without end.
+// endless is an endless sequence of blanks.
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) {
@@ -317,7 +317,7 @@ func (c *counting) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func TestAReaderReadsOnce(t *testing.T) {
+func TestReaderReadsOnce(t *testing.T) {
 	list, r, err := read(strings.NewReader(plain), Options{})
 	require.NoError(t, err)
 	require.Len(t, list, 2)
@@ -344,7 +344,7 @@ func TestAPipe(t *testing.T) {
 	assert.Equal(t, two, list)
 }
 
-// What is kept of a text does not grow with it, however its lines are.
+// The memory for a text does not grow with it, whatever its lines are like.
 func TestMemoryStaysFlat(t *testing.T) {
 	const rows = 300_000
 	for name, text := range map[string]struct{ head, row, tail string }{

@@ -11,15 +11,15 @@ import (
 	"example.com/invoices/invoice-app/wire"
 )
 
-// openJSON reads element by element: nothing is kept of those before, and
-// nothing is read behind the first that is wrong.
+// openJSON reads element by element: it keeps nothing of earlier elements, and reads nothing after
+// the first invalid one.
 func (r *Reader) openJSON(format Format) next {
 	decoder := jsontext.NewDecoder(r.text)
 	begun, list := false, false
 	return func() (i invoice.Invoice, line int, err error) {
 		peek := func() jsontext.Kind {
 			r.text.begin()
-			kind := decoder.PeekKind() // reads up to its first character
+			kind := decoder.PeekKind() // reads up to the first character of the value
 			line = max(r.text.line, 1)
 			r.text.begin()
 			return kind
@@ -27,7 +27,7 @@ func (r *Reader) openJSON(format Format) next {
 		kind := peek()
 		over := begun && format == JSON && !list
 		if !begun && format == JSON && kind == jsontext.KindBeginArray {
-			_, _ = decoder.ReadToken() // cannot fail, having been seen
+			_, _ = decoder.ReadToken() // cannot fail after PeekKind
 			list = true
 			kind = peek()
 		}
@@ -43,11 +43,11 @@ func (r *Reader) openJSON(format Format) next {
 			_, err = decoder.ReadToken()
 			err = describeJSON(err)
 		case over:
-			err = errors.New("something follows the end of the JSON text")
+			err = errors.New("the JSON text is followed by something else")
 		case kind == jsontext.KindBeginObject:
 			i, err = r.object(decoder)
 		default:
-			err = fmt.Errorf("an invoice must be a JSON object, and this is %s", describeKind(kind))
+			err = fmt.Errorf("an invoice must be a JSON object, not %s", describeKind(kind))
 		}
 		if err != nil && !over && !errors.Is(err, io.EOF) {
 			err = r.inList(r.lines.count, err)
@@ -78,7 +78,7 @@ func (r *Reader) object(decoder *jsontext.Decoder) (i invoice.Invoice, err error
 			continue
 		}
 		if _, twice := text[field]; twice {
-			return i, fmt.Errorf("the object has %s twice", field)
+			return i, fmt.Errorf("the object has a duplicate %s", field)
 		}
 		kind := decoder.PeekKind()
 		value, err := decoder.ReadToken()
@@ -103,7 +103,7 @@ func (r *Reader) object(decoder *jsontext.Decoder) (i invoice.Invoice, err error
 			}
 			fallthrough
 		default:
-			return i, fmt.Errorf("%s must be %s, and is %s", field, describeKind(want), describeKind(kind))
+			return i, fmt.Errorf("%s must be %s, not %s", field, describeKind(want), describeKind(kind))
 		}
 	}
 	if _, err := decoder.ReadToken(); err != nil {
@@ -128,15 +128,14 @@ func describeKind(kind jsontext.Kind) string {
 	return "a list"
 }
 
-// describeJSON says what is wrong with the syntax. Errors of the text's reader
-// stay what they are.
+// describeJSON describes a syntax error. It returns errors of the text's reader unchanged.
 func describeJSON(err error) error {
 	var syntax *jsontext.SyntacticError
 	switch {
 	case !errors.As(err, &syntax):
 		return err
 	case errors.Is(err, jsontext.ErrDuplicateName):
-		return fmt.Errorf("the object has a key twice: %.40q", syntax.JSONPointer.LastToken())
+		return fmt.Errorf("the object has a duplicate key: %.40q", syntax.JSONPointer.LastToken())
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the text ends before the JSON does: was it cut off?")
 	}

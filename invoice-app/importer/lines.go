@@ -13,25 +13,25 @@ import (
 
 const (
 	readAhead = 64 << 10
-	// maxRecord is the longest invoice, in bytes. It bounds everything that the
-	// readers of CSV and JSON keep: fields, keys, depth.
+	// maxRecord is the maximum length of an invoice, in bytes. It limits everything that the CSV
+	// and JSON readers keep: fields, keys and depth.
 	maxRecord = 64 << 10
 )
 
 var errTooLong = errors.New("the invoice is over 64 KiB long; is there a quote (\") that is never closed?")
 
-// lineReader gives the lines of a text to a parser: one Read returns a line, or
-// a piece of it, and never more. So the line that was given last is the one
-// that the parser is at. Every line ends in \n, whether it did in \n, \r\n or \r.
+// lineReader passes a text to a parser line by line: one Read returns a line or a part of it, and
+// never more, so the parser is always on the line that was read last. Every line ends in \n,
+// whether it was \n, \r\n or \r.
 type lineReader struct {
 	from  *bufio.Reader
-	line  int  // number of the line that was given last, from 1
-	inner bool // that line is not over
-	given int  // bytes since begin
-	start int  // the line on which these begin, or 0; empty lines do not count
+	line  int  // number of the line that was read last, from 1
+	inner bool // that line continues
+	given int  // bytes read since begin
+	start int  // the line that these begin on, or 0; empty lines do not count
 }
 
-// begin says that a new invoice begins.
+// begin marks the beginning of a new invoice.
 func (r *lineReader) begin() { r.given, r.start = 0, 0 }
 
 func (r *lineReader) Read(p []byte) (int, error) {
@@ -69,8 +69,8 @@ func (r *lineReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// decode skips a byte-order mark, decodes UTF-16 that begins with one, and
-// refuses what is no text.
+// decode skips a byte-order mark, decodes UTF-16 that begins with one, and rejects input that is
+// not text.
 func (r *lineReader) decode() error {
 	begin, err := r.from.Peek(8)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -88,17 +88,17 @@ func (r *lineReader) decode() error {
 		order = encoding.LittleEndian
 	case bytes.HasPrefix(begin, []byte{0xfe, 0xff}):
 	case bytes.IndexByte(begin, 0) >= 0:
-		return errors.New("the input is not text, or in UTF-16 without a byte-order mark: save it as UTF-8")
+		return errors.New("the input is not text, or is UTF-16 without a byte-order mark: save it as UTF-8")
 	default:
 		return nil
 	}
-	// What is broken becomes U+FFFD, which is refused in every field that is read.
+	// Invalid input becomes U+FFFD, which every field rejects.
 	decoder := encoding.UTF16(order, encoding.ExpectBOM).NewDecoder()
 	r.from = bufio.NewReaderSize(transform.NewReader(r.from, decoder), readAhead)
 	return nil
 }
 
-// first returns the first byte that is not blank, and leaves it.
+// first returns the first byte that is not blank, without consuming it.
 func (r *lineReader) first() (byte, error) {
 	for n := 1; ; n++ {
 		begin, err := r.from.Peek(n)
@@ -116,14 +116,14 @@ func (r *lineReader) first() (byte, error) {
 	}
 }
 
-// lines remembers on which line each invoice begins. It keeps the distances
-// between neighbors, and how many in a row are the same: a few bytes for a file
-// with one line an invoice, and at most two or so for each invoice elsewhere.
+// lines remembers on which line each invoice begins. It stores the distances between neighbors
+// with run-length encoding: a few bytes for a file with one line per invoice, and at most about
+// two bytes per invoice otherwise.
 type lines struct {
-	runs           []byte // pairs of numbers: distance, and how often
+	runs           []byte // pairs of numbers: distance and count
 	count          int
 	last           int // line
-	distance, many int // the run that is not over
+	distance, many int // the current run
 }
 
 func (l *lines) add(line int) {
@@ -142,7 +142,7 @@ func (l *lines) flush() {
 	l.many = 0
 }
 
-// of returns the line of the index-th invoice, from 0.
+// of returns the line of the invoice with this index, from 0.
 func (l *lines) of(index int) int {
 	l.flush()
 	line, left := 0, index+1

@@ -16,7 +16,7 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// batches is a provider that answers a whole batch, and knows those it got.
+// batches is a provider that responds to a whole batch, and records those it got.
 type batches struct {
 	answer func(ctx context.Context, batch []invoice.Invoice) []error
 
@@ -39,7 +39,7 @@ func (b *batches) sizes() (sizes []int) {
 	return sizes
 }
 
-// all gives every invoice of a batch the same answer.
+// all gives every invoice of a batch the same result.
 func all(batch []invoice.Invoice, answer error) []error {
 	answers := make([]error, len(batch))
 	for n := range answers {
@@ -48,8 +48,7 @@ func all(batch []invoice.Invoice, answer error) []error {
 	return answers
 }
 
-// payInBatches has l paid through answer, and returns what the provider got and
-// how long it took.
+// payInBatches pays l through answer, and returns what the provider got and how long it took.
 func payInBatches(
 	t *testing.T, l *ledger, answer func(context.Context, []invoice.Invoice) []error, want func(*testing.T, error),
 ) (b *batches, took time.Duration) {
@@ -70,7 +69,7 @@ func payInBatches(
 
 func succeeds(t *testing.T, err error) { t.Helper(); require.NoError(t, err) }
 
-func TestBatchesGrowWhileTheyAreQuickAndLeaveWorkForOthers(t *testing.T) {
+func TestBatchesGrowWhileCallsAreFast(t *testing.T) {
 	l := newLedger(10_000)
 	b, took := payInBatches(t, l, func(_ context.Context, batch []invoice.Invoice) []error {
 		time.Sleep(10 * time.Millisecond)
@@ -85,7 +84,7 @@ func TestBatchesGrowWhileTheyAreQuickAndLeaveWorkForOthers(t *testing.T) {
 	assert.Less(t, took, 500*time.Millisecond)
 }
 
-func TestBatchesShrinkWhileTheyAreSlow(t *testing.T) {
+func TestBatchesShrinkWhileCallsAreSlow(t *testing.T) {
 	l := newLedger(2000)
 	b, _ := payInBatches(t, l, func(ctx context.Context, batch []invoice.Invoice) []error {
 		for n := range batch { // an invoice takes 100 ms; the call, 3 s at most
@@ -103,7 +102,7 @@ func TestBatchesShrinkWhileTheyAreSlow(t *testing.T) {
 	}
 }
 
-func TestALoneInvoiceDoesNotWaitForOthers(t *testing.T) {
+func TestSingleInvoiceDoesNotWaitForOthers(t *testing.T) {
 	b, took := payInBatches(t, newLedger(1), func(_ context.Context, batch []invoice.Invoice) []error {
 		return all(batch, nil)
 	}, succeeds)
@@ -111,8 +110,8 @@ func TestALoneInvoiceDoesNotWaitForOthers(t *testing.T) {
 	assert.Zero(t, took)
 }
 
-// Whatever an invoice does to its batch, it does it once: after that it goes alone,
-// and so do the others of its batch, which are paid then.
+// Whatever an invoice does to its batch, it does that once: after that it is sent alone, and so
+// are the others of its batch, which are paid then.
 func TestOneInvoiceHoldsUpItsBatchOnce(t *testing.T) {
 	const poison = 7
 	for name, fail := range map[string]func(context.Context) error{
@@ -166,9 +165,8 @@ func TestEachInvoiceOfABatchHasItsOwnOutcome(t *testing.T) {
 	}
 }
 
-// What a claim that took too long has brought is not sent: it may be somebody
-// else's soon.
-func TestWhatIsClaimedTooLateIsNotSent(t *testing.T) {
+// Invoices from a claim that took too long are not sent: somebody else may get them soon.
+func TestLateClaimsAreNotSent(t *testing.T) {
 	l := newLedger(100)
 	late := &lateLedger{ledger: l, wait: steady.Lease - time.Second}
 	b := &batches{answer: func(_ context.Context, batch []invoice.Invoice) []error { return all(batch, nil) }}
@@ -194,7 +192,7 @@ func TestWhatIsClaimedTooLateIsNotSent(t *testing.T) {
 	assert.Equal(t, 100, sent, "each once")
 }
 
-// lateLedger answers its first claim late.
+// lateLedger delays its first claim.
 type lateLedger struct {
 	*ledger
 	wait time.Duration

@@ -9,37 +9,36 @@ import (
 )
 
 const (
-	// tripAfter is how many payments in a row fail before there is only one call
-	// at a time: enough not to slow down for a hiccup.
+	// tripAfter is how many payments in a row must fail before there is only one call at a time:
+	// enough not to slow down for a hiccup.
 	tripAfter = 8
-	// A provider that is down gets a call after minProbe, and a call less often,
-	// up to maxProbe, for as long as it stays down.
+	// A provider that is down gets a call after minProbe, and then less and less often, up to
+	// maxProbe, for as long as it stays down.
 	minProbe = 250 * time.Millisecond
 	maxProbe = 2 * time.Second
-	// enoughProbes of invoices at random places get no answer before a run gives
-	// up, however short its patience.
+	// enoughProbes is how many calls for invoices at random places must fail before a run gives up,
+	// however short its patience.
 	enoughProbes = 4
-	// nextInvoice is the pause where the provider answers, and merely fails these
-	// invoices: the ones behind them may be fine, and have to be reached.
+	// nextInvoice is the pause if the provider responds but fails these invoices: the ones behind
+	// them may be fine, and must be reached.
 	nextInvoice = 20 * time.Millisecond
-	// logEvery is the shortest time between two lines about the same trouble.
+	// logEvery is the shortest time between two log lines about the same trouble.
 	logEvery = 5 * time.Second
 )
 
-// down reports whether err says that the provider takes no payment at all now,
-// and not only that it failed one.
+// down reports whether err means that the provider takes no payments at all now, and not only that
+// it failed this one.
 func down(err error) bool {
 	return errors.Is(err, ErrDown) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// breaker keeps a process from calling a provider that fails everything as fast
-// as it fails.
+// breaker keeps a process from calling a failing provider as fast as it fails.
 type breaker struct {
 	random func(n int64) int64
 
 	mu       sync.Mutex
 	failures int           // in a row
-	down     bool          // what the last of them said
+	down     bool          // according to the last failure
 	pause    time.Duration // before the next probe
 	probes   int           // while it is down
 }
@@ -51,7 +50,7 @@ func (b *breaker) worked() {
 	b.failures, b.down, b.pause, b.probes = 0, false, 0, 0
 }
 
-// failed counts a payment that got no verdict.
+// failed records a payment without a verdict.
 func (b *breaker) failed(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,15 +65,15 @@ func (b *breaker) failed(err error) {
 	}
 }
 
-// answers says that the provider answers, though it failed these invoices.
+// answers records that the provider responds, although it failed these invoices.
 func (b *breaker) answers() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.down, b.pause, b.probes = false, nextInvoice, 0
 }
 
-// tripped reports whether there must be only one call at a time, after what
-// pause, and whether the provider is down.
+// tripped reports whether there must be only one call at a time, with which pause before it, and
+// whether the provider is down.
 func (b *breaker) tripped() (pause time.Duration, isDown, is bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -84,8 +83,8 @@ func (b *breaker) tripped() (pause time.Duration, isDown, is bool) {
 	return jitter(b.pause, b.random), b.down, true
 }
 
-// probe counts a call to a provider that is down, and unsure reports whether
-// there were too few of them to be sure.
+// probe counts a call to a provider that is down; unsure reports whether there were too few of
+// them to be sure.
 func (b *breaker) probe() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -98,7 +97,7 @@ func (b *breaker) unsure() bool {
 	return b.probes < enoughProbes
 }
 
-// trouble logs the first of many errors of a kind, and then how many there were.
+// trouble logs the first of many similar errors, and then their number.
 type trouble struct {
 	log     *slog.Logger
 	message string

@@ -19,16 +19,16 @@ import (
 	"example.com/invoices/invoice-app/invoice/ledgertest"
 )
 
-// Time itself is tested here, so it is synctest's, and the ledger is one that
-// keeps that time: a database's clock is its own.
+// These tests are about time, so they use synctest's, and a ledger that follows it: a database has
+// a clock of its own.
 
 // ledger is a model that fails where a test wants it to.
 type ledger struct {
 	*ledgertest.Ledger
-	fails func(call string) error // what a call fails with; nil: none does
+	fails func(call string) error // the error of a call; nil: none
 
 	mu     sync.Mutex
-	claims []int64 // after which Seq each claim was made
+	claims []int64 // the after of each claim
 }
 
 func newLedger(invoices int) *ledger {
@@ -119,7 +119,7 @@ func inBubble(t *testing.T, l *ledger, p provider, test func(t *testing.T, payer
 	inBubbleWith(t, l, p, 1, test)
 }
 
-// inBubbleWith is inBubble, with so many invoices in a call.
+// inBubbleWith is inBubble with this many invoices in a call.
 func inBubbleWith(
 	t *testing.T, l *ledger, p provider, batch int, test func(t *testing.T, payer *invoice.Payer, log *bytes.Buffer),
 ) {
@@ -134,7 +134,7 @@ func inBubbleWith(
 	})
 }
 
-func TestAProviderThatIsDownIsProbed(t *testing.T) {
+func TestProviderThatIsDownIsProbed(t *testing.T) {
 	for name, attempts := range map[string]int{"at first": 0, "after many failures": 5} {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(16_000)
@@ -161,7 +161,7 @@ func TestAProviderThatIsDownIsProbed(t *testing.T) {
 	}
 }
 
-func TestAProviderThatFailsEverythingIsNotFlooded(t *testing.T) {
+func TestFailingProviderIsNotFlooded(t *testing.T) {
 	l := newLedger(1000)
 	var calls atomic.Int32
 	inBubble(t, l, func(context.Context, invoice.Invoice) error {
@@ -176,7 +176,7 @@ func TestAProviderThatFailsEverythingIsNotFlooded(t *testing.T) {
 	})
 }
 
-func TestAProviderThatComesBack(t *testing.T) {
+func TestProviderThatRecovers(t *testing.T) {
 	l := newLedger(1000)
 	synctest.Test(t, func(t *testing.T) {
 		back := time.Now().Add(8 * time.Second)
@@ -194,7 +194,7 @@ func TestAProviderThatComesBack(t *testing.T) {
 }
 
 // However many invoices fail, those behind them are paid in the same pay-all.
-func TestManyThatAlwaysFailLeaveTheOthersPaid(t *testing.T) {
+func TestFailingInvoicesDoNotHoldUpTheOthers(t *testing.T) {
 	for name, test := range map[string]struct {
 		bad, good int
 		fail      func(ctx context.Context) error
@@ -229,7 +229,7 @@ func TestManyThatAlwaysFailLeaveTheOthersPaid(t *testing.T) {
 	}
 }
 
-func TestTheLedgersHiccupsAreBorne(t *testing.T) {
+func TestLedgerHiccupsAreTolerated(t *testing.T) {
 	for _, call := range []string{"LastSeq", "Claim", "MarkPaid", "Unsettled", "all"} {
 		t.Run(call, func(t *testing.T) {
 			l := newLedger(100)
@@ -253,7 +253,7 @@ func TestTheLedgersHiccupsAreBorne(t *testing.T) {
 	}
 }
 
-func TestALedgerThatStaysAway(t *testing.T) {
+func TestLedgerThatStaysDown(t *testing.T) {
 	for _, call := range []string{"LastSeq", "Claim", "MarkPaid"} {
 		t.Run(call, func(t *testing.T) {
 			l := newLedger(100)
@@ -285,8 +285,8 @@ func TestALedgerThatStaysAway(t *testing.T) {
 	})
 }
 
-// What was paid before is not walked over by each claim.
-func TestClaimsGoOnWhereTheLastOneEnded(t *testing.T) {
+// A claim does not pass over invoices that were paid before.
+func TestClaimsContinueWhereTheLastOneEnded(t *testing.T) {
 	l := newLedger(5000)
 	inBubble(t, l, func(context.Context, invoice.Invoice) error { time.Sleep(time.Millisecond); return nil },
 		func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
@@ -302,10 +302,10 @@ func TestClaimsGoOnWhereTheLastOneEnded(t *testing.T) {
 	assert.LessOrEqual(t, fromStart, 10, "of %d claims", len(l.claims))
 }
 
-// slowly pays an invoice a second and call.
+// slowly pays an invoice per second and call.
 func slowly(context.Context, invoice.Invoice) error { time.Sleep(time.Second); return nil }
 
-func TestALongPayAllSaysSoOnTheWay(t *testing.T) {
+func TestLongPayAllReportsProgress(t *testing.T) {
 	l := newLedger(800) // 100 s
 	inBubble(t, l, slowly, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
 		start := time.Now()
@@ -324,7 +324,7 @@ func TestALongPayAllSaysSoOnTheWay(t *testing.T) {
 	})
 }
 
-func TestOneRunAndOneToFollow(t *testing.T) {
+func TestOneCurrentAndOneNextRun(t *testing.T) {
 	l := newLedger(80) // 10 s
 	var lastSeqs atomic.Int32
 	l.fails = func(call string) error {
@@ -348,7 +348,7 @@ func TestOneRunAndOneToFollow(t *testing.T) {
 	})
 }
 
-func TestWhatACallerWhoLeavesMeans(t *testing.T) {
+func TestLeavingCallers(t *testing.T) {
 	for name, test := range map[string]struct {
 		stay, told, goesOn bool
 	}{
@@ -383,7 +383,7 @@ func TestWhatACallerWhoLeavesMeans(t *testing.T) {
 	}
 }
 
-func TestALeaverDoesNotSpoilTheRunToFollow(t *testing.T) {
+func TestLeavingCallerDoesNotSpoilTheNextRun(t *testing.T) {
 	l := newLedger(80) // 10 s
 	inBubble(t, l, slowly, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
 		var callers sync.WaitGroup
@@ -401,7 +401,7 @@ func TestALeaverDoesNotSpoilTheRunToFollow(t *testing.T) {
 	})
 }
 
-func TestCloseWaitsForWhatIsInHand(t *testing.T) {
+func TestCloseWaitsForCallsInProgress(t *testing.T) {
 	l := newLedger(800)
 	inBubble(t, l, slowly, func(t *testing.T, payer *invoice.Payer, _ *bytes.Buffer) {
 		done := make(chan error, 1)

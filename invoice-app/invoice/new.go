@@ -8,14 +8,13 @@ import (
 	"example.com/invoices/internal/money"
 )
 
-// InvalidError says what is wrong with an invoice from outside, and what to do
-// about it.
+// InvalidError says what is wrong with an invoice from outside, and how to correct it.
 type InvalidError struct{ Text string }
 
 func (e *InvalidError) Error() string { return e.Text }
 
-// New checks the three fields of an invoice from outside: value is the text of
-// a JSON number. Its error is an *InvalidError.
+// New checks the fields of an invoice from outside; value is the text of a JSON number. Its error
+// is an *InvalidError.
 func New(id, value, currency string) (Invoice, error) {
 	if wrong := identifier.Check(id); wrong != "" {
 		return Invoice{}, &InvalidError{"InvoiceId " + wrong}
@@ -28,7 +27,7 @@ func New(id, value, currency string) (Invoice, error) {
 	}
 	amount, err := money.Parse(value, currency)
 	if errors.Is(err, money.ErrUnknownCurrency) && strings.ToUpper(currency) != currency {
-		return Invoice{}, &InvalidError{err.Error() + ": codes are in upper case, like EUR"}
+		return Invoice{}, &InvalidError{err.Error() + ": codes must be in upper case, like EUR"}
 	}
 	if err != nil {
 		return Invoice{}, &InvalidError{err.Error()}

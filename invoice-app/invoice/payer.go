@@ -13,23 +13,23 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Provider takes payments. It may be asked for the same invoice any number of
-// times, and takes it once.
+// Provider takes payments. It can be asked for the same invoice any number of times, and takes its
+// payment once.
 type Provider interface {
-	// Pay asks for the payments of invoices, and returns what was said of each, in
-	// their order. That is nil only if the provider has said that it has taken
-	// this invoice's payment. A *Rejection is its verdict that it never will.
-	// After any other error nothing is known: the payment may or may not be taken.
-	// One that wraps ErrDown says that other invoices would fare no better now.
+	// Pay requests the payments of invoices, and returns the result for each, in their order. The
+	// result is nil only if the provider has confirmed that it took this invoice's payment. A
+	// *Rejection is its verdict that it never will. After any other error nothing is known: the
+	// payment may or may not have been taken. An error that wraps ErrDown means that other invoices
+	// would fail, too.
 	Pay(ctx context.Context, invoices []Invoice) []error
 }
 
-// Rejection is the provider's verdict on an invoice.
+// Rejection is the provider's verdict that it will not take an invoice's payment.
 type Rejection struct{ Reason string }
 
 func (r *Rejection) Error() string { return r.Reason }
 
-// RemainingError says that pay-all ended before everything was settled.
+// RemainingError means that pay-all ended before everything was settled.
 type RemainingError struct {
 	Unpaid int   // invoices that are neither paid nor rejected; -1 if they could not be counted
 	Cause  error // why it ended
@@ -39,7 +39,7 @@ func (e *RemainingError) Error() string {
 	return fmt.Sprintf("%s unpaid: %v", e.Count(), e.Cause)
 }
 
-// Count is the beginning of a sentence: "1 invoice remains".
+// Count returns the beginning of a sentence: "1 invoice remains".
 func (e *RemainingError) Count() string {
 	switch {
 	case e.Unpaid < 0:
@@ -52,84 +52,83 @@ func (e *RemainingError) Count() string {
 
 func (e *RemainingError) Unwrap() error { return e.Cause }
 
-// UnderwayError says that paying takes longer than a caller should wait for one
-// answer. It goes on without the caller.
+// UnderwayError means that paying takes longer than a caller should wait for one response. It
+// continues without the caller.
 type UnderwayError struct {
 	Unpaid int // invoices that are neither paid nor rejected so far; -1 if they could not be counted
 }
 
-func (e *UnderwayError) Error() string { return "paying goes on" }
+func (e *UnderwayError) Error() string { return "paying continues" }
 
 var (
-	// ErrProvider says that the provider gives no verdict.
-	ErrProvider = errors.New("payment-provider gives no usable answer")
-	// ErrDown says that the provider takes no payments at all now.
+	// ErrProvider means that the provider gives no verdict.
+	ErrProvider = errors.New("payment-provider gives no usable response")
+	// ErrDown means that the provider takes no payments at all now.
 	ErrDown = errors.New("payment-provider is down")
-	// ErrStopping says that this process is about to end.
+	// ErrStopping means that this process is about to exit.
 	ErrStopping = errors.New("this replica is stopping")
 )
 
-// PayerConfig is how a Payer pays.
+// PayerConfig configures a Payer.
 type PayerConfig struct {
-	Concurrency int              // calls to the provider at once
-	Batch       int              // invoices in one call at most
-	Lease       time.Duration    // how long a claim lasts; longer than Timeout by a good margin
+	Concurrency int              // concurrent calls to the provider
+	Batch       int              // maximum number of invoices in one call
+	Lease       time.Duration    // of a claim; well above Timeout
 	Timeout     time.Duration    // of one call to the provider
-	Patience    time.Duration    // a run gives up after so long without a settled invoice
-	Answer      time.Duration    // PayAll returns after so long; what it began goes on
-	RunTimeout  time.Duration    // of all that one PayAll begins
-	Transient   func(error) bool // whether an error of the Ledger may be gone at the next try; nil: none
-	// Random returns a number from 0 to below n; nil: that of math/rand/v2. All
-	// chance in a Payer comes from it.
+	Patience    time.Duration    // a run gives up after this time without a settled invoice
+	Answer      time.Duration    // PayAll returns after this time; what it began continues
+	RunTimeout  time.Duration    // of everything that one PayAll begins
+	Transient   func(error) bool // whether the next try may succeed after an error of the Ledger; nil: never
+	// Random returns a number from 0 to n-1; nil: that of math/rand/v2. It is the only source of
+	// randomness in a Payer.
 	Random func(n int64) int64
 }
 
-// sendBy is how long after a claim its invoices may still be sent: a call that
-// begins then ends well inside the lease.
+// sendBy is how long after a claim its invoices may still be sent: a call that begins by then ends
+// well within the lease.
 func (c PayerConfig) sendBy() time.Duration { return (c.Lease - c.Timeout) / 2 }
 
 const (
-	// How long a failed invoice, or question to the ledger, waits before it is
-	// tried again: a random part of firstWait doubled at each attempt, and of
-	// maxWait at most.
+	// How long a failed invoice, or call of the ledger, waits before it is tried again: a random
+	// part of firstWait, doubled at each attempt, and at most maxWait.
 	firstWait = 100 * time.Millisecond
 	maxWait   = 2 * time.Second
-	// poll is the longest pause between two looks at invoices that another
-	// replica has claimed: it may finish long before its lease ends.
+	// poll is the longest pause between two checks of invoices that another replica has claimed: it
+	// may finish long before its lease ends.
 	poll = 250 * time.Millisecond
-	// bookkeeping bounds each question to the ledger, and writing down what the
-	// provider said: a database that hangs must not hold anybody for long.
+	// bookkeeping limits each call of the ledger: a database that hangs must not block anyone for
+	// long.
 	bookkeeping = 5 * time.Second
-	// firstBatch is how many invoices the first call has, and from then on the
-	// least that a call gets for fear that there will be none for others.
+	// firstBatch is how many invoices the first call has. Later calls that leave some for others
+	// have at least as many.
 	firstBatch = 16
 )
 
-// Payer pays invoices. One Payer serves a whole process: it pays in runs, one
-// at a time. A caller waits for a run that begins after the call, which makes
-// one run at work and one to follow, however many callers there are.
+// Payer pays invoices. One Payer serves a whole process: it pays in runs, one at a time. A caller
+// waits for a run that begins after the call, so there is at most one current and one next run,
+// however many callers there are.
 type Payer struct {
 	ledger   Ledger
 	provider Provider
 	cfg      PayerConfig
 	log      *slog.Logger
-	slots    *semaphore.Weighted // one a call under way
+	slots    *semaphore.Weighted // one per call in progress
 	size     batchSize
 	breaker  breaker
 	failing  trouble // payments
 	lagging  trouble // the ledger
 
-	working sync.WaitGroup // the goroutine that does the runs, if there is one
+	working sync.WaitGroup // for the goroutine that does the runs
 
-	mu      sync.Mutex // guards what follows
-	current *run       // at work
-	next    *run       // has not begun
-	busy    bool       // somebody does the runs
-	last    error      // what the last run that ended returned
+	mu      sync.Mutex // guards the fields below
+	current *run       // in progress
+	next    *run       // not begun
+	busy    bool       // a goroutine does the runs
+	last    error      // the result of the last finished run
 	stopped bool
 }
 
-// NewPayer returns a Payer that pays ledger's invoices through provider.
+// NewPayer returns a Payer that pays the invoices of ledger through provider.
 func NewPayer(ledger Ledger, provider Provider, cfg PayerConfig, log *slog.Logger) *Payer {
 	if cfg.Transient == nil {
 		cfg.Transient = func(error) bool { return false }
@@ -142,12 +141,12 @@ func NewPayer(ledger Ledger, provider Provider, cfg PayerConfig, log *slog.Logge
 		slots:   semaphore.NewWeighted(int64(cfg.Concurrency)),
 		size:    batchSize{most: cfg.Batch, now: min(firstBatch, cfg.Batch)},
 		breaker: breaker{random: cfg.Random},
-		failing: trouble{log: log, message: "payments not confirmed, will be tried again"},
-		lagging: trouble{log: log, message: "the ledger fails, will be asked again"},
+		failing: trouble{log: log, message: "payments not confirmed, will be retried"},
+		lagging: trouble{log: log, message: "the ledger fails, will be retried"},
 	}
 }
 
-// Stop makes every run finish the invoices in hand and claim no more.
+// Stop makes every run finish the invoices in progress and claim no more.
 func (p *Payer) Stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -159,22 +158,21 @@ func (p *Payer) Stop() {
 	}
 }
 
-// Close is Stop, and waits for the invoices in hand.
+// Close is Stop, and waits for the invoices in progress.
 func (p *Payer) Close() {
 	p.Stop()
 	p.working.Wait()
 }
 
-// PayAll settles every invoice that is unsettled when it is called, the ones
-// that another replica is paying included: it returns nil only when each of
-// them is paid or rejected, and a *RemainingError if it gave up before. When that
-// takes longer than cfg.Answer it returns an *UnderwayError, and paying goes on.
-// When ctx is done it returns as well; the invoices in hand are settled, and no
-// more are claimed unless another caller waits or was told that paying goes on.
+// PayAll settles every invoice that is unsettled when it is called, including those that another
+// replica is paying. It returns nil only if all of them are paid or rejected, and a
+// *RemainingError if it gave up. If that takes longer than cfg.Answer it returns an
+// *UnderwayError, and paying continues. If ctx is done it returns, too; the invoices in progress
+// are settled, and no more are claimed unless another caller waits or was told that paying
+// continues.
 func (p *Payer) PayAll(ctx context.Context) error { return p.PayWithin(ctx, p.cfg.Answer) }
 
-// PayWithin is PayAll for a caller that wants its answer sooner, or later, than
-// cfg.Answer.
+// PayWithin is PayAll with patience instead of cfg.Answer.
 func (p *Payer) PayWithin(ctx context.Context, patience time.Duration) error {
 	r := p.join(ctx)
 	if r == nil {
@@ -201,16 +199,16 @@ func (p *Payer) PayWithin(ctx context.Context, patience time.Duration) error {
 	}
 }
 
-// Status says whether a run is at work in this process, and what the last one
-// that ended returned.
+// Status reports whether a run is in progress in this process, and the result of the last finished
+// one.
 func (p *Payer) Status() (paying bool, last error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.busy, p.last
 }
 
-// join returns a run that has not begun, with one caller more who waits for it,
-// or nil if there will be no more runs.
+// join adds a waiting caller to a run that has not begun, and returns the run, or nil if there
+// will be no more runs.
 func (p *Payer) join(ctx context.Context) *run {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -219,7 +217,7 @@ func (p *Payer) join(ctx context.Context) *run {
 	}
 	if p.next == nil {
 		p.next = &run{Payer: p, done: make(chan struct{}), ended: make(chan struct{}, 1)}
-		// The run outlives its first caller, and keeps what its logs need of it.
+		// The run outlives its first caller, but keeps the values that its logs need.
 		p.next.ctx, p.next.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	}
 	if !p.busy {
@@ -230,7 +228,7 @@ func (p *Payer) join(ctx context.Context) *run {
 	return p.next
 }
 
-// leave takes a caller away from r, who does not want it any more.
+// leave removes a caller that no longer waits for r.
 func (p *Payer) leave(r *run, cause error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -239,12 +237,12 @@ func (p *Payer) leave(r *run, cause error) {
 		return
 	}
 	r.cancel(cause)
-	if p.next == r { // a caller who joined it would get nothing
+	if p.next == r { // nobody may join it any more
 		p.next = nil
 	}
 }
 
-// work does one run after the other, until nobody wants another one.
+// work does one run after the other, until nobody needs another one.
 func (p *Payer) work() {
 	for {
 		p.mu.Lock()
@@ -270,8 +268,8 @@ func (p *Payer) work() {
 	}
 }
 
-// failNext ends the run to follow with what the one before it failed with: it
-// would fare no better, and its callers have waited for long enough.
+// failNext ends the next run with the error of the one before: it would fail, too, and its callers
+// have waited long enough.
 func (p *Payer) failNext(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -297,9 +295,9 @@ func (p *Payer) unsettled(ctx context.Context, through int64) (count int) {
 	return count
 }
 
-// persist asks the ledger, again and again while that may help, until ctx is
-// done. One try is made in any case, and none is cut short: what the database
-// has claimed by then would have to wait for its lease to run out.
+// persist calls ask, which uses the ledger, and repeats it while that may help and ctx is not
+// done. It calls ask at least once, and does not cancel it: what the database has claimed by then
+// would have to wait until its lease expires.
 func (p *Payer) persist(ctx context.Context, ask func(context.Context) error) error {
 	for wait := firstWait; ; wait = min(2*wait, maxWait) {
 		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookkeeping)
@@ -315,15 +313,15 @@ func (p *Payer) persist(ctx context.Context, ask func(context.Context) error) er
 	}
 }
 
-// about is a random time between half of wait and wait: not all replicas do the
-// same at the same instant.
+// about returns a random time between half of wait and wait, so that the replicas do not act in
+// unison.
 func (p *Payer) about(wait time.Duration) time.Duration { return jitter(wait, p.cfg.Random) }
 
 func jitter(wait time.Duration, random func(int64) int64) time.Duration {
 	return wait/2 + time.Duration(random(int64(wait)))/2
 }
 
-// sleep waits, for as long as ctx is not done.
+// sleep waits unless ctx is done.
 func sleep(ctx context.Context, wait time.Duration) {
 	select {
 	case <-time.After(wait):

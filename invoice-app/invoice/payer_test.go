@@ -27,7 +27,7 @@ import (
 	"example.com/invoices/invoice-app/store"
 )
 
-// provider is what the real one is to a Payer, with answers that a test scripts.
+// provider is the real one from the Payer's point of view, with responses that a test scripts.
 type provider func(ctx context.Context, i invoice.Invoice) error
 
 func (p provider) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
@@ -68,7 +68,7 @@ func newPayer(s store.Store, p invoice.Provider) *invoice.Payer {
 	return invoice.NewPayer(s, p, quick, slog.New(slog.DiscardHandler))
 }
 
-// newImpatientPayer gives up soon.
+// newImpatientPayer returns a Payer that gives up soon.
 func newImpatientPayer(s store.Store, p invoice.Provider) *invoice.Payer {
 	cfg := quick
 	cfg.Patience = 300 * time.Millisecond
@@ -123,7 +123,7 @@ func TestPayAllPaysEachOnce(t *testing.T) {
 	assert.EqualValues(t, 30, calls.Load())
 }
 
-func TestAHiccupIsTriedAgainAndNeverParks(t *testing.T) {
+func TestHiccupIsRetriedAndNeverParks(t *testing.T) {
 	s := open(t, 10)
 	var calls atomic.Int32
 	payer := newPayer(s, provider(func(context.Context, invoice.Invoice) error {
@@ -137,8 +137,7 @@ func TestAHiccupIsTriedAgainAndNeverParks(t *testing.T) {
 	assert.Equal(t, 10, paid)
 }
 
-// PostgreSQL ends the connections, as a failover does, again and again while all
-// are paid.
+// PostgreSQL closes the connections again and again, as in a failover, while everything is paid.
 func TestCutConnectionsToTheDatabaseEndNoPayAll(t *testing.T) {
 	server := postgrestest.Start(t)
 	url := server.URL(postgrestest.Superuser, "postgres")
@@ -148,7 +147,7 @@ func TestCutConnectionsToTheDatabaseEndNoPayAll(t *testing.T) {
 	t.Cleanup(s.Close)
 	addInvoices(t, s, 200)
 	var calls atomic.Int32
-	var cutting sync.Mutex // a cut must not meet another one's own connection
+	var cutting sync.Mutex // one cut must not close the connection of another
 	cfg := quick
 	cfg.Transient = func(err error) bool { return errors.Is(err, database.ErrUnavailable) }
 	payer := invoice.NewPayer(s, provider(func(context.Context, invoice.Invoice) error {
@@ -183,8 +182,8 @@ func TestOneRejectionDoesNotBlockTheOthers(t *testing.T) {
 	assert.Equal(t, "no such account", i.Rejected)
 }
 
-// The provider does not know us, for a while: no invoice is to blame for that.
-func TestARefusalOfTheCallerNeverParks(t *testing.T) {
+// The provider does not accept this caller for a while: that is not the fault of any invoice.
+func TestRefusedCallerNeverParks(t *testing.T) {
 	for status, text := range map[int]string{
 		http.StatusUnauthorized: `{"error":"a valid token is required"}`,
 		http.StatusForbidden:    `{"error":"this account is not allowed to call"}`,
@@ -197,7 +196,7 @@ func TestARefusalOfTheCallerNeverParks(t *testing.T) {
 				_, _ = io.WriteString(w, text)
 				return
 			}
-			_, _ = io.Copy(w, r.Body) // an answer with the invoice's id
+			_, _ = io.Copy(w, r.Body) // a response with the invoice's ID
 		}))
 		defer server.Close()
 		base, err := url.Parse(server.URL)
@@ -216,7 +215,7 @@ func TestARefusalOfTheCallerNeverParks(t *testing.T) {
 	}
 }
 
-func TestAProviderThatNeverAnswers(t *testing.T) {
+func TestProviderThatNeverResponds(t *testing.T) {
 	s := open(t, 3)
 	payer := newImpatientPayer(s, provider(func(ctx context.Context, _ invoice.Invoice) error {
 		<-ctx.Done() // the Payer's own timeout
@@ -229,7 +228,7 @@ func TestAProviderThatNeverAnswers(t *testing.T) {
 	assert.Zero(t, rejected)
 }
 
-func TestOneThatAlwaysFailsLeavesTheOthersPaid(t *testing.T) {
+func TestFailingInvoiceDoesNotHoldUpTheOthers(t *testing.T) {
 	s := open(t, 10)
 	payer := newImpatientPayer(s, provider(func(_ context.Context, i invoice.Invoice) error {
 		if i.ID == "I0" {
@@ -270,18 +269,18 @@ func TestPayAllWaitsForWhatAnotherReplicaHasClaimed(t *testing.T) {
 	assert.Equal(t, 2, paid)
 }
 
-// Its callers often leave while a replica stops.
-func TestPayAllAfterStopAndWithoutItsCaller(t *testing.T) {
+// Callers often leave while a replica stops.
+func TestPayAllAfterStop(t *testing.T) {
 	payer := newPayer(nil, nil)
 	payer.Stop()
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	for range 100 { // a select between two events takes either
+	for range 100 { // a select between two events picks either
 		requireRemaining(t, payer.PayAll(gone), -1, invoice.ErrStopping)
 	}
 }
 
-func TestStopFinishesWhatIsInHandAndClaimsNoMore(t *testing.T) {
+func TestStopFinishesCallsInProgress(t *testing.T) {
 	s := open(t, 20)
 	started, goOn := make(chan struct{}, 20), make(chan struct{})
 	payer := newPayer(s, provider(func(context.Context, invoice.Invoice) error {
@@ -301,7 +300,7 @@ func TestStopFinishesWhatIsInHandAndClaimsNoMore(t *testing.T) {
 	assert.Equal(t, quick.Concurrency, paid)
 }
 
-func TestAClientThatHangsUpLosesNothing(t *testing.T) {
+func TestClientThatLeavesLosesNothing(t *testing.T) {
 	s := open(t, 20)
 	ctx, hangUp := context.WithCancel(t.Context())
 	payer := newPayer(s, provider(func(ctx context.Context, _ invoice.Invoice) error {
@@ -309,7 +308,7 @@ func TestAClientThatHangsUpLosesNothing(t *testing.T) {
 		return ctx.Err() // the payment's context outlives the client's
 	}))
 	requireRemaining(t, payer.PayAll(ctx), -1, context.Canceled)
-	payer.Close() // waits for what is in hand
+	payer.Close() // waits for the calls in progress
 	paid, _, _ := list(t, s)
 	assert.Positive(t, paid, "what was in hand is marked")
 }

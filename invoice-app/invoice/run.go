@@ -11,34 +11,34 @@ import (
 	"time"
 )
 
-// run settles the invoices that are there when it begins.
+// run settles the invoices that exist when it begins.
 type run struct {
 	*Payer
-	ctx      context.Context // done when the run has to end early
+	ctx      context.Context // done if the run must end early
 	cancel   context.CancelCauseFunc
-	waiting  int  // callers; guarded by Payer.mu, as the next
-	detached bool // a caller was told that it goes on
+	waiting  int  // callers; guarded by Payer.mu, like detached
+	detached bool // a caller was told that paying continues
 
-	done chan struct{} // closed at its end; err does not change then
+	done chan struct{} // closed at the end, after which err does not change
 	err  error
 
 	through int64     // the snapshot: invoices up to this Seq
-	cursor  int64     // invoices up to this Seq had their turn
-	round   bool      // each invoice had one
-	began   time.Time // when the round did
+	cursor  int64     // invoices up to this Seq have had their turn
+	round   bool      // every invoice has had a turn
+	began   time.Time // when the round began
 	inHand  sync.WaitGroup
-	ended   chan struct{} // holds one if a call has ended lately
+	ended   chan struct{} // holds an element if a call has just ended
 
-	settling  sync.Mutex // guards what follows
+	settling  sync.Mutex // guards the fields below
 	settledAt time.Time  // when an invoice was last settled, or the start
-	failure   error      // what the provider or the ledger last failed with, nil once it works again
-	confirmed *Invoice   // one that the provider has said it took, in this run
-	// suspects are invoices of calls that failed, by Seq, until they have had a
-	// call of their own, and until when they rest before that.
+	failure   error      // the last error of the provider or the ledger; nil once it works again
+	confirmed *Invoice   // one that the provider has confirmed in this run
+	// suspects are invoices of failed calls, by Seq, until they have been sent alone, and until
+	// when they rest before that.
 	suspects map[int64]time.Time
 }
 
-// settle is the whole run. It returns what PayAll does.
+// settle does the whole run. It returns what PayAll returns.
 func (r *run) settle() error {
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.RunTimeout)
 	defer cancel()
@@ -55,28 +55,28 @@ func (r *run) settle() error {
 	if cause == nil {
 		return nil
 	}
-	// Asked after ctx is done, too: its end is often the reason to count.
+	// Also after ctx is done: that is often the reason to count.
 	count := r.unsettled(context.WithoutCancel(ctx), r.through)
-	if count == 0 { // the last ones in hand settled it
+	if count == 0 { // the last calls in progress have settled everything
 		return nil
 	}
 	return &RemainingError{Unpaid: count, Cause: cause}
 }
 
-// ask asks the ledger, and bears with it as long as with the provider.
+// ask calls the ledger, with the same patience as for the provider.
 func (r *run) ask(ctx context.Context, question func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Patience)
 	defer cancel()
 	return r.persist(ctx, question)
 }
 
-// untilSettled claims and pays until nothing of the snapshot is unsettled, and
-// returns nil then, or why it ended before.
+// untilSettled claims and pays until nothing of the snapshot is unsettled, and then returns nil,
+// or why it ended early.
 func (r *run) untilSettled(ctx context.Context) error {
 	for {
 		if _, _, tripped := r.breaker.tripped(); tripped {
 			r.inHand.Wait()
-			pause, isDown, _ := r.breaker.tripped() // what the last call has shown
+			pause, isDown, _ := r.breaker.tripped() // according to the last call
 			sleep(ctx, pause)
 			if isDown {
 				r.askAgain(ctx)
@@ -85,7 +85,7 @@ func (r *run) untilSettled(ctx context.Context) error {
 		if err := r.slots.Acquire(ctx, 1); err != nil {
 			return context.Cause(ctx)
 		}
-		if err := r.over(ctx); err != nil { // asked last: waiting for a slot may have taken long
+		if err := r.over(ctx); err != nil { // checked last: waiting for a slot may have taken long
 			r.slots.Release(1)
 			return err
 		}
@@ -108,7 +108,7 @@ func (r *run) untilSettled(ctx context.Context) error {
 		if err != nil || count == 0 {
 			return err
 		}
-		// Others may have what is left, or the calls that are under way.
+		// The rest may be with other replicas, or in calls that are in progress.
 		pause := time.NewTimer(r.about(min(max(wait, poll/10), poll)))
 		select {
 		case <-pause.C:
@@ -119,7 +119,7 @@ func (r *run) untilSettled(ctx context.Context) error {
 	}
 }
 
-// over says why the run has to end now, or nil.
+// over returns why the run must end now, or nil.
 func (r *run) over(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -133,13 +133,13 @@ func (r *run) over(ctx context.Context) error {
 	case tripped && isDown && r.breaker.unsure():
 		return nil
 	case !isDown && (len(r.suspects) > 0 || tripped && !r.round):
-		return nil // among those that the provider fails, or behind them, may be some that it takes
+		return nil // the provider may still take some of the remaining invoices
 	}
 	return r.failure
 }
 
-// askAgain asks for a payment that the provider has confirmed. If it does so
-// again it is not down: it is these invoices that get no answer.
+// askAgain requests a payment that the provider has already confirmed. If it confirms that again,
+// the provider is not down: it fails only these invoices.
 func (r *run) askAgain(ctx context.Context) {
 	r.settling.Lock()
 	confirmed := r.confirmed
@@ -154,9 +154,8 @@ func (r *run) askAgain(ctx context.Context) {
 	}
 }
 
-// batchSize is how many invoices the next call should have. The fewer are left,
-// the fewer a call gets: a replica that comes late finds some, and all end at
-// about the same time.
+// batchSize returns how many invoices the next call should have: the fewer are left, the fewer a
+// call gets, so that a late replica still finds some, and all finish at about the same time.
 func (r *run) batchSize() int {
 	if _, _, tripped := r.breaker.tripped(); tripped {
 		return 1
@@ -165,10 +164,10 @@ func (r *run) batchSize() int {
 	return int(min(int64(r.size.get()), max(left/8, firstBatch)))
 }
 
-// send sends claimed invoices to the provider; one slot is there already. Those
-// that nobody has tried before go together. One that was claimed before goes
-// alone: it may be what has held up the others. What gets no slot until sendBy, or
-// while the provider fails everything, is left to a later claim.
+// send sends claimed invoices to the provider; the caller has acquired one slot. Invoices that
+// nobody has tried before are sent together. One that was claimed before is sent alone: it may be
+// what held up the others. Those that get no slot by sendBy, or while the provider fails
+// everything, are left for a later claim.
 func (r *run) send(ctx context.Context, claims []Claim, sendBy time.Time) {
 	var fresh []Claim
 	var calls [][]Claim
@@ -191,7 +190,7 @@ func (r *run) send(ctx context.Context, claims []Claim, sendBy time.Time) {
 		}
 		r.inHand.Go(func() {
 			defer r.callEnded()
-			if time.Now().After(sendBy) { // the claim took its time, or this process stood still
+			if time.Now().After(sendBy) { // the claim took long, or this process was suspended
 				r.leaveUnsent(ctx, call)
 				return
 			}
@@ -200,8 +199,8 @@ func (r *run) send(ctx context.Context, claims []Claim, sendBy time.Time) {
 	}
 }
 
-// acquire waits for one more slot. It reports false if none came free in time, or
-// the provider fails everything meanwhile.
+// acquire waits for one more slot. It returns false if none became free in time, or if the
+// provider began to fail everything.
 func (r *run) acquire(inTime context.Context) bool {
 	if r.slots.Acquire(inTime, 1) != nil {
 		return false
@@ -217,18 +216,17 @@ func (r *run) callEnded() {
 	r.slots.Release(1)
 	select {
 	case r.ended <- struct{}{}:
-	default: // it holds one
+	default: // it already has an element
 	}
 }
 
-// claim claims invoices behind the cursor, and goes back to the first one when
-// there are none. It walks over what was paid before only then: a database keeps
-// the index entries of those for a while.
-// at is when the database was asked: the lease is no older.
+// claim claims invoices behind the cursor, and starts again at the first one when there are none.
+// Only then does it pass over what was paid before, whose index entries a database keeps for a
+// while. at is the time of the call: the lease is not older.
 func (r *run) claim(ctx context.Context, limit int) (claims []Claim, at time.Time, err error) {
 	after := r.cursor
 	if _, isDown, tripped := r.breaker.tripped(); tripped && isDown && r.through > r.cursor {
-		// Perhaps it is only these invoices that get no answer: try one elsewhere.
+		// Perhaps the provider fails only these invoices: try one elsewhere.
 		after += r.cfg.Random(r.through - r.cursor)
 		r.breaker.probe()
 	}
@@ -260,8 +258,8 @@ func (r *run) claim(ctx context.Context, limit int) (claims []Claim, at time.Tim
 	}
 }
 
-// endRound forgets the suspects that could be claimed throughout the round, and
-// were not: another replica has them.
+// endRound forgets the suspects that could have been claimed during the whole round but were not:
+// another replica has them.
 func (r *run) endRound() {
 	r.settling.Lock()
 	defer r.settling.Unlock()
@@ -269,8 +267,7 @@ func (r *run) endRound() {
 	r.round, r.began = true, time.Now()
 }
 
-// pay settles the invoices of one call, or releases them. No transaction is open
-// while the provider is asked.
+// pay settles the invoices of one call, or releases them. No transaction is open during the call.
 func (r *run) pay(ctx context.Context, claims []Claim) {
 	invoices := make([]Invoice, len(claims))
 	for n, c := range claims {
@@ -336,7 +333,7 @@ func (r *run) pay(ctx context.Context, claims []Claim) {
 	}
 }
 
-// leaveUnsent gives back claims that could not be sent in time.
+// leaveUnsent releases claims that could not be sent in time.
 func (r *run) leaveUnsent(ctx context.Context, claims []Claim) {
 	released := make([]Released, len(claims))
 	for n, c := range claims {
@@ -345,8 +342,8 @@ func (r *run) leaveUnsent(ctx context.Context, claims []Claim) {
 	_ = write(ctx, r, r.ledger.Release, released)
 }
 
-// write writes down what became of claims, within the time for that. Where it
-// fails the claims run out, and asking the provider again is safe.
+// write records the outcome of claims, within the time for that. If it fails, the claims expire,
+// and requesting the payments again is safe.
 func write[T any](ctx context.Context, r *run, statement func(context.Context, []T) error, claims []T) error {
 	if len(claims) == 0 {
 		return nil
@@ -355,21 +352,21 @@ func write[T any](ctx context.Context, r *run, statement func(context.Context, [
 	defer cancel()
 	err := r.persist(ctx, func(ctx context.Context) error { return statement(ctx, claims) })
 	if err != nil {
-		r.lagging.note(fmt.Errorf("outcome not written down: %w", err), len(claims))
+		r.lagging.note(fmt.Errorf("outcome not recorded: %w", err), len(claims))
 	}
 	return err
 }
 
-// backoff is how long an invoice rests after its attempt-th failure.
+// backoff returns how long an invoice rests after this many attempts.
 func (r *run) backoff(attempt int) time.Duration {
 	wait := maxWait
-	if attempt < 10 { // beyond that the shift is over maxWait, and could overflow
+	if attempt < 10 { // from there on the result would exceed maxWait, and could overflow
 		wait = min(firstWait<<(attempt-1), maxWait)
 	}
 	return r.about(wait)
 }
 
-// batchSize is how many invoices a call has: the more the quicker the calls are.
+// batchSize adapts the number of invoices in a call: the faster the calls, the more.
 type batchSize struct {
 	most int
 
@@ -383,13 +380,13 @@ func (b *batchSize) get() int {
 	return b.now
 }
 
-// learn learns from a call of n invoices, that took so long of the time it had,
-// and from its failure, if there was one.
+// learn adapts to a call with n invoices that took this long, and to its failure, if there was
+// one.
 func (b *batchSize) learn(n int, took, timeout time.Duration, failure error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case failure != nil && n == 1: // that is the invoice's, or the provider's as a whole
+	case failure != nil && n == 1: // a fault of the invoice, or of the provider as a whole
 	case failure != nil, took > timeout/4:
 		b.now = max(b.now/2, 1)
 	case n >= b.now && took < timeout/8:

@@ -1,4 +1,4 @@
-// Package provider is invoice-app's way to payment-provider.
+// Package provider is the client for payment-provider.
 package provider
 
 import (
@@ -24,11 +24,11 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// maxAnswer is in bytes. The provider's answers are far shorter, and one that
-// does not end must not fill the memory.
+// maxAnswer is in bytes. The provider's responses are far shorter, and an endless one must not
+// fill the memory.
 const maxAnswer = 512 << 10
 
-// Client asks payment-provider over HTTP. It is an invoice.Provider.
+// Client calls payment-provider over HTTP. It implements invoice.Provider.
 type Client struct {
 	payURL, batchURL string
 	token            *identity.TokenFile // nil: none is sent
@@ -38,15 +38,15 @@ type Client struct {
 	payments         *prometheus.CounterVec
 }
 
-// New returns a client of the provider at base, over up to connections
-// connections that it keeps open. It shows the token in tokenFile, if that is not "".
+// New returns a client of the provider at base. It keeps up to connections connections open, and
+// sends the token in tokenFile unless that is "".
 func New(base *url.URL, tokenFile string, connections int, metrics prometheus.Registerer) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	// As many as there are calls at once, or each call over a lower limit opens
-	// and closes one.
+	// As many as there are concurrent calls: with a lower limit, each call above it would open and
+	// close a connection.
 	transport.MaxConnsPerHost = connections
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = connections, connections
-	transport.IdleConnTimeout = 30 * time.Second // less than the server's 60 s, so that it is we who close
+	transport.IdleConnTimeout = 30 * time.Second // less than the server's 60 s, so that the client closes first
 	var token *identity.TokenFile
 	if tokenFile != "" {
 		token = identity.NewTokenFile(tokenFile)
@@ -62,24 +62,24 @@ func New(base *url.URL, tokenFile string, connections int, metrics prometheus.Re
 		},
 		calls: promauto.With(metrics).NewHistogramVec(prometheus.HistogramOpts{
 			Name: "provider_call_duration_seconds",
-			Help: "Time of a call to payment-provider, by the HTTP status of its answer, or none.",
+			Help: "Time of a call to payment-provider, by the HTTP status of the response, or none.",
 		}, []string{"status"}),
 		payments: promauto.With(metrics).NewCounterVec(prometheus.CounterOpts{
 			Name: "provider_payments_total",
-			Help: "Payments that payment-provider was asked for, by outcome: paid, rejected, failed.",
+			Help: "Payments requested from payment-provider, by outcome: paid, rejected, failed.",
 		}, []string{"outcome"}),
 	}
 }
 
-// Pay is invoice.Provider's. ctx bounds all of it. Several invoices go in one
-// call, or one by one if the provider takes no lists.
+// Pay implements invoice.Provider. ctx limits the whole call. Several invoices are sent in one
+// request, or one by one if the provider does not accept lists.
 func (c *Client) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	answers := make([]error, len(invoices))
 	var requests []request
 	var places []int // of requests in invoices
 	for n, i := range invoices {
 		number, err := i.Amount.Number()
-		if err != nil { // no later try can succeed either, until a program that knows it is there
+		if err != nil { // no later attempt can succeed either, until a newer program knows the currency
 			answers[n] = &invoice.Rejection{Reason: err.Error()}
 			continue
 		}
@@ -95,7 +95,7 @@ func (c *Client) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	return answers
 }
 
-// request is a payment that the provider is asked for.
+// request is the body of a payment request.
 type request struct {
 	ID       string      `json:"id"`
 	Value    json.Number `json:"value"`
@@ -128,14 +128,13 @@ func (c *Client) askForOne(ctx context.Context, r request) error {
 	}
 	var answer verdict
 	if err := json.Unmarshal(text, &answer); err != nil && !takesNothing[status] {
-		return fmt.Errorf("status %d with a body that is not the provider's", status)
+		return fmt.Errorf("status %d with an unexpected body", status)
 	}
 	answer.Status = status
 	return answer.on(r.ID)
 }
 
-// askForAll asks for all payments in one call. ok is false if the provider takes
-// no lists.
+// askForAll requests all payments in one call. ok is false if the provider does not accept lists.
 func (c *Client) askForAll(ctx context.Context, requests []request) (answers []error, ok bool) {
 	status, text, err := c.post(ctx, c.batchURL, requests)
 	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
@@ -147,10 +146,10 @@ func (c *Client) askForAll(ctx context.Context, requests []request) (answers []e
 	case status != http.StatusOK:
 		err = verdict{Status: status}.on("")
 	case json.Unmarshal(text, &verdicts) != nil:
-		verdicts, err = nil, fmt.Errorf("status %d with a body that is not the provider's", status)
+		verdicts, err = nil, fmt.Errorf("status %d with an unexpected body", status)
 	}
-	// What is said of an invoice counts if it is said once, or in the same way
-	// again. Of all others nothing is known.
+	// A verdict on an invoice counts only if the response contains it once, or several times
+	// without a difference. Nothing is known of all other invoices.
 	said := make(map[string]verdict, len(verdicts))
 	for _, v := range verdicts {
 		if before, twice := said[v.ID]; twice && before != v {
@@ -170,7 +169,7 @@ func (c *Client) askForAll(ctx context.Context, requests []request) (answers []e
 	return answers, true
 }
 
-// post sends what as JSON, and returns the answer.
+// post sends what as JSON, and returns the response.
 func (c *Client) post(ctx context.Context, url string, what any) (status int, text []byte, err error) {
 	start := time.Now()
 	defer func() {
@@ -186,7 +185,7 @@ func (c *Client) post(ctx context.Context, url string, what any) (status int, te
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
-		return 0, nil, fmt.Errorf("make request: %w", err)
+		return 0, nil, fmt.Errorf("create request: %w", err)
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set(requestid.Header, requestid.From(ctx))
@@ -203,31 +202,31 @@ func (c *Client) post(ctx context.Context, url string, what any) (status int, te
 	text, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return response.StatusCode, nil, fmt.Errorf("read answer: %w", err)
+		return response.StatusCode, nil, fmt.Errorf("read response: %w", err)
 	case len(text) > maxAnswer:
 		return response.StatusCode, nil, fmt.Errorf("status %d with a body over %d bytes", response.StatusCode, maxAnswer)
 	}
 	return response.StatusCode, text, nil
 }
 
-// takesNothing are the statuses that are about us, or about the provider as a
-// whole: another invoice would get the same.
+// takesNothing are the statuses that are about this client, or about the provider as a whole:
+// other invoices would get the same.
 var takesNothing = map[int]bool{
 	http.StatusUnauthorized: true, http.StatusForbidden: true, http.StatusTooManyRequests: true,
 	http.StatusBadGateway: true, http.StatusServiceUnavailable: true, http.StatusGatewayTimeout: true,
 }
 
-// verdict is what the provider says of one payment.
+// verdict is the provider's response to one payment.
 type verdict struct {
 	ID     string
-	Status int // of the answer, or in a list as that of one payment's own answer
+	Status int // of the response, or of one payment in a list
 	Code   string
 	Error  string
 }
 
-// on says what the verdict means for the invoice of id. Only two things count:
-// 200 with the very id, and a refusal with one of the provider's own codes. A
-// proxy's page, a refused token or an overload says nothing about the invoice.
+// on returns what the verdict means for the invoice with this ID. Only two verdicts count: 200
+// with exactly this ID, and a rejection with one of the provider's own codes. A proxy's error
+// page, a refused token or an overload says nothing about the invoice.
 func (v verdict) on(id string) error {
 	switch {
 	case takesNothing[v.Status]:
@@ -240,14 +239,14 @@ func (v verdict) on(id string) error {
 		v.Status == http.StatusBadRequest && v.Code == "invalid_payment":
 		reason := printable(v.Error)
 		if reason == "" {
-			reason = v.Code // no reason at all would mean: not rejected
+			reason = v.Code // an empty reason would mean: not rejected
 		}
 		return &invoice.Rejection{Reason: reason}
 	}
 	return fmt.Errorf("status %d: %s", v.Status, printable(v.Error))
 }
 
-// outcome is the label of an answer in the metrics.
+// outcome returns the metric label for a result.
 func outcome(err error) string {
 	var rejection *invoice.Rejection
 	switch {
@@ -259,8 +258,8 @@ func outcome(err error) string {
 	return "failed"
 }
 
-// printable is text from outside made fit for logs, answers and a database
-// column: of bounded length, and without control characters.
+// printable makes text from outside safe for logs, responses and a database column: it limits the
+// length, and removes control characters.
 func printable(text string) string {
 	visible := strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

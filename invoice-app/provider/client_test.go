@@ -49,7 +49,7 @@ func payOne(t *testing.T, c *Client, i invoice.Invoice) error {
 	return answers[0]
 }
 
-func TestWhatIsSent(t *testing.T) {
+func TestRequestBody(t *testing.T) {
 	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		assert.NoError(t, err)
@@ -61,7 +61,7 @@ func TestWhatIsSent(t *testing.T) {
 	assert.NoError(t, payOne(t, client, i1))
 }
 
-func TestTheTokenIsSentAndRenewed(t *testing.T) {
+func TestTokenIsSentAndRenewed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	var sent string
 	client := newClientWithToken(t, file, func(w http.ResponseWriter, r *http.Request) {
@@ -83,7 +83,7 @@ func TestTheTokenIsSentAndRenewed(t *testing.T) {
 	assert.Equal(t, "nothing", sent)
 }
 
-func TestWhatCountsAsAnAnswer(t *testing.T) {
+func TestVerdicts(t *testing.T) {
 	const paid, rejected, failed = "paid", "rejected", "failed"
 	for name, test := range map[string]struct {
 		status  int
@@ -139,7 +139,7 @@ func TestWhatCountsAsAnAnswer(t *testing.T) {
 	}
 }
 
-func TestAnAnswerThatNeverEnds(t *testing.T) {
+func TestEndlessResponse(t *testing.T) {
 	client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil {
 			if _, err := io.WriteString(w, strings.Repeat("x", 1024)); err != nil {
@@ -150,7 +150,7 @@ func TestAnAnswerThatNeverEnds(t *testing.T) {
 	assert.ErrorContains(t, payOne(t, client, i1), fmt.Sprintf("over %d bytes", maxAnswer))
 }
 
-func TestAnAmountInAnUnknownCurrencyIsNeverSent(t *testing.T) {
+func TestAmountInUnknownCurrencyIsNeverSent(t *testing.T) {
 	client := newClient(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") })
 	err := payOne(t, client, invoice.Invoice{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}})
 	var rejection *invoice.Rejection
@@ -158,7 +158,7 @@ func TestAnAmountInAnUnknownCurrencyIsNeverSent(t *testing.T) {
 	assert.Contains(t, rejection.Reason, "XXX")
 }
 
-// One connection for each call at once, however many calls there are.
+// There is one connection for each concurrent call, however many calls there are.
 func TestConnectionsAreKept(t *testing.T) {
 	const connections, calls = 300, 3000
 	var accepted atomic.Int32
@@ -187,12 +187,13 @@ func TestConnectionsAreKept(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	// A connection may still be on its way back when the next call needs one: then there is one more.
+	// A connection may not be back in the pool yet when the next call needs one: then there is one
+	// more.
 	assert.Less(t, accepted.Load(), int32(2*connections))
 }
 
-// What would be the same for each invoice is told apart from what is about one.
-func TestAProviderThatIsDown(t *testing.T) {
+// Errors that every invoice would get are distinguished from errors of one.
+func TestProviderThatIsDown(t *testing.T) {
 	for status, isDown := range map[int]bool{
 		401: true, 403: true, 429: true, 502: true, 503: true, 504: true,
 		200: false, 400: false, 404: false, 408: false, 413: false, 500: false,
@@ -207,7 +208,7 @@ func TestAProviderThatIsDown(t *testing.T) {
 	assert.ErrorIs(t, payOne(t, New(nobody, "", 1, prometheus.NewRegistry()), i1), invoice.ErrDown)
 }
 
-func TestASlowAnswer(t *testing.T) {
+func TestSlowResponse(t *testing.T) {
 	client := newClient(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // only then does a server notice that a client has gone
 		<-r.Context().Done()
@@ -217,7 +218,7 @@ func TestASlowAnswer(t *testing.T) {
 	assert.ErrorIs(t, client.Pay(ctx, []invoice.Invoice{i1})[0], context.DeadlineExceeded)
 }
 
-func TestARedirectIsNotFollowed(t *testing.T) {
+func TestRedirectsAreNotFollowed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte("token"), 0o600))
 	client := newClientWithToken(t, file, func(w http.ResponseWriter, r *http.Request) {
@@ -229,7 +230,7 @@ func TestARedirectIsNotFollowed(t *testing.T) {
 	assert.Error(t, payOne(t, client, i1))
 }
 
-// threeInvoices are paid in one call. The second is in no currency that can be sent.
+// threeInvoices are paid in one call. The second is in a currency that cannot be sent.
 var threeInvoices = []invoice.Invoice{
 	{ID: "A", Amount: money.Amount{Minor: 1, Currency: "EUR"}},
 	{ID: "X", Amount: money.Amount{Minor: 1, Currency: "XXX"}},
@@ -237,12 +238,12 @@ var threeInvoices = []invoice.Invoice{
 	{ID: "C", Amount: money.Amount{Minor: 3, Currency: "EUR"}},
 }
 
-func TestWhatOfABatchCountsAsAnAnswer(t *testing.T) {
+func TestVerdictsOfABatch(t *testing.T) {
 	const paidA, paidB, paidC = `{"id":"A","status":200}`, `{"id":"B","status":200}`, `{"id":"C","status":200}`
 	for name, test := range map[string]struct {
 		status   int
 		body     string
-		outcomes string // of A, B and C: paid, rejected or failed, or down
+		outcomes string // of A, B and C: paid, rejected, failed or down
 	}{
 		"all":              {200, `[` + paidA + `,` + paidB + `,` + paidC + `]`, "paid paid paid"},
 		"in another order": {200, `[` + paidC + `,` + paidA + `,` + paidB + `]`, "paid paid paid"},
@@ -292,7 +293,7 @@ func TestWhatOfABatchCountsAsAnAnswer(t *testing.T) {
 	}
 }
 
-// A provider that is the original's has no call for a list.
+// The original provider has no endpoint for a list.
 func TestWithoutBatchesEachIsPaidAlone(t *testing.T) {
 	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed} {
 		client := newClient(t, func(w http.ResponseWriter, r *http.Request) {

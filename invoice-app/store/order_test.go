@@ -18,10 +18,10 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// patience is longer than anything that a test waits for takes.
+// patience is longer than anything that a test waits for.
 const patience = time.Minute
 
-// many is a list that is longer than what is added in one go.
+// many is a list that is too long to be added in one go.
 func many(prefix string, n int) []invoice.Invoice {
 	list := make([]invoice.Invoice, n)
 	for i := range list {
@@ -40,7 +40,7 @@ func ids(t *testing.T, s Store, f invoice.Filter) (ids []string) {
 	return ids
 }
 
-// follower reads page after page, and goes on behind the last one's end.
+// follower reads page after page, and continues behind the end of the last one.
 type follower struct {
 	store Store
 	after int64
@@ -111,8 +111,8 @@ func followersMissNone(t *testing.T, open func(*testing.T) Store) {
 	}
 }
 
-// acceptedIsListed reads each invoice back, and
-// has it in the snapshot of a pay-all, while others add.
+// acceptedIsListed reads each invoice back, and expects it in the snapshot of a pay-all, while
+// others add invoices.
 func acceptedIsListed(t *testing.T, open func(*testing.T) Store) {
 	s := open(t)
 	var adders sync.WaitGroup
@@ -142,7 +142,7 @@ func acceptedIsListed(t *testing.T, open func(*testing.T) Store) {
 	adders.Wait()
 }
 
-// held is a short list that somebody adds and does not commit.
+// held is a short list in a transaction that is not committed.
 func held(t *testing.T, url string, list ...invoice.Invoice) (commit func()) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
@@ -161,7 +161,7 @@ func listEndsBeforeWhatMayBecomeVisible(t *testing.T, server *postgrestest.Serve
 	add(t, s, euros("a", 1))
 	commit := held(t, server.URL("app", name), euros("slow", 1))
 	add(t, s, euros("b", 1))
-	get(t, s, "b") // by its id it is there at once
+	get(t, s, "b") // by its ID it is visible at once
 	last, err := s.LastSeq(t.Context())
 	require.NoError(t, err)
 	claims, err := s.Claim(t.Context(), 0, last, 10, time.Hour)
@@ -174,8 +174,7 @@ func listEndsBeforeWhatMayBecomeVisible(t *testing.T, server *postgrestest.Serve
 	assert.Equal(t, []string{"a", "slow", "b"}, ids(t, s, invoice.Filter{Limit: 10}))
 }
 
-// An old snapshot, or somebody else's transaction, in this database or another
-// one, hides nothing.
+// An old snapshot, or a foreign transaction in this or another database, hides nothing.
 func otherTransactionsHideNothing(t *testing.T, server *postgrestest.Server) {
 	name := newDatabase(t, server)
 	for _, database := range []string{name, newDatabase(t, server)} {
@@ -213,8 +212,8 @@ func commonInvoices(t *testing.T, open func(*testing.T) Store) {
 	requireUnsettled(t, s, 40)
 }
 
-// pausing is a list whose sender stands still before its last invoice until goOn
-// is closed. Of a list of three chunks, the first one is in the database by then.
+// pausing is a list whose sender pauses before the last invoice until goOn is closed. Of a list of
+// three chunks, the first one is in the database by then.
 func pausing(list []invoice.Invoice, paused chan<- struct{}, goOn <-chan struct{}, err error) func(func(invoice.Invoice, error) bool) {
 	return func(yield func(invoice.Invoice, error) bool) {
 		for n, i := range list {
@@ -313,8 +312,7 @@ func severalLongLists(t *testing.T, open func(*testing.T) Store) {
 	requireUnsettled(t, s, 2*addChunk+1)
 }
 
-// While an import that brings an invoice may still fail, nothing can be said of
-// that invoice.
+// While an import that contains an invoice may still fail, nothing is known about that invoice.
 func invoiceOfAnImportUnderWay(t *testing.T, server *postgrestest.Server) {
 	name := newDatabase(t, server)
 	for engine, s := range map[string]Store{
@@ -354,7 +352,7 @@ func invoiceOfAnImportUnderWay(t *testing.T, server *postgrestest.Server) {
 	}
 }
 
-// A list whose rows are gone, as after a crash of the server, is not half added.
+// A list whose rows are lost, as after a crash of the server, is not partly added.
 func stagedListGotLost(t *testing.T, server *postgrestest.Server) {
 	name := newDatabase(t, server)
 	s := openURL(t, server.URL("app", name))
@@ -379,9 +377,9 @@ func stagedListGotLost(t *testing.T, server *postgrestest.Server) {
 	assert.Zero(t, left)
 }
 
-// What a killed importer has left in an SQLite file is never seen, and is deleted
-// when the file is opened; a living importer's is left alone.
-func TestTheRestOfAKilledImport(t *testing.T) {
+// Leftovers of a killed import in an SQLite file are never visible, and are deleted when the file
+// is opened; those of a running import are kept.
+func TestLeftoversOfAKilledImport(t *testing.T) {
 	url := "sqlite:" + t.TempDir() + "/invoices.db"
 	s := openURL(t, url)
 	add(t, s, euros("mine", 1))
@@ -407,9 +405,8 @@ func TestTheRestOfAKilledImport(t *testing.T) {
 	assert.Equal(t, []string{"mine", "long0"}, ids(t, third, invoice.Filter{Limit: 10}))
 }
 
-// TestOthersWriteDuringAnImport needs what it adds to be accepted before the
-// import is over.
-func TestOthersWriteDuringAnImport(t *testing.T) {
+// TestOthersCanWriteDuringAnImport needs its invoices to be accepted before the import ends.
+func TestOthersCanWriteDuringAnImport(t *testing.T) {
 	url := "sqlite:" + t.TempDir() + "/invoices.db"
 	importer, other := openURL(t, url), openURL(t, url)
 	var sent atomic.Int32

@@ -16,12 +16,12 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// Of many invoices nearly all are paid, and few are rejected: a query that reads
-// more than it returns shows here.
+// Nearly all invoices are paid, and few are rejected: a query that reads more than it returns
+// shows up here.
 const manyInvoices = 100_000
 
-// fillPostgres makes every invoice paid but each 10,000th, and these rejected by
-// turns.
+// fillPostgres makes every invoice paid except each 10,000th, and every other one of these
+// rejected.
 const fillPostgres = `
 	INSERT INTO invoices (id, amount_minor, currency, paid_at, rejected_reason)
 	SELECT 'I' || n, n, 'EUR', CASE WHEN n % 10000 <> 0 THEN now() END, CASE WHEN n % 20000 = 0 THEN 'no' END
@@ -36,7 +36,7 @@ func plans(t *testing.T, server *postgrestest.Server) {
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
 	yes, no := true, false
-	const buffers = 60 // of 2,000 and more that the table and its indexes have
+	const buffers = 60 // of the more than 2,000 of the table and its indexes
 	for what, query := range map[string]struct {
 		sql  string
 		args []any
@@ -66,7 +66,7 @@ func plans(t *testing.T, server *postgrestest.Server) {
 		"add":                   {addSQL, []any{[]string{"new", "I5"}, []int64{1, 5}, []string{"EUR", "EUR"}}},
 		"conflict":              {conflictSQL(sent), []any{[]string{"new", "I5"}, []int64{1, 5}, []string{"EUR", "EUR"}}},
 	} {
-		// The plan that is made for these arguments, and the one for any.
+		// The plan for these arguments, and the generic one.
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 			t.Run(what+" "+mode, func(t *testing.T) {
 				plan := explain(t, conn, mode, query.sql, query.args)
@@ -81,7 +81,7 @@ func plans(t *testing.T, server *postgrestest.Server) {
 	}
 }
 
-// planNode is a part of what EXPLAIN (FORMAT JSON) answers.
+// planNode is a part of the output of EXPLAIN (FORMAT JSON).
 type planNode struct {
 	Type     string     `json:"Node Type"`
 	Relation string     `json:"Relation Name,omitempty"`
@@ -114,9 +114,9 @@ func explain(t *testing.T, conn *pgx.Conn, mode, query string, args []any) planN
 	return plan[0].Plan
 }
 
-// A pay-all claims behind its cursor. So a claim costs as much after 50,000
-// payments as after none, although vacuum cannot take away anything because
-// somebody's old snapshot, such as pg_dump's, may need it.
+// A pay-all claims behind its cursor. So a claim costs as much after 50,000 payments as after
+// none, although vacuum cannot remove anything because an old snapshot, such as pg_dump's, may
+// need it.
 func claimsUnderAnOldSnapshot(t *testing.T, server *postgrestest.Server) {
 	name := newDatabase(t, server)
 	server.Exec(name, `INSERT INTO invoices (id, amount_minor, currency) SELECT 'I' || n, n, 'EUR' FROM generate_series(1, 60000) AS n`)
@@ -151,7 +151,7 @@ func TestPlansOfSQLite(t *testing.T) {
 	yes, no := true, false
 	for what, query := range map[string]struct {
 		sql   string
-		index string // what the search is to go by
+		index string // the index that the query should use
 		args  []any
 	}{
 		"get":    {getSQLite, "SEARCH invoices USING INDEX sqlite_autoindex_invoices_1 (id=?)", []any{"I7"}},

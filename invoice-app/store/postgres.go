@@ -26,7 +26,7 @@ func openPostgres(ctx context.Context, url string, maxConns int) (Store, error) 
 
 func (s postgres) Excess(ctx context.Context) ([]string, error) { return Schema.Excess(ctx, s.Pool) }
 
-// wrap says what was being done, and whether the database is to blame.
+// wrap adds what failed to an error, and classifies it.
 func wrap(doing string, err error) error {
 	if err == nil {
 		return nil
@@ -66,15 +66,13 @@ func listSQL(f invoice.Filter) string {
 	return `SELECT ` + columns + ` FROM invoices WHERE seq > $1` + condition(f) + ` ORDER BY seq LIMIT $2`
 }
 
-// listPatience is how long List waits for invoices that are being added to
-// become visible, or not.
+// listPatience is how long List waits for the commit or rollback of invoices that are being added.
 const listPatience = time.Second
 
-// List leaves no gap that could be filled later: it ends before the first Seq
-// that somebody who is adding may yet make visible. (See enterSQL.) Commits take
-// milliseconds, so it waits for those that were under way when it was called:
-// everyone who has had an invoice accepted finds it. If one of them takes longer than
-// listPatience, the list ends before it.
+// List leaves no gap that could be filled later: it ends before the first Seq that a transaction
+// in progress may still make visible (see enterSQL). Commits take milliseconds, so it waits for
+// those that were in progress when it was called: everybody finds the invoices that were accepted
+// from them before. If one of them takes longer than listPatience, the list ends before it.
 func (s postgres) List(ctx context.Context, f invoice.Filter) ([]invoice.Invoice, error) {
 	const longestPause = 100 * time.Millisecond
 	target := int64(-1)
@@ -98,11 +96,11 @@ func (s postgres) List(ctx context.Context, f invoice.Filter) ([]invoice.Invoice
 	}
 }
 
-// listBelow lists the invoices up to horizon: what has a Seq over it may not be
-// all there yet. last is the last Seq that was handed out.
+// listBelow lists the invoices up to horizon: those with a higher Seq may not all be visible yet.
+// last is the last Seq that was assigned.
 func (s postgres) listBelow(ctx context.Context, f invoice.Filter) (list []invoice.Invoice, last, horizon int64, err error) {
 	err = s.Do(ctx, func(conn *pgx.Conn) error {
-		// In this order, and each with a snapshot made after the one before it.
+		// In this order, and each with a snapshot that is newer than the one before.
 		batch := &pgx.Batch{}
 		batch.Queue(lastSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&last) })
 		batch.Queue(horizonSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&horizon) })
@@ -124,7 +122,7 @@ func sumSQL(f invoice.Filter) string {
 	return sumsOf(`SELECT ` + sumColumns + ` FROM invoices WHERE seq > $1 AND seq <= $3` + condition(f) + ` ORDER BY seq LIMIT $2`)
 }
 
-// Sum leaves no gap, as List does not, and waits for nobody.
+// Sum leaves no gap, like List, but does not wait.
 func (s postgres) Sum(ctx context.Context, f invoice.Filter, through int64) ([]invoice.Sum, int64, error) {
 	var rows []summed
 	err := s.Do(ctx, func(conn *pgx.Conn) (err error) {
@@ -154,7 +152,7 @@ func (s postgres) Retry(ctx context.Context, id string) error {
 		return err
 	case i.Paid:
 		return invoice.ErrPaid
-	case i.Rejected == "": // somebody may be paying it: leave it alone
+	case i.Rejected == "": // it may be in the middle of a payment
 		return nil
 	}
 	return s.exec(ctx, "retry invoice", retrySQL, id)
@@ -178,11 +176,11 @@ func (s postgres) RetryAll(ctx context.Context, after int64, limit int) (freed i
 
 const maxSQL = `SELECT coalesce(max(seq), 0) FROM invoices`
 
-// LastSeq is that of the last visible invoice. Others with a lower Seq may
-// become visible later; whatever was accepted before is visible now.
+// LastSeq returns the Seq of the last visible invoice. Others with a lower Seq may become visible
+// later; all invoices that were accepted before are visible now.
 func (s postgres) LastSeq(ctx context.Context) (seq int64, err error) {
 	err = s.Do(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, maxSQL).Scan(&seq) })
-	return seq, wrap("ask for the last invoice", err)
+	return seq, wrap("query the last invoice", err)
 }
 
 const claimSQL = `
@@ -211,7 +209,7 @@ const markPaidSQL = `
 	UPDATE invoices SET paid_at = clock_timestamp(), rejected_reason = NULL
 	WHERE seq = ANY ($1::bigint[]) AND paid_at IS NULL`
 
-// MarkPaid is the line that marks invoices paid.
+// MarkPaid marks invoices paid.
 func (s postgres) MarkPaid(ctx context.Context, claims []invoice.Claim) error {
 	seqs := make([]int64, len(claims))
 	for n, c := range claims {

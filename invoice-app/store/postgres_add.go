@@ -15,20 +15,18 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// No lock makes one who adds wait for another. So invoices do not become visible
-// in the order of their Seq, and a client that reads page by page has to know where
-// that may still matter. That is what the advisory locks below are for. They are
-// shared, so that nobody waits for them, and only say: the holder may yet make
-// visible invoices with a Seq over ^key, and none below. Each holder takes its
-// lock before its first Seq, and loses it after its commit is visible.
+// Transactions that add invoices do not wait for each other. So invoices do not become visible in
+// the order of their Seq, and a client that reads page by page must know from where on that
+// matters. The advisory locks below tell. They are shared, so nobody waits for them; a lock only
+// says that its holder may still make visible invoices with a Seq above ^key, and none below. Each
+// holder takes its lock before its first Seq, and releases it after its commit is visible.
 //
-// A reader asks first for the last Seq that was handed out, then for the locks,
-// then for the invoices. Whoever is not among the holders either had committed
-// before the reader's snapshot, or had not got a Seq yet when the reader asked
-// for the last one. So up to the lowest of these numbers, horizon, the reader
-// sees all there ever will be.
+// A reader selects the last Seq that was assigned, then the locks, then the invoices. A
+// transaction that holds no lock either had committed before the reader's snapshot, or had no Seq
+// yet when the reader selected the last one. So up to the lowest of these numbers, the horizon,
+// the reader sees all invoices there will ever be.
 //
-// The keys are negative, which no other advisory lock of this database is.
+// The keys are negative, unlike those of all other advisory locks in this database.
 const (
 	lastSQL = `SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM invoices_seq_seq`
 
@@ -41,19 +39,18 @@ const (
 )
 
 const (
-	// importLock is an arbitrary key, ours in this database. The holder numbers a
-	// long list and makes it visible.
+	// importLock is an arbitrary key. Its holder numbers a long list and makes it visible.
 	importLock = 1_890_413
-	// importTimeout bounds each statement that moves a long list into its place.
+	// importTimeout limits each statement that moves a long list into place.
 	importTimeout = 10 * time.Minute
-	// staleAfter is when a list whose sender has died is deleted.
+	// staleAfter is when the list of a dead sender is deleted.
 	staleAfter = time.Hour
-	// addTimeout bounds each statement that adds a short list.
+	// addTimeout limits each statement that adds a short list.
 	addTimeout = 10 * time.Second
 )
 
 func (s postgres) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, error]) (added int, err error) {
-	var batch int64 // of a list that is staged, or 0
+	var batch int64 // of the staged list, or 0
 	err = chunks(invoices, func(index int, chunk []invoice.Invoice, last bool) error {
 		if index == 0 && last {
 			added, err = s.addShort(ctx, chunk)
@@ -78,7 +75,7 @@ func (s postgres) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, e
 		return added, nil
 	}
 	if batch != 0 {
-		// Only to be tidy: it would be deleted as an old list.
+		// Only to be tidy: it would be deleted as a stale list.
 		tidying, cancel := context.WithTimeout(context.WithoutCancel(ctx), addTimeout)
 		defer cancel()
 		_ = s.exec(tidying, "delete staged invoices", `DELETE FROM staged_invoices WHERE batch = $1`, batch)
@@ -104,7 +101,7 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// addShort adds a list that is all there. A single invoice takes one statement.
+// addShort adds a complete list. A single invoice takes one statement.
 func (s postgres) addShort(ctx context.Context, list []invoice.Invoice) (added int, err error) {
 	var conflict *invoice.ConflictError
 	err = s.Confirmed(ctx, func(conn *pgx.Conn) (err error) {
@@ -123,8 +120,7 @@ func (s postgres) addShort(ctx context.Context, list []invoice.Invoice) (added i
 	return added, wrap("add invoices", err)
 }
 
-// rollback returns what a transaction has to end with: an error if there is one,
-// or the conflict.
+// rollback returns what a transaction must end with: an error, or the conflict.
 func rollback(conflict *invoice.ConflictError, err error) error {
 	if err == nil && conflict != nil {
 		return conflict
@@ -139,12 +135,12 @@ const addSQL = `
 			SELECT sent.* FROM ` + sent + `, (` + enterSQL + `) AS entered ORDER BY place
 		) AS in_order
 	) AS numbered
-	-- Two lists that have invoices in common wait for each other in one order.
+	-- In a fixed order, so that two lists with common invoices do not deadlock.
 	ORDER BY id COLLATE "C", seq
 	ON CONFLICT (id) DO NOTHING`
 
-// addRows adds the invoices of a list that are not there. What is there, or
-// twice in the list, must be the same, or it is the conflict.
+// addRows adds the new invoices of a list. Existing ones, or repeated ones, must be the same, or
+// the result is a conflict.
 func addRows(ctx context.Context, db querier, list []invoice.Invoice) (added int, conflict *invoice.ConflictError, err error) {
 	ids, amounts, currencies := arrays(list)
 	tag, err := db.Exec(ctx, addSQL, ids, amounts, currencies)
@@ -166,8 +162,7 @@ func conflictSQL(list string) string {
 		ORDER BY place LIMIT 1`
 }
 
-// findConflict returns the first of the rows of list, a part of a FROM, that is
-// kept with other data.
+// findConflict returns the first row of list, a part of a FROM, that is stored with other data.
 func findConflict(ctx context.Context, db querier, list string, args ...any) (*invoice.ConflictError, error) {
 	var conflict invoice.ConflictError
 	err := db.QueryRow(ctx, conflictSQL(list), args...).Scan(&conflict.Index, &conflict.ID)
@@ -178,13 +173,14 @@ func findConflict(ctx context.Context, db querier, list string, args ...any) (*i
 }
 
 var (
-	errLost = fmt.Errorf("%w: a part of the list got lost in it: the server has crashed since, or the list took over %s to arrive; send it again",
+	errLost = fmt.Errorf("%w: part of the list was lost: the server has crashed, or the list took longer than %s to arrive; "+
+		"send it again",
 		database.ErrUnavailable, staleAfter)
 	errBusy = errors.New("another long list is being added")
 )
 
-// publish makes the staged list of so many invoices visible at once. Lists take
-// turns; the others wait without a connection.
+// publish makes a staged list with this many invoices visible at once. Lists take turns; the
+// others wait without a connection.
 func (s postgres) publish(ctx context.Context, batch int64, total int) (added int, err error) {
 	for {
 		var conflict *invoice.ConflictError
@@ -208,15 +204,15 @@ func (s postgres) publish(ctx context.Context, batch int64, total int) (added in
 	}
 }
 
-// inTheWay says that a short list with the same invoices was added meanwhile:
-// the server has ended one of two transactions that waited for each other.
+// inTheWay reports whether the server has aborted the transaction because of a deadlock with a
+// short list that has the same invoices.
 func inTheWay(err error) bool {
 	var refused *pgconn.PgError
 	return errors.As(err, &refused) && (refused.Code == "40P01" || refused.Code == "55P03")
 }
 
-// move moves a staged list into its place: far behind the last invoice, so that
-// nobody who adds meanwhile has to wait, or gets a higher Seq before it is there.
+// move moves a staged list into place: far behind the last invoice, so that others that add
+// invoices in the meantime neither wait nor get a higher Seq before the list is visible.
 func move(ctx context.Context, tx pgx.Tx, batch int64, total int) (added int, conflict *invoice.ConflictError, err error) {
 	var mine bool
 	err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, importLock).Scan(&mine)
@@ -242,7 +238,7 @@ func move(ctx context.Context, tx pgx.Tx, batch int64, total int) (added int, co
 		INSERT INTO invoices (seq, id, amount_minor, currency) OVERRIDING SYSTEM VALUE
 		SELECT $2::bigint + place, id, amount_minor, currency FROM staged_invoices WHERE batch = $1
 		ORDER BY place`
-	// To look for what is there takes a quarter of the time, and most often nothing is.
+	// Looking for existing invoices first takes a quarter of the time, and usually there are none.
 	var tag pgconn.CommandTag
 	err = pgx.BeginFunc(ctx, tx, func(all pgx.Tx) (err error) {
 		tag, err = all.Exec(ctx, moveSQL, batch, base+1)
@@ -268,8 +264,8 @@ func move(ctx context.Context, tx pgx.Tx, batch int64, total int) (added int, co
 	}{
 		{`DELETE FROM staged_invoices WHERE batch = $1`, []any{batch}},
 		{`SELECT ` + database.Confirm, nil},
-		// From here on others get a higher Seq than this list. That is seen by
-		// readers only after this transaction has ended: in a moment.
+		// From here on others get a higher Seq than this list. Readers see that only after this
+		// transaction has ended, in a moment.
 		{`SELECT pg_advisory_xact_lock_shared(~$1::bigint)`, []any{base}},
 		{`SELECT setval('invoices_seq_seq', $1)`, []any{base + int64(total)}},
 	} {

@@ -26,11 +26,11 @@ func openSQLite(ctx context.Context, url string) (Store, error) {
 	return s, nil
 }
 
-// visible is true for every invoice but those of an import that is under way,
-// which are behind all others.
+// visible is true for every invoice except those of an import in progress, which come after all
+// others.
 const visible = `seq < coalesce((SELECT first FROM importing), 9223372036854775807)`
 
-// now is the database's clock, as the tables keep time.
+// now is the database's clock, in the unit of the tables.
 const now = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`
 
 // exec runs one statement that commits itself, once for each of args.
@@ -126,7 +126,7 @@ func (s sqlite) Retry(ctx context.Context, id string) error {
 		return err
 	case i.Paid:
 		return invoice.ErrPaid
-	case i.Rejected == "": // somebody may be paying it: leave it alone
+	case i.Rejected == "": // it may be in the middle of a payment
 		return nil
 	}
 	return s.exec(ctx, "retry invoice", `
@@ -157,13 +157,13 @@ const maxSQLite = `SELECT coalesce(max(seq), 0) FROM invoices WHERE ` + visible
 
 func (s sqlite) LastSeq(ctx context.Context) (seq int64, err error) {
 	if err := s.QueryRowContext(ctx, maxSQLite).Scan(&seq); err != nil {
-		return 0, fmt.Errorf("ask for the last invoice: %w", database.ClassifySQLite(err))
+		return 0, fmt.Errorf("query the last invoice: %w", database.ClassifySQLite(err))
 	}
 	return seq, nil
 }
 
-// Without statistics SQLite would take invoices_unpaid, where all that was ever
-// rejected comes first.
+// Without statistics SQLite would use invoices_unpaid, where all invoices that were ever rejected
+// come first.
 const claimSQLite = `
 	UPDATE invoices SET claimed_until = ` + now + ` + ?4, attempts = attempts + 1
 	WHERE seq IN (
@@ -186,7 +186,7 @@ func (s sqlite) Claim(ctx context.Context, after, through int64, limit int, leas
 	return claims, err
 }
 
-// MarkPaid is the line that marks invoices paid.
+// MarkPaid marks invoices paid.
 func (s sqlite) MarkPaid(ctx context.Context, claims []invoice.Claim) error {
 	args := make([][]any, len(claims))
 	for n, c := range claims {

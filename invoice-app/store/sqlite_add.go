@@ -14,8 +14,8 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// Add adds a short list in one transaction. Others who write wait for that
-// behind the file's one lock, so a longer list is added as an import.
+// Add adds a short list in one transaction. Other writers wait for it, because the file has only
+// one lock, so a longer list is added as an import.
 func (s sqlite) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, error]) (added int, err error) {
 	var importing *sqliteImport
 	defer func() {
@@ -51,7 +51,7 @@ func (s sqlite) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, err
 	return added, nil
 }
 
-// lastVisible is the Seq of the last invoice that others see.
+// lastVisible returns the Seq of the last invoice that others see.
 func lastVisible(ctx context.Context, tx *sql.Tx) (seq int64, err error) {
 	if err := tx.QueryRowContext(ctx, maxSQLite).Scan(&seq); err != nil {
 		return 0, fmt.Errorf("add invoices: %w", err)
@@ -59,8 +59,8 @@ func lastVisible(ctx context.Context, tx *sql.Tx) (seq int64, err error) {
 	return seq, nil
 }
 
-// addRowsSQLite adds what is new in chunk, whose first invoice is the index-th of
-// all, numbered from seq.
+// addRowsSQLite adds the new invoices of chunk, numbered from seq. index is the position of the
+// chunk's first invoice in the whole list.
 func addRowsSQLite(ctx context.Context, tx *sql.Tx, index int, chunk []invoice.Invoice, seq int64) (added int, err error) {
 	for n, i := range chunk {
 		isNew, err := addRow(ctx, tx, index+n, i, seq)
@@ -75,9 +75,8 @@ func addRowsSQLite(ctx context.Context, tx *sql.Tx, index int, chunk []invoice.I
 	return added, nil
 }
 
-// errImported says that nothing is known yet of an invoice: an import that
-// brings it may still fail.
-var errImported = fmt.Errorf("%w: an import that is under way has the invoice", database.ErrUnavailable)
+// errImported means that an import in progress contains the invoice, and may still fail.
+var errImported = fmt.Errorf("%w: an import in progress contains the invoice", database.ErrUnavailable)
 
 func addRow(ctx context.Context, tx *sql.Tx, index int, i invoice.Invoice, seq int64) (isNew bool, err error) {
 	var same, hidden bool
@@ -101,26 +100,26 @@ func addRow(ctx context.Context, tx *sql.Tx, index int, i invoice.Invoice, seq i
 	return isNew, nil
 }
 
-// sqliteImport is a long list that is being added: in many small transactions,
-// so that others can write between them, behind all visible invoices, and hidden
-// until the row in the table importing is deleted. If that never happens, what
-// there is of it is deleted when the file is next opened, or by the next import.
+// sqliteImport is a long list that is being added: in many small transactions, so that others can
+// write in between, after all visible invoices, and hidden until the row in the table importing is
+// deleted. If that never happens, the rest is deleted when the file is next opened, or by the next
+// import.
 type sqliteImport struct {
 	sqlite
-	lock *flock.Flock // held by the living importer
+	lock *flock.Flock // held while the import lives
 	next int64
 }
 
-// importLock is what an importer holds, in a file beside the database.
+// importLock returns the lock that an importer holds, in a file beside the database.
 func (s sqlite) importLock(ctx context.Context) (*flock.Flock, error) {
 	var path string
 	if err := s.QueryRowContext(ctx, `SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&path); err != nil {
-		return nil, fmt.Errorf("ask for the file's name: %w", database.ClassifySQLite(err))
+		return nil, fmt.Errorf("query the file's name: %w", database.ClassifySQLite(err))
 	}
 	return flock.New(path + ".import"), nil
 }
 
-// beginImport waits until no other import is under way.
+// beginImport waits until no other import is in progress.
 func (s sqlite) beginImport(ctx context.Context) (*sqliteImport, error) {
 	lock, err := s.importLock(ctx)
 	if err != nil {
@@ -148,8 +147,8 @@ func (s sqlite) beginImport(ctx context.Context) (*sqliteImport, error) {
 	return i, nil
 }
 
-// add adds one chunk, and then leaves the file to the others for as long as that
-// took: they wait by trying again.
+// add adds one chunk, and then leaves the file to others for as long as that took: they wait by
+// retrying.
 func (i *sqliteImport) add(ctx context.Context, index int, chunk []invoice.Invoice) (added int, err error) {
 	began := time.Now()
 	err = i.Write(ctx, func(tx *sql.Tx) error {
@@ -167,14 +166,14 @@ func (i *sqliteImport) add(ctx context.Context, index int, chunk []invoice.Invoi
 	return added, nil
 }
 
-// close ends the import. What is not visible yet never will be.
+// close ends the import. What is not visible by then never will be.
 func (i *sqliteImport) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	return errors.Join(i.discard(ctx), i.lock.Unlock())
 }
 
-// discard deletes what an import has left, from the end and a little at a time.
+// discard deletes the rest of an import, from the end and a little at a time.
 func (s sqlite) discard(ctx context.Context) error {
 	for {
 		var first, next int64
@@ -183,7 +182,7 @@ func (s sqlite) discard(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("look for the rest of an import: %w", database.ClassifySQLite(err))
+			return fmt.Errorf("find the rest of an import: %w", database.ClassifySQLite(err))
 		}
 		from := max(first, next-addChunk)
 		err = s.Write(ctx, func(tx *sql.Tx) error {
@@ -203,7 +202,7 @@ func (s sqlite) discard(ctx context.Context) error {
 	}
 }
 
-// discardLeftovers deletes what an importer that has died has left.
+// discardLeftovers deletes what a dead importer has left behind.
 func (s sqlite) discardLeftovers(ctx context.Context) error {
 	lock, err := s.importLock(ctx)
 	if err != nil {

@@ -39,8 +39,8 @@ type Store interface {
 	database.Connection
 }
 
-// Open opens the database at url. An SQLite file is created and migrated where
-// needed; PostgreSQL must have been migrated, or it is database.ErrNotMigrated.
+// Open opens the database at url. An SQLite file is created and migrated if necessary; PostgreSQL
+// must have been migrated, or the error is database.ErrNotMigrated.
 func Open(ctx context.Context, url string, maxConns int) (Store, error) {
 	if database.IsSQLite(url) {
 		return openSQLite(ctx, url)
@@ -49,18 +49,18 @@ func Open(ctx context.Context, url string, maxConns int) (Store, error) {
 }
 
 const (
-	// addChunk is the longest list that is added in one go. A longer one comes
-	// from its source bit by bit, and no transaction may wait for that.
+	// addChunk is the longest list that is added in one go. A longer one arrives bit by bit, and no
+	// transaction must wait for that.
 	addChunk = 1000
-	// importGap is how far behind the last invoice a longer list is numbered:
-	// invoices that become visible before it have room for a lower Seq.
+	// importGap is the distance between the last invoice and the first of a longer list: invoices
+	// that become visible earlier have room for a lower Seq.
 	importGap = 1 << 32
 )
 
-// columns are what a query for invoices selects, and scan reads.
+// columns are the columns that scan reads.
 const columns = `seq, id, amount_minor, currency, paid_at IS NOT NULL, coalesce(rejected_reason, '')`
 
-// condition is the part of a query's WHERE that a partial index answers.
+// condition returns the part of a query's WHERE that a partial index covers.
 func condition(f invoice.Filter) (where string) {
 	if f.Paid != nil {
 		where += " AND paid_at IS " + map[bool]string{true: "NOT NULL", false: "NULL"}[*f.Paid]
@@ -71,9 +71,8 @@ func condition(f invoice.Filter) (where string) {
 	return where
 }
 
-// sumsOf adds up the rows of query, which selects from invoices. Amounts are
-// added in two parts, each of which fits into 64 bits for as many rows as anybody
-// asks for at once; scanSum puts them together.
+// sumsOf adds up the rows of query, which selects from invoices. Amounts are added in two parts,
+// each of which fits into 64 bits for any possible number of rows; scanSum combines them.
 func sumsOf(query string) string {
 	return `
 		SELECT currency, paid_at IS NOT NULL, rejected_reason IS NOT NULL, count(*),
@@ -82,7 +81,7 @@ func sumsOf(query string) string {
 		GROUP BY currency, paid_at IS NOT NULL, rejected_reason IS NOT NULL`
 }
 
-// sumColumns are what the query of sumsOf needs to select.
+// sumColumns are the columns that the query of sumsOf must select.
 const sumColumns = `seq, currency, amount_minor, paid_at, rejected_reason`
 
 // summed is a row of sumsOf.
@@ -110,18 +109,18 @@ func sums(rows []summed) (list []invoice.Sum, last int64) {
 	return list, last
 }
 
-// chunks calls each with addChunk invoices at a time, and with what is left at
-// the end, if anything or if there were none at all. index is the first one's
-// place; the slice is used again. While each writes a chunk, the next one is
-// read, so that neither the source nor the database waits for the other.
+// chunks calls each with addChunk invoices at a time, and with the rest at the end, which may be
+// empty only if there are no invoices at all. index is the position of the first invoice; the
+// slice is reused. While each writes a chunk, the next one is read, so that neither the source nor
+// the database waits for the other.
 func chunks(invoices iter.Seq2[invoice.Invoice, error], each func(index int, chunk []invoice.Invoice, last bool) error) error {
 	var (
 		index         int
 		chunk, before []invoice.Invoice
-		writing       sync.WaitGroup // the one before
-		failed        error          // once it is written
+		writing       sync.WaitGroup // of the previous chunk
+		failed        error          // after writing it
 	)
-	defer writing.Wait() // for whatever reason the reading ends
+	defer writing.Wait() // however the reading ends
 	for i, err := range invoices {
 		if err != nil {
 			return err

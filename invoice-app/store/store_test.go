@@ -23,8 +23,7 @@ import (
 	"example.com/invoices/invoice-app/invoice/ledgertest"
 )
 
-// TestEngines runs the same tests on all engines, since what holds on one holds
-// on the others, and then those that are about PostgreSQL alone.
+// TestEngines runs the same tests on all engines, and then those for PostgreSQL only.
 func TestEngines(t *testing.T) {
 	server := startMigrated(t)
 	pooler := server.Pooler("app")
@@ -72,8 +71,8 @@ func openURL(t *testing.T, url string) Store {
 	return s
 }
 
-// newDatabase creates a migrated database, in which the role app can do what
-// serving needs. Migrating each would take a second, a copy takes a moment.
+// newDatabase creates a migrated database, in which the role app has the privileges for serving.
+// Migrating each one would take a second; a copy takes a moment.
 func newDatabase(t *testing.T, server *postgrestest.Server) (name string) {
 	t.Helper()
 	name = fmt.Sprint("test", databases.Add(1))
@@ -81,7 +80,7 @@ func newDatabase(t *testing.T, server *postgrestest.Server) (name string) {
 	return name
 }
 
-// startMigrated starts a server that newDatabase can be given.
+// startMigrated starts a server for newDatabase.
 func startMigrated(t *testing.T) *postgrestest.Server {
 	t.Helper()
 	server := postgrestest.Start(t)
@@ -173,7 +172,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		s := open(t)
 		broken := errors.New("broken")
 		_, err := s.Add(t.Context(), func(yield func(invoice.Invoice, error) bool) {
-			for n := range 2500 { // more than goes in one statement
+			for n := range 2500 { // more than one statement adds
 				if !yield(euros(fmt.Sprint(n), 1), nil) {
 					return
 				}
@@ -297,7 +296,7 @@ func markPaid(t *testing.T, s Store, id string) {
 	require.NoError(t, s.MarkPaid(t.Context(), []invoice.Claim{{Invoice: get(t, s, id)}}))
 }
 
-func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {
+func TestServiceRoleCanChangeBookkeepingOnly(t *testing.T) {
 	server := postgrestest.Start(t)
 	server.Exec("postgres", "CREATE ROLE app LOGIN")
 	url := server.URL(postgrestest.Superuser, "postgres")
@@ -322,8 +321,8 @@ func TestTheProgramsRoleMayChangeBookkeepingOnly(t *testing.T) {
 	}
 }
 
-// While a chunk is written, the next one is read, and no more than that.
-func TestReadingGoesOnWhileAChunkIsWritten(t *testing.T) {
+// While a chunk is written, the next one is read, but no more than that.
+func TestReadingContinuesWhileAChunkIsWritten(t *testing.T) {
 	list := make([]invoice.Invoice, 5*addChunk+1)
 	for n := range list {
 		list[n] = euros(fmt.Sprint(n), 1)

@@ -15,41 +15,41 @@ import (
 )
 
 const (
-	// countPart is how many invoices one statement adds up: milliseconds.
+	// countPart is how many invoices one statement adds up, which takes milliseconds.
 	countPart = 10_000
-	// rest is how many times as long as a count took nobody counts again: it may
-	// take a tenth of one connection's time, however many invoices there are.
+	// rest is the pause after a count, as a multiple of its duration, so that counting takes at
+	// most a tenth of one connection's time, however many invoices there are.
 	rest = 9
-	// countCheap is what a count may take for every page to have its own: it costs
-	// no more than the page then.
+	// countCheap is the longest duration of a count that every page can have: it costs no more than
+	// the page itself.
 	countCheap = 5 * time.Millisecond
-	// maxAge is how old figures are, besides the time that counting takes, before
-	// nobody wants to see them.
+	// maxAge is how old figures can become, besides the time that counting takes, before they are
+	// stale.
 	maxAge = 10 * time.Second
-	// countTimeout bounds one count.
+	// countTimeout limits one count.
 	countTimeout = 5 * time.Minute
-	// recountAfter is when nothing of an earlier count is relied on any more.
+	// recountAfter is when nothing of an earlier count is reused any more.
 	recountAfter = 10 * time.Minute
 )
 
-// figures are how many invoices there are, and what they come to.
+// figures has the number of invoices and their totals.
 type figures struct {
-	At                          time.Time // when counting them began
+	At                          time.Time // when the count began
 	Currencies                  []currencyFigures
 	All, Paid, Unpaid, Rejected int64 // Unpaid without the rejected
 	progress
 }
 
-// End is what Done comes to when everything is settled.
+// End returns the value of Done at which everything is settled.
 func (f *figures) End() int64 { return f.Done + f.Unpaid }
 
-// currencyFigures are those of one currency.
+// currencyFigures are the figures of one currency.
 type currencyFigures struct {
 	Currency               string
 	Paid, Unpaid, Rejected total
 }
 
-// total is of invoices in one currency.
+// total is the total of invoices in one currency.
 type total struct {
 	Count int64
 	Minor *big.Int
@@ -65,34 +65,34 @@ func (t total) minus(other total) total {
 
 // counter counts for all pages of a process, one count at a time.
 //
-// What an invoice is worth never changes, and no invoice goes away. So the total
-// of all of them is kept, and only what is new is added to it; what is unpaid or
-// rejected is added up anew, by its index; and the rest is paid. An invoice that
-// is paid meanwhile counts as what it was, or as what it is, but in one place.
+// The amount of an invoice never changes, and no invoice is removed. So the total of all of them
+// is kept, and only new ones are added to it; unpaid and rejected ones are counted from scratch,
+// by their index; and the rest is paid. An invoice that is paid during a count is counted in its
+// old or in its new state, but only once.
 type counter struct {
 	store    invoice.Store
-	part     int           // invoices that one statement adds up
-	cheap    time.Duration // a count that took no longer is made for every page
-	patience time.Duration // how long a page waits for figures that it must have
+	part     int           // how many invoices one statement adds up
+	cheap    time.Duration // a count that took no longer is repeated for every page
+	patience time.Duration // how long a page waits for figures
 
 	mu       sync.Mutex
 	latest   *figures
-	err      error         // why there are none newer
-	counting chan struct{} // closed at the end of the count that is under way; nil: there is none
-	took     time.Duration // the last count
-	notUntil time.Time     // the next one begins
-	changed  time.Time     // when something was last done that figures must show
+	err      error         // why there are no newer ones
+	counting chan struct{} // closed at the end of the current count; nil: there is none
+	took     time.Duration // by the last count
+	notUntil time.Time     // when the next one can begin
+	changed  time.Time     // the last change that figures must show
 	pace     pace
 
-	// Of the one count that is under way:
+	// Of the current count:
 	since  time.Time
 	last   invoice.Invoice // the last one in totals
 	totals map[string]total
 }
 
-// ask returns the newest figures, after a moment if they are being counted and
-// those that there are will not do. There may be none yet: then they are nil, and
-// the error says why if it is not that.
+// ask returns the newest figures. If those are stale, it waits a moment for a count. There may be
+// none yet: then they are nil, and the error says why, unless the first count is still in
+// progress.
 func (c *counter) ask(ctx context.Context) (*figures, error) {
 	c.mu.Lock()
 	if c.counting == nil && !time.Now().Before(c.notUntil) {
@@ -116,27 +116,27 @@ func (c *counter) ask(ctx context.Context) (*figures, error) {
 	return c.latest, c.err
 }
 
-// note says that something has changed that figures have to show.
+// note records a change that figures must show.
 func (c *counter) note() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.changed = time.Now()
 }
 
-// stale reports whether there are no figures, or they lack what was noted, or
-// are old. It is called with mu held.
+// stale reports whether there are no figures, or they lack the last change, or are too old. The
+// caller holds mu.
 func (c *counter) stale() bool {
 	return c.latest == nil || c.latest.At.Before(c.changed) || time.Since(c.latest.At) > maxAge+(rest+2)*c.took
 }
 
-// due reports whether newer figures are needed, and will be there after a while.
+// due reports whether newer figures are needed, and will be available after a while.
 func (c *counter) due() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err == nil && c.stale()
 }
 
-// count makes one count, which all who ask share.
+// count does one count, which all callers share.
 func (c *counter) count() {
 	ctx, cancel := context.WithTimeout(context.Background(), countTimeout)
 	defer cancel()
@@ -188,7 +188,7 @@ func (c *counter) add(ctx context.Context) (*figures, error) {
 	return f, nil
 }
 
-// addNew adds to totals what has come since the last count.
+// addNew adds the invoices since the last count to totals.
 func (c *counter) addNew(ctx context.Context) error {
 	same, err := c.sameDatabase(ctx)
 	if err != nil {
@@ -204,13 +204,13 @@ func (c *counter) addNew(ctx context.Context) error {
 		c.last, err = c.at(ctx, last)
 	}
 	if err != nil {
-		c.totals = nil // some of it may be in there
+		c.totals = nil // some may have been added
 	}
 	return err
 }
 
-// sameDatabase reports whether totals are still those of the database: somebody
-// may have emptied it, as developers do, or have taken a backup back.
+// sameDatabase reports whether totals still belong to the database: somebody may have emptied it,
+// as developers do, or restored a backup.
 func (c *counter) sameDatabase(ctx context.Context) (bool, error) {
 	if c.totals == nil || c.last.Seq == 0 {
 		return false, nil
@@ -228,8 +228,8 @@ func (c *counter) at(ctx context.Context, seq int64) (invoice.Invoice, error) {
 	return list[0], nil
 }
 
-// sum calls each with the sums of all invoices of filter up to through, a part
-// after the other, and returns the last Seq, or 0 if there were none.
+// sum calls each with the sums of all invoices that match filter, up to through, part by part, and
+// returns the last Seq, or 0 if there are none.
 func (c *counter) sum(
 	ctx context.Context, filter invoice.Filter, through int64, each func(invoice.Sum),
 ) (last int64, err error) {
@@ -246,10 +246,10 @@ func (c *counter) sum(
 	}
 }
 
-// pace is how fast invoices are settled, whichever replica does it.
+// pace measures how fast invoices are settled, by whichever replica.
 type pace struct {
-	began  point   // when invoices began to be settled
-	recent []point // of the last paceWindow
+	began  point   // when settling began
+	recent []point // within the last paceWindow
 }
 
 type point struct {
@@ -259,10 +259,10 @@ type point struct {
 
 const (
 	paceWindow = 30 * time.Second
-	paceStep   = 500 * time.Millisecond // between two points at least
+	paceStep   = 500 * time.Millisecond // the minimum between two points
 )
 
-// note notes how many invoices are settled at a time.
+// note records how many invoices are settled at this time.
 func (p *pace) note(at time.Time, settled int64) {
 	now := point{at, settled}
 	n := len(p.recent)
@@ -277,17 +277,17 @@ func (p *pace) note(at time.Time, settled int64) {
 	for at.Sub(p.recent[0].at) > paceWindow {
 		p.recent = p.recent[1:]
 	}
-	if p.recent[0].settled == settled { // nothing happens yet, or any more
+	if p.recent[0].settled == settled { // nothing is being settled
 		p.began, p.recent = now, []point{now}
 	}
 }
 
 // progress is how far paying has come.
 type progress struct {
-	Moving bool          // invoices were settled lately
+	Moving bool          // invoices were settled recently
 	Done   int64         // settled since that began
-	Rate   float64       // a second
-	Left   time.Duration // until the unpaid ones are settled, at this rate; 0: unknown
+	Rate   float64       // per second
+	Left   time.Duration // until everything is settled at this rate; 0: unknown
 }
 
 func (p *pace) progress(unpaid int64) progress {
@@ -324,7 +324,7 @@ func (p progress) LeftText() string {
 	}
 }
 
-// commas writes a number with a comma between thousands.
+// commas formats a number with commas between thousands.
 func commas(n int64) string {
 	text := fmt.Sprint(n)
 	for at := len(text) - 3; at > 0 && text[at-1] != '-'; at -= 3 {

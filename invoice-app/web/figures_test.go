@@ -17,8 +17,8 @@ import (
 	"example.com/invoices/invoice-app/store"
 )
 
-// summed is a store that notes how many invoices were added up in all, and can
-// be made to fail, or to take its time.
+// summed is a store that records how many invoices were added up, and that can be made to fail or
+// to be slow.
 type summed struct {
 	store.Store
 	invoices *atomic.Int64
@@ -40,7 +40,7 @@ func (s summed) Sum(ctx context.Context, f invoice.Filter, through int64) ([]inv
 	return sums, last, err
 }
 
-// part is how many are added up at a time here.
+// part is how many invoices are added up at a time here.
 const part = 100
 
 func newCounter(t *testing.T, invoices ...invoice.Invoice) (summed, *counter) {
@@ -70,8 +70,8 @@ func settle(t *testing.T, s store.Store, paid, rejected int) {
 	require.NoError(t, s.Reject(t.Context(), refused))
 }
 
-// Whatever happens between two counts, the figures are those of the store; and
-// what was added up once and is paid is not looked at again.
+// Whatever happens between two counts, the figures match the store, and invoices that were added
+// up once and are paid are not read again.
 func TestFigures(t *testing.T) {
 	var list []invoice.Invoice
 	for n := range part + 10 { // more than is added up at a time
@@ -137,8 +137,8 @@ func TestFigures(t *testing.T) {
 	assert.False(t, c.due())
 }
 
-// Developers empty databases while everything runs.
-func TestFiguresOfADatabaseThatWasEmptied(t *testing.T) {
+// Developers empty databases while the service runs.
+func TestFiguresOfAnEmptiedDatabase(t *testing.T) {
 	_, c := newCounter(t, of("a", 1, "EUR"), of("b", 2, "EUR"))
 	assert.Equal(t, int64(2), ask(t, c).All)
 	other, _ := newCounter(t)
@@ -151,7 +151,7 @@ func TestFiguresOfADatabaseThatWasEmptied(t *testing.T) {
 	assert.Equal(t, "0.12", sum(f.Currencies[0].Unpaid, "EUR"))
 }
 
-// However many ask, one counts, and rests for longer than it has counted.
+// However many callers there are, one counts, and then pauses for longer than the count took.
 func TestCountingIsBounded(t *testing.T) {
 	s, c := newCounter(t, of("a", 1, "EUR"))
 	synctest.Test(t, func(t *testing.T) {
@@ -217,7 +217,7 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// Money whose minor unit is unknown is no number of major units.
+// An amount whose minor unit is unknown is not shown in major units.
 func TestUnknownCurrency(t *testing.T) {
 	s := newSite(t, newStore(t, of("old", 1215, "BGN"), of("unknown", 1215, "XXX")), nil, impatient)
 	page := s.get("/")

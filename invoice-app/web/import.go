@@ -48,7 +48,7 @@ func openForm(r *http.Request, body io.Reader) (file io.Reader, options importer
 	refuse := func(text string) (io.Reader, importer.Options, error) {
 		return nil, options, &server.Failure{Status: http.StatusBadRequest, Text: text}
 	}
-	// A part's header is kept in memory, and may be as large as what it is read from.
+	// A part's header is kept in memory, and can be as large as the text it is read from.
 	bounded := &io.LimitedReader{R: body, N: maxForm}
 	r.Body = io.NopCloser(bounded)
 	parts, err := r.MultipartReader()
@@ -76,7 +76,7 @@ func openForm(r *http.Request, body io.Reader) (file io.Reader, options importer
 	}
 }
 
-// lifted is a part that may be as long as the body.
+// lifted is a part whose length is limited only by that of the body.
 type lifted struct {
 	*multipart.Part
 	bounded *io.LimitedReader
@@ -87,14 +87,14 @@ func (l lifted) Read(p []byte) (int, error) {
 	return l.Part.Read(p)
 }
 
-// wrong says where an import is.
+// wrong shows an error in an import.
 type wrong struct {
 	Line   int
 	Text   string
 	Around []line
 }
 
-// line is one of a file's.
+// line is a line of a file.
 type line struct {
 	Number int
 	Text   string
@@ -106,13 +106,13 @@ const (
 	around   = 2         // lines before and after the one that is wrong
 )
 
-// tail remembers the end of what was read through it: all of a small file. A line
-// that cannot be read is always there, since the importer reads little ahead.
+// tail remembers the end of what was read through it: all of a small file. An invalid line is
+// always included, since the importer reads only a little ahead.
 type tail struct {
 	from io.Reader
 	kept []byte
 	line int  // the number of the first line in kept
-	lost bool // it is not known
+	lost bool // the number is not known
 }
 
 func (t *tail) Read(p []byte) (int, error) {
@@ -120,7 +120,7 @@ func (t *tail) Read(p []byte) (int, error) {
 	t.kept = append(t.kept, p[:n]...)
 	if len(t.kept) > maxKept {
 		cut := bytes.LastIndexByte(t.kept[:maxKept/2], '\n') + 1
-		if cut == 0 { // these are no lines that anybody wants to see
+		if cut == 0 { // such lines are too long to show
 			cut, t.lost = len(t.kept), true
 		}
 		t.line += len(lines(t.kept[:cut]))
@@ -129,8 +129,8 @@ func (t *tail) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// lines splits text as the importer does. What follows the last end of a line is
-// no line here if it is empty.
+// lines splits text in the same way as the importer. An empty text after the last line end is not
+// a line.
 func lines(text []byte) [][]byte {
 	text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
 	if len(text) == 0 {
@@ -139,8 +139,8 @@ func lines(text []byte) [][]byte {
 	return bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
 }
 
-// around returns the line of this number with its neighbours, or nothing if it
-// was too long ago, or is in an encoding that is not shown.
+// around returns the line with this number and its neighbours, or nothing if it is no longer kept,
+// or in an encoding that is not shown.
 func (t *tail) around(number int) (list []line) {
 	text := bytes.TrimPrefix(t.kept, []byte("\uFEFF"))
 	if t.lost || bytes.IndexByte(text, 0) >= 0 { // UTF-16

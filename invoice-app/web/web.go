@@ -1,5 +1,5 @@
-// Package web is invoice-app's page for people: what the API does, in a browser,
-// with or without JavaScript.
+// Package web serves invoice-app's page: what the API does, in a browser, with or without
+// JavaScript.
 package web
 
 import (
@@ -37,21 +37,21 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 
 const (
 	rows     = 50 // invoices on a page
-	maxPages = 16 // that are made at once
-	maxPays  = 32 // pay buttons that wait at once
-	// countPatience is how long a page waits for figures that it must have, and
-	// payPatience for the end of paying. Then it shows how far that is.
+	maxPages = 16 // rendered at a time
+	maxPays  = 32 // waiting pay buttons
+	// countPatience is how long a page waits for figures, and payPatience how long it waits for the
+	// end of paying. After that it shows the progress.
 	countPatience = 150 * time.Millisecond
 	payPatience   = time.Second
-	// retryPart is how many rejected invoices are freed by one statement, and
-	// retryPatience for how long: then the button has to be pressed again.
+	// retryPart is how many rejected invoices one statement unparks, and retryPatience for how long
+	// it goes on: after that the button must be pressed again.
 	retryPart     = 1000
 	retryPatience = 5 * time.Second
-	// maxForm is the most that a form has besides its file.
+	// maxForm limits a form without its file.
 	maxForm = 8 << 10
 )
 
-// policy lets the page load what is its own, and nothing run that is written in it.
+// policy lets the page load only its own files, and run no inline scripts.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -64,8 +64,7 @@ type web struct {
 	payPatience time.Duration
 }
 
-// Register adds the page to s, at / for clients that accept HTML, and what it
-// consists of.
+// Register adds the page to s, at / for clients that accept HTML, and its files.
 func Register(s *server.Server, store invoice.Store, payer *invoice.Payer) {
 	(&web{
 		store: store, payer: payer, pages: server.NewSlots(maxPages), payPatience: payPatience,
@@ -88,7 +87,7 @@ func (w *web) register(s *server.Server) {
 	routes.POST("/import", w.add)
 }
 
-// secure sets what every page needs.
+// secure sets the headers of every page.
 func secure(c *gin.Context) {
 	c.Header("Content-Security-Policy", policy)
 	c.Header("Cross-Origin-Opener-Policy", "same-origin")
@@ -97,14 +96,14 @@ func secure(c *gin.Context) {
 	c.Header("Cache-Control", "no-store")
 }
 
-// view is what the page shows, as its query says.
+// view is what the page shows, as in its query.
 type view struct {
 	Show  string // the name of one of tabs
 	After int64
-	ID    string // of the one invoice that was searched, or ""
+	ID    string // of the invoice that was searched for, or ""
 }
 
-// tab is a kind of invoices.
+// tab is a list of invoices with one state.
 type tab struct {
 	Name, Title   string
 	paid, rejects *bool
@@ -121,16 +120,16 @@ var (
 )
 
 func (t tab) filter(after int64) invoice.Filter {
-	// One more tells whether there is a next page.
+	// One more, to know whether there is a next page.
 	return invoice.Filter{Paid: t.paid, Rejected: t.rejects, After: after, Limit: rows + 1}
 }
 
-// Count is how many invoices of f the tab has.
+// Count returns how many invoices of f are in the tab.
 func (t tab) Count(f *figures) string {
 	return commas(map[string]int64{"all": f.All, "unpaid": f.Unpaid, "rejected": f.Rejected, "paid": f.Paid}[t.Name])
 }
 
-// parseView reads a query. What it does not understand it leaves out.
+// parseView parses a query. It ignores what it does not understand.
 func parseView(query url.Values) view {
 	v := view{Show: tabs[0].Name, ID: strings.TrimSpace(query.Get("id"))}
 	for _, t := range tabs {
@@ -153,7 +152,7 @@ func (v view) tab() tab {
 	return tabs[0]
 }
 
-// Query is what parseView reads.
+// Query returns the query that parseView parses.
 func (v view) Query() string {
 	query := url.Values{}
 	if v.Show != tabs[0].Name {
@@ -168,13 +167,14 @@ func (v view) Query() string {
 	return query.Encode()
 }
 
-// Link leads to the view.
+// Link returns the address of the view.
 func (v view) Link() string { return (&url.URL{Path: "/", RawQuery: v.Query()}).String() }
 
-// At is the view of another tab, or from another place on.
+// At returns the view of another tab, or from another position.
 func (v view) At(show string, after int64) view { return view{Show: show, After: after} }
 
-// Download is the API's address of all that is shown; File is the name to save it under.
+// Download returns the API's address for everything that is shown; File is the name to save it
+// under.
 func (v view) Download() string {
 	if v.ID != "" {
 		return "/invoices/" + url.PathEscape(v.ID)
@@ -195,24 +195,24 @@ func (v view) File() string {
 	return "invoices-" + v.Show + ".json"
 }
 
-// page is what the template shows.
+// page is the data of the template.
 type page struct {
 	View     view
 	Tabs     []tab
-	Notice   string // what was done
-	Problem  string // what was not
-	Wrong    *wrong // with an import
+	Notice   string // of success
+	Problem  string // of failure
+	Wrong    *wrong // in an import
 	Figures  *figures
-	Counting bool // newer figures are on their way
+	Counting bool // newer figures will be available soon
 	Paying   bool
 	Invoices []invoice.Invoice
-	Listed   bool  // Invoices could be asked for
-	Next     int64 // page begins after this Seq, or 0
+	Listed   bool  // Invoices could be read
+	Next     int64 // the Seq after which the next page begins, or 0
 	status   int
 }
 
-// show answers the page: GET /. A client that does not ask for HTML gets what
-// any path gets that there is not.
+// show returns the page: GET /. A client that does not accept HTML gets 404, as for any unknown
+// path.
 func (w *web) show(c *gin.Context) {
 	c.Header("Vary", "Accept")
 	if !acceptsHTML(c.Request) {
@@ -234,8 +234,7 @@ func acceptsHTML(r *http.Request) bool {
 	return false
 }
 
-// summary answers the part of the page that changes while invoices are paid:
-// GET /summary.
+// summary returns the part of the page that changes while invoices are paid: GET /summary.
 func (w *web) summary(c *gin.Context) {
 	p := page{View: parseView(c.Request.URL.Query()), Tabs: tabs, status: http.StatusOK}
 	if err := w.pages.Take(c); err != nil {
@@ -246,11 +245,11 @@ func (w *web) summary(c *gin.Context) {
 	w.render(c, "summary", p)
 }
 
-// pay pays every unpaid invoice, as the API does, and shows the page: how far it
-// is, where that takes longer than a moment. It goes on if the browser leaves.
+// pay pays every unpaid invoice, like the API, and shows the page, or the progress if it takes
+// longer than a moment. It continues if the browser leaves.
 func (w *web) pay(c *gin.Context) {
 	_, v := readForm(c)
-	_, _ = w.counter.ask(c.Request.Context()) // what is settled now: the beginning of the progress
+	_, _ = w.counter.ask(c.Request.Context()) // the progress starts from what is settled now
 	err := w.payer.PayWithin(context.WithoutCancel(c.Request.Context()), w.payPatience)
 	var underway *invoice.UnderwayError
 	var remaining *invoice.RemainingError
@@ -267,7 +266,7 @@ func (w *web) pay(c *gin.Context) {
 	}
 }
 
-// retry frees the rejected invoice of the form's id, or all of them.
+// retry unparks the rejected invoice with the form's ID, or all of them.
 func (w *web) retry(c *gin.Context) {
 	form, v := readForm(c)
 	freed, more, err := w.free(c.Request.Context(), form.Get("id"))
@@ -297,8 +296,8 @@ func (w *web) free(ctx context.Context, id string) (freed int, more bool, err er
 	return freed, true, nil
 }
 
-// readForm reads a small form, and what the page that has it shows. What cannot
-// be read of it is not there.
+// readForm reads a small form, and the view of the page it was on. It ignores what it cannot
+// parse.
 func readForm(c *gin.Context) (url.Values, view) {
 	body, _ := server.ReadBody(c)
 	form, _ := url.ParseQuery(string(body))
@@ -306,7 +305,7 @@ func readForm(c *gin.Context) (url.Values, view) {
 	return form, parseView(query)
 }
 
-// redirect answers a form: the page of v, with a notice.
+// redirect responds to a form: it leads to the page of v, with a notice.
 func (w *web) redirect(c *gin.Context, v view, said string, numbers map[string]int) {
 	w.counter.note()
 	query, _ := url.ParseQuery(v.Query())
@@ -319,7 +318,7 @@ func (w *web) redirect(c *gin.Context, v view, said string, numbers map[string]i
 	c.Redirect(http.StatusSeeOther, (&url.URL{Path: "/", RawQuery: query.Encode()}).String())
 }
 
-// notice is what a redirect has to say. Only numbers are taken from the query.
+// notice returns the text of a notice. It takes only numbers from the query.
 func notice(query url.Values) string {
 	number := func(name string) string {
 		n, err := strconv.ParseUint(query.Get(name), 10, 32)
@@ -352,7 +351,7 @@ func (w *web) fail(c *gin.Context, v view, err error) {
 	w.answer(c, p)
 }
 
-// note says on p what is wrong, unless it says something already.
+// note adds an error to p, unless p already has one.
 func (w *web) note(c *gin.Context, p *page, err error) {
 	failure := api.Explain(c, err)
 	if p.Problem == "" {
@@ -360,7 +359,7 @@ func (w *web) note(c *gin.Context, p *page, err error) {
 	}
 }
 
-// answer makes the page.
+// answer renders the page.
 func (w *web) answer(c *gin.Context, p page) {
 	p.Tabs = tabs
 	p.status = max(p.status, http.StatusOK)
@@ -373,7 +372,7 @@ func (w *web) answer(c *gin.Context, p page) {
 	w.render(c, "page", p)
 }
 
-// list asks for the invoices that p shows.
+// list reads the invoices that p shows.
 func (w *web) list(c *gin.Context, p *page) {
 	ctx := c.Request.Context()
 	var err error
@@ -400,7 +399,7 @@ func (w *web) list(c *gin.Context, p *page) {
 	p.Listed = true
 }
 
-// count asks how many there are, and how far paying is.
+// count adds the figures and the progress to p.
 func (w *web) count(c *gin.Context, p *page) {
 	var err error
 	p.Figures, err = w.counter.ask(c.Request.Context())
@@ -415,7 +414,7 @@ func (w *web) count(c *gin.Context, p *page) {
 	p.Counting = !p.Paying && w.counter.due()
 	var remaining *invoice.RemainingError
 	if !p.Paying && p.Problem == "" && p.Figures != nil && p.Figures.Unpaid > 0 && errors.As(last, &remaining) {
-		p.Problem = "Paying has ended early. " + api.Remains(remaining).Text
+		p.Problem = "Paying ended early. " + api.Remains(remaining).Text
 	}
 }
 
@@ -428,8 +427,8 @@ func (w *web) render(c *gin.Context, name string, p page) {
 	c.Data(p.status, "text/html; charset=utf-8", html.Bytes())
 }
 
-// static answers a file that the page refers to: GET /static/{name}. The address
-// changes with the content, so a browser need not ask twice.
+// static serves a file of the page: GET /static/{name}. Its address changes with its content, so a
+// browser can cache it for good.
 func static(c *gin.Context) {
 	name := c.Param("name")
 	content, err := files.ReadFile("static/" + name)
@@ -442,7 +441,7 @@ func static(c *gin.Context) {
 	c.Data(http.StatusOK, mime.TypeByExtension(path.Ext(name)), content)
 }
 
-// asset is the address of a file in static.
+// asset returns the address of a file in static.
 func asset(name string) (string, error) {
 	content, err := files.ReadFile("static/" + name)
 	if err != nil {
@@ -461,8 +460,8 @@ func sum(t total, currency string) string {
 	return text(t.Minor, currency)
 }
 
-// text writes money. What a currency's minor unit is worth has to be known: a
-// number that is a hundred times too large is worse than none.
+// text formats money. It needs to know the currency's minor unit: a number that is a hundred times
+// too large is worse than none.
 func text(minor *big.Int, currency string) string {
 	written, err := money.Text(minor, currency)
 	if err != nil {

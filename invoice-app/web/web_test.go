@@ -31,7 +31,7 @@ import (
 	"example.com/invoices/invoice-app/store"
 )
 
-// provider answers a payment as a test scripts it; nil takes every payment.
+// provider responds to a payment as a test scripts it; nil takes every payment.
 type provider func(context.Context, invoice.Invoice) error
 
 func (p provider) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
@@ -55,8 +55,8 @@ type site struct {
 	server *server.Server
 }
 
-// newSite returns one whose pages wait for what they show. Paying is waited for
-// as long as cfg says.
+// newSite returns a site whose pages wait for their figures. They wait for paying as long as cfg
+// says.
 func newSite(t *testing.T, s invoice.Store, p provider, cfg invoice.PayerConfig) site {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -109,7 +109,7 @@ func (s site) send(request *http.Request) *httptest.ResponseRecorder {
 	return answer
 }
 
-// get returns the page at target, which must be there.
+// get returns the page at target, which must exist.
 func (s site) get(target string) document {
 	s.t.Helper()
 	answer := s.send(httptest.NewRequest(http.MethodGet, target, nil))
@@ -124,8 +124,7 @@ func formRequest(action string, form url.Values) *http.Request {
 	return request
 }
 
-// submit sends a form of the page as a browser does that runs no scripts, and
-// follows the redirect.
+// submit sends a form of the page like a browser without scripts, and follows the redirect.
 func (s site) submit(form node, more url.Values) document {
 	s.t.Helper()
 	require.Equal(s.t, "post", form.attribute("method"))
@@ -173,7 +172,7 @@ func parse(t *testing.T, answer *httptest.ResponseRecorder) document {
 	return document{node{root}}
 }
 
-// all are the elements of a kind, in order.
+// all returns the elements of a kind, in order.
 func (n node) all(element string) (found []node) {
 	for d := range n.Descendants() {
 		if d.Type == html.ElementNode && d.Data == element {
@@ -192,7 +191,7 @@ func (n node) attribute(name string) string {
 	return ""
 }
 
-// text is what is in a node, with single blanks.
+// text returns the text of a node, with single blanks.
 func (n node) text() string {
 	var text strings.Builder
 	for d := range n.Descendants() {
@@ -212,7 +211,7 @@ func (d document) id(id string) node {
 	return node{&html.Node{}}
 }
 
-// rows are the texts of a table's rows in an element, without the header.
+// rows returns the texts of the table rows in an element, without the header.
 func (d document) rows(id string) (rows []string) {
 	for _, body := range d.id(id).all("tbody") {
 		for _, row := range body.all("tr") {
@@ -222,7 +221,7 @@ func (d document) rows(id string) (rows []string) {
 	return rows
 }
 
-// form is the page's first form with this action and this button.
+// form returns the page's first form with this action and this button.
 func (d document) form(t *testing.T, action, button string) node {
 	t.Helper()
 	for _, form := range d.all("form") {
@@ -234,7 +233,7 @@ func (d document) form(t *testing.T, action, button string) node {
 	return node{}
 }
 
-// link is where the link of a text leads.
+// link returns the target of the link with this text.
 func (d document) link(t *testing.T, text string) string {
 	t.Helper()
 	for _, a := range d.all("a") {
@@ -246,7 +245,7 @@ func (d document) link(t *testing.T, text string) string {
 	return ""
 }
 
-func TestThePageShowsWhatThereIs(t *testing.T) {
+func TestPage(t *testing.T) {
 	s := newSite(t, newStore(t, of("I1", 1215, "EUR"), of("<i>&\"", 500, "JPY"), of("I3", 1000, "EUR"), of("KWD-1", 1005, "KWD")),
 		refuses("I3"), impatient)
 	page := s.get("/")
@@ -311,8 +310,8 @@ func TestPages(t *testing.T) {
 	assert.NotContains(t, page.text(), "Next page")
 }
 
-// A client of the API is answered as if there were no page.
-func TestOnlyWhoAsksForHTMLGetsIt(t *testing.T) {
+// A client of the API gets the same responses as if there were no page.
+func TestOnlyHTMLClientsGetThePage(t *testing.T) {
 	s := newSite(t, newStore(t), nil, impatient)
 	for accept, want := range map[string]int{
 		browsers: 200, "text/html": 200, "application/json, text/html;q=0.5": 200,
@@ -330,7 +329,7 @@ func TestOnlyWhoAsksForHTMLGetsIt(t *testing.T) {
 	assert.Equal(t, "[]", s.send(httptest.NewRequest(http.MethodGet, "/invoices", nil)).Body.String(), "a browser, too, gets the API at its paths")
 }
 
-func TestNothingButThePagesOwnIsLoaded(t *testing.T) {
+func TestPageLoadsOnlyItsOwnFiles(t *testing.T) {
 	s := newSite(t, newStore(t, of("I1", 1215, "EUR")), nil, impatient)
 	answer := s.send(httptest.NewRequest(http.MethodGet, "/", nil))
 	for _, directive := range strings.Split(answer.Header().Get("Content-Security-Policy"), "; ") {
@@ -371,7 +370,7 @@ func TestNothingButThePagesOwnIsLoaded(t *testing.T) {
 	}
 }
 
-// A page of somebody else cannot press a button here.
+// A foreign page cannot press a button here.
 func TestOtherOriginsChangeNothing(t *testing.T) {
 	invoices := newStore(t, of("I1", 1215, "EUR"))
 	s := newSite(t, invoices, nil, impatient)
@@ -401,7 +400,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 	assert.Equal(t, 421, s.send(spoofed).Code)
 }
 
-func TestAnImport(t *testing.T) {
+func TestImport(t *testing.T) {
 	invoices := newStore(t, of("I1", 1215, "EUR"))
 	s := newSite(t, invoices, nil, impatient)
 	answer := s.send(uploadRequest(t, "a.csv", "InvoiceId;Value;Currency\r\nI1;12,15;EUR\r\nI2;7,5;EUR\r\n", "comma"))
@@ -412,9 +411,9 @@ func TestAnImport(t *testing.T) {
 	answer = s.send(uploadRequest(t, "a.jsonl", `{"InvoiceId":"I3","Value":1,"Currency":"EUR"}`+"\n"))
 	assert.Equal(t, http.StatusSeeOther, answer.Code, answer.Body)
 
-	// The line that is wrong, in its place.
+	// The invalid line is shown with its neighbours.
 	long := strings.Repeat("x", 2*maxShown)
-	many := strings.Builder{} // in a thousand lines, which a store gets at a time, more than is kept
+	many := strings.Builder{} // a thousand lines, which a store gets at a time, are more than what is kept
 	for n := range 1500 {
 		fmt.Fprintf(&many, "many-%d,1,EUR,%s\n", n, strings.Repeat("x", 1000))
 	}
@@ -428,7 +427,7 @@ func TestAnImport(t *testing.T) {
 	}{
 		"a value": {
 			header + "a,1,EUR\nb,2,EUR\n<b>,x,EUR\nd,1,EUR\ne,2,EUR\nf,3,EUR\n", 400, "4",
-			[]string{"a,1,EUR", "b,2,EUR", "<b>,x,EUR Value \"x\" has a currency or other letters in it: write only the number, as 1234.56", "d,1,EUR", "e,2,EUR"}, "2",
+			[]string{"a,1,EUR", "b,2,EUR", "<b>,x,EUR Value \"x\" has a currency or other letters in it: write only the number, as in 1234.56", "d,1,EUR", "e,2,EUR"}, "2",
 		},
 		"the last":    {header + "a,1,EUR\nb,2,EUX", 400, "3", []string{"InvoiceId,Value,Currency", "a,1,EUR", `b,2,EUX currency "EUX" is not a current ISO 4217 code`}, "1"},
 		"a conflict":  {header + "a,1,EUR\rI1,2,EUR\r", 409, "3", []string{"InvoiceId,Value,Currency", "a,1,EUR", `I1,2,EUR invoice "I1" exists with another amount or currency`}, "1"},
@@ -467,7 +466,7 @@ func TestAnImport(t *testing.T) {
 	}
 }
 
-func TestAFormThatIsNoFile(t *testing.T) {
+func TestFormWithoutFile(t *testing.T) {
 	s := newSite(t, newStore(t), nil, impatient)
 	for body, want := range map[string]string{
 		"":        "the form cannot be read",
@@ -491,7 +490,7 @@ func TestAFormThatIsNoFile(t *testing.T) {
 	assert.Contains(t, parse(t, answer).id("problem").text(), "the body is over")
 }
 
-// failing is a store whose database is gone.
+// failing is a store whose database is down.
 type failing struct{ invoice.Store }
 
 var errGone = fmt.Errorf("dial tcp 10.0.0.7: %w", database.ErrUnavailable)
@@ -512,7 +511,7 @@ func (failing) Sum(context.Context, invoice.Filter, int64) ([]invoice.Sum, int64
 	return nil, 0, errGone
 }
 
-func TestTroubleIsShownOnThePage(t *testing.T) {
+func TestErrorsAreShownOnThePage(t *testing.T) {
 	s := newSite(t, failing{}, nil, impatient)
 	for _, request := range []*http.Request{
 		httptest.NewRequest(http.MethodGet, "/", nil), httptest.NewRequest(http.MethodGet, "/?id=a", nil),
@@ -534,17 +533,17 @@ func TestTroubleIsShownOnThePage(t *testing.T) {
 	s = newSite(t, invoices, func(context.Context, invoice.Invoice) error { return errors.New("dial tcp 10.0.0.7: refused") }, impatient)
 	answer = s.send(formRequest("/pay", nil))
 	assert.Equal(t, 502, answer.Code)
-	assert.Equal(t, "1 invoice remains unpaid: payment-provider gives no usable answer; it is safe to try again", parse(t, answer).id("problem").text())
-	assert.Contains(t, s.get("/").id("problem").text(), "Paying has ended early. 1 invoice remains unpaid: ", "who looks later is told as well")
+	assert.Equal(t, "1 invoice remains unpaid: payment-provider gives no usable response; it is safe to try again", parse(t, answer).id("problem").text())
+	assert.Contains(t, s.get("/").id("problem").text(), "Paying ended early. 1 invoice remains unpaid: ", "who looks later is told as well")
 	answer = s.send(formRequest("/retry", url.Values{"id": {"none"}}))
 	assert.Equal(t, 404, answer.Code)
 	_, err := invoices.Claim(t.Context(), 0, 1<<62, 1, time.Hour)
 	require.NoError(t, err)
 }
 
-// The button can be pressed twice, in two tabs, and the page left: what was
-// unpaid is paid once, and the page tells how far it is.
-func TestPayingThatTakesLong(t *testing.T) {
+// The button can be pressed twice, in two tabs, and the page left: unpaid invoices are paid once,
+// and the page shows the progress.
+func TestLongPaying(t *testing.T) {
 	var list []invoice.Invoice
 	for n := range 30 {
 		list = append(list, of(fmt.Sprint("I", n), 100, "EUR"))
@@ -592,7 +591,7 @@ func TestPayingThatTakesLong(t *testing.T) {
 	assert.Len(t, once, 30)
 }
 
-// frozen is a store whose database does not answer.
+// frozen is a store whose database does not respond.
 type frozen struct {
 	failing
 	contracttest.Frozen
@@ -608,7 +607,7 @@ func (f frozen) RetryAll(ctx context.Context, _ int64, _ int) (int, int64, error
 	return 0, 0, f.Wait(ctx)
 }
 
-// A frozen database holds few pages, each for its time, and no other requests.
+// A frozen database delays only a few pages, each for a limited time, and no other requests.
 func TestPagesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := frozen{Frozen: contracttest.Frozen{Deaf: true, Thawed: make(chan struct{})}}

@@ -1,4 +1,5 @@
-// Package wire defines what an invoice looks like outside the service: the names of its fields, and its JSON.
+// Package wire defines the representation of an invoice outside the service: the names of its
+// fields, and its JSON.
 package wire
 
 import (

@@ -1,4 +1,4 @@
-// Package api is the payment provider's HTTP side: one file a call.
+// Package api implements payment-provider's HTTP API, one file per endpoint.
 package api
 
 import (
@@ -23,8 +23,8 @@ type api struct {
 	taken *prometheus.CounterVec
 }
 
-// New returns a server with every endpoint of openapi.yaml. ready is what /readyz
-// asks. callers verifies the requests under /payments; nil accepts all of them.
+// New returns a server with all endpoints of openapi.yaml. ready is the check behind /readyz.
+// callers verifies the requests under /payments; nil accepts all of them.
 func New(log *slog.Logger, registry *prometheus.Registry, ready func(context.Context) error,
 	store payment.Store, callers *identity.Verifier,
 ) *server.Server {
@@ -38,7 +38,7 @@ func New(log *slog.Logger, registry *prometheus.Registry, ready func(context.Con
 	})
 	a := &api{store: store, taken: promauto.With(registry).NewCounterVec(prometheus.CounterOpts{
 		Name: "payments_total",
-		Help: "Payments asked for, by outcome: taken, repeated (taken before), mismatch.",
+		Help: "Payments requested, by outcome: taken, repeated (taken before), mismatch.",
 	}, []string{"outcome"})}
 	payments := s.Router.Group("/payments")
 	if callers != nil {
@@ -46,7 +46,7 @@ func New(log *slog.Logger, registry *prometheus.Registry, ready func(context.Con
 	}
 	payments.POST("/pay", a.pay)
 	payments.POST("/batch", a.payBatch)
-	s.AcceptBody(http.MethodPost, "/payments/batch", 512<<10, "application/json") // maxBatch of the longest ids
+	s.AcceptBody(http.MethodPost, "/payments/batch", 512<<10, "application/json") // maxBatch payments with the longest IDs
 	payments.GET("/:id", a.get)
 	return s
 }

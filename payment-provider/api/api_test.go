@@ -31,7 +31,7 @@ import (
 
 var silent = slog.New(slog.DiscardHandler)
 
-// newContract returns a contract of a service that lets the contract's calls in.
+// newContract returns a contract of a service that accepts the contract's requests.
 func newContract(t *testing.T) (*contracttest.Contract, payment.Store, *identitytest.Cluster) {
 	t.Helper()
 	cluster := identitytest.New(t)
@@ -107,7 +107,7 @@ func TestContract(t *testing.T) {
 	c.Authorization = known
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I3", "").Code, "not taken")
 
-	// The same contract where the database is gone: 503, and nothing of what is inside.
+	// The same contract if the database is down: 503, without internal details.
 	broken := contracttest.New(t, New(silent, prometheus.NewRegistry(), func(context.Context) error { return errors.New("gone") }, gone{}, nil))
 	for _, call := range asksTheStore {
 		got := broken.Do(t, call.method, call.path, call.body)
@@ -127,7 +127,7 @@ func TestContract(t *testing.T) {
 	c.RequireAllSeen(broken, full)
 }
 
-func TestABatchHasAVerdictForEach(t *testing.T) {
+func TestBatchHasOneVerdictPerPayment(t *testing.T) {
 	c, payments, _ := newContract(t)
 	batch := func(list string) string {
 		answer := c.Do(t, http.MethodPost, "/payments/batch", list)
@@ -166,8 +166,8 @@ func TestABatchHasAVerdictForEach(t *testing.T) {
 	}
 	assert.Equal(t, maxBatch, strings.Count(batch("["+strings.Join(longest[1:], ",")+"]"), `"status":200`))
 	for text, list := range map[string]string{
-		"the list has over 500 payments":         "[" + strings.Join(longest, ",") + "]",
-		"the list has an id twice: \"I6\"":       `[{"id":"I6","value":1,"currency":"EUR"},{"id":"I6","value":2,"currency":"EUR"}]`,
+		"the list has more than 500 payments":    "[" + strings.Join(longest, ",") + "]",
+		"the list has a duplicate id: \"I6\"":    `[{"id":"I6","value":1,"currency":"EUR"},{"id":"I6","value":2,"currency":"EUR"}]`,
 		"the body is not a list":                 `{"id":"I6","value":1,"currency":"EUR"}`,
 		"/1/id is of the wrong type: number":     `[{"id":"I6","value":1,"currency":"EUR"},{"id":6}]`,
 		"the body is not JSON, at byte 40":       `[{"id":"I6","value":1,"currency":"EUR"},`,
@@ -184,7 +184,7 @@ func TestABatchHasAVerdictForEach(t *testing.T) {
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I6", "").Code, "all or nothing was read")
 }
 
-// asksTheStore are all calls that need the database.
+// asksTheStore lists all requests that need the database.
 var asksTheStore = []struct{ method, path, body string }{
 	{http.MethodPost, "/payments/pay", `{"id":"I1","value":12.15,"currency":"EUR"}`},
 	{http.MethodPost, "/payments/batch", `[{"id":"I1","value":12.15,"currency":"EUR"}]`},
@@ -192,7 +192,7 @@ var asksTheStore = []struct{ method, path, body string }{
 	{http.MethodGet, "/readyz", ""},
 }
 
-// frozen is a store whose database is.
+// frozen is a store whose database is frozen.
 type frozen struct {
 	contracttest.Frozen
 }
@@ -204,8 +204,8 @@ func (f frozen) Get(ctx context.Context, _ string) (payment.Payment, error) {
 	return payment.Payment{}, f.Wait(ctx)
 }
 
-// A call that needs a frozen database is answered all the same, in its time.
-func TestEveryCallIsAnsweredInTime(t *testing.T) {
+// A request that needs a frozen database still gets its response in time.
+func TestEveryRequestGetsAResponseInTime(t *testing.T) {
 	for _, deaf := range []bool{false, true} {
 		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -230,8 +230,9 @@ func TestEveryCallIsAnsweredInTime(t *testing.T) {
 	}
 }
 
-// What is under /payments is for the one account, a call added later included.
-func TestWhatIsUnderPaymentsNeedsAToken(t *testing.T) {
+// Everything under /payments is for the one account only, including endpoints that are added
+// later.
+func TestPaymentsNeedAToken(t *testing.T) {
 	cluster := identitytest.New(t)
 	s := New(silent, prometheus.NewRegistry(), func(context.Context) error { return nil }, gone{}, identity.NewVerifier(cluster.Config(), silent))
 	for _, route := range s.Routes() {
@@ -241,9 +242,9 @@ func TestWhatIsUnderPaymentsNeedsAToken(t *testing.T) {
 	}
 }
 
-// Rules become stricter. Who missed the answer to a payment that was taken before
-// asks again, and must not hear that it is invalid.
-func TestWhatWasTakenUnderOlderRulesIsConfirmed(t *testing.T) {
+// Rules become stricter. A caller that missed the response to a payment that was taken before
+// repeats the request, and must not be told that it is invalid.
+func TestPaymentsUnderOlderRulesAreConfirmed(t *testing.T) {
 	c, payments, _ := newContract(t)
 	for name, p := range map[string]payment.Payment{
 		"an id that is refused now": {ID: "B\u200b1", Amount: money.Amount{Minor: 1215, Currency: "EUR"}},
@@ -270,18 +271,18 @@ func TestWhatWasTakenUnderOlderRulesIsConfirmed(t *testing.T) {
 	}
 }
 
-func TestAPaymentInAnUnknownCurrencyIsAnError(t *testing.T) {
+func TestStoredPaymentInUnknownCurrencyIsAnError(t *testing.T) {
 	_, payments, _ := newContract(t)
 	unknown := payment.Payment{ID: "I1", Amount: money.Amount{Minor: 1215, Currency: "XXX"}}
 	_, err := payments.Insert(t.Context(), []payment.Payment{unknown})
 	require.NoError(t, err)
-	answer := httptest.NewRecorder() // the contract knows no 500: this is never meant to happen
+	answer := httptest.NewRecorder() // the contract has no 500: this should never happen
 	New(silent, prometheus.NewRegistry(), nil, payments, nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))
 	assert.Equal(t, 500, answer.Code)
 	assert.NotContains(t, answer.Body.String(), "1215")
 }
 
-func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
+func TestInvalidInputChangesNothing(t *testing.T) {
 	c, payments, _ := newContract(t)
 	for name, bad := range map[string]struct{ body, code string }{
 		"empty body":          {``, "malformed"},

@@ -11,10 +11,10 @@ import (
 	"example.com/invoices/internal/server"
 )
 
-// maxBatch is the longest list that payBatch takes.
+// maxBatch is the maximum length of a list.
 const maxBatch = 500
 
-// verdict is what payBatch says of one payment: what pay would answer.
+// verdict is the response to one payment of a list: what pay would respond.
 type verdict struct {
 	ID     string `json:"id"`
 	Status int    `json:"status"`
@@ -22,8 +22,8 @@ type verdict struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// payBatch takes each payment of a list: POST /payments/batch. 200 has a verdict
-// for each; any other answer says nothing about any of them.
+// payBatch takes each payment of a list: POST /payments/batch. A 200 has a verdict for each; any
+// other response says nothing about any of them.
 func (a *api) payBatch(c *gin.Context) {
 	body, err := server.ReadBody(c)
 	var sent batch
@@ -52,8 +52,8 @@ func (a *api) payBatch(c *gin.Context) {
 	c.JSON(http.StatusOK, verdicts)
 }
 
-// batch is a list of payments whose ids differ. It is read one by one, so that a
-// long list of nothing costs no memory.
+// batch is a list of payments with different IDs. It is read one by one, so that a long list of
+// empty elements takes no memory.
 type batch []sentPayment
 
 func (b *batch) UnmarshalJSONFrom(d *jsontext.Decoder) error {
@@ -69,14 +69,14 @@ func (b *batch) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	known := map[string]bool{}
 	for d.PeekKind() != ']' {
 		if len(*b) == maxBatch {
-			return malformed("the list has over %d payments", maxBatch)
+			return malformed("the list has more than %d payments", maxBatch)
 		}
 		var sent sentPayment
 		if err := json.UnmarshalDecode(d, &sent); err != nil {
 			return err
 		}
 		if known[sent.ID] {
-			return malformed("the list has an id twice: %.40q", sent.ID)
+			return malformed("the list has a duplicate id: %.40q", sent.ID)
 		}
 		known[sent.ID] = true
 		*b = append(*b, sent)

@@ -11,7 +11,7 @@ import (
 	"example.com/invoices/payment-provider/payment"
 )
 
-// Codes of the responses that are a verdict on the payment itself. A client may act on these, and on these alone:
+// Codes of the responses that are a verdict on the payment itself. A client may act on these only:
 // anything else may come from a fault on the way.
 const (
 	codeInvalid  = "invalid_payment"

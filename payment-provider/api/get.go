@@ -12,7 +12,7 @@ import (
 	"example.com/invoices/payment-provider/payment"
 )
 
-// get answers one payment: GET /payments/{id}.
+// get returns one payment: GET /payments/{id}.
 func (a *api) get(c *gin.Context) {
 	id, ok := server.ID(c)
 	p, err := payment.Payment{}, payment.ErrNotFound

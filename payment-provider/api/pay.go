@@ -38,21 +38,21 @@ func (a *api) pay(c *gin.Context) {
 // sentPayment is a payment as a client sends it.
 type sentPayment struct {
 	ID       string         `json:"id"`
-	Value    jsontext.Value `json:"value"` // the literal's text: no float on the way
+	Value    jsontext.Value `json:"value"` // the text of the literal, so that no float is involved
 	Currency string         `json:"currency"`
 }
 
-// paymentRequest is a payment that somebody asks for.
+// paymentRequest is a request for a payment.
 type paymentRequest struct {
 	id     string
-	amount money.Amount // or zero if it cannot be told, and then there is a refusal
-	// refusal says why no new payment can be taken, or is nil. The rules become
-	// stricter and currencies are withdrawn, but one that was taken before is
-	// confirmed for ever: a caller that missed our answer asks again.
+	amount money.Amount // or zero if it is invalid; then there is a refusal
+	// refusal says why no new payment can be taken, or is nil. The rules become stricter and
+	// currencies are withdrawn, but a payment that was taken before is always confirmed: a caller
+	// that missed the response repeats its request.
 	refusal *server.Failure
 }
 
-// read reads what was sent. A refusal has codeInvalid.
+// read parses what was sent. A refusal has codeInvalid.
 func (s sentPayment) read() paymentRequest {
 	request := paymentRequest{id: s.ID}
 	refuse := func(text string) {
@@ -84,14 +84,14 @@ func (s sentPayment) read() paymentRequest {
 	return request
 }
 
-// mismatch refuses a payment under the id of another one.
+// mismatch rejects a payment under the ID of a different one.
 var mismatch = &server.Failure{
 	Status: http.StatusUnprocessableEntity, Code: codeMismatch,
 	Text: "this id was paid before with another amount or currency",
 }
 
-// take takes the payments that are asked for, whose ids differ, and returns for
-// each why not, or nil.
+// take takes the requested payments, which have different IDs, and returns for each why it was not
+// taken, or nil.
 func (a *api) take(ctx context.Context, requests []paymentRequest) ([]*server.Failure, error) {
 	refusals := make([]*server.Failure, len(requests))
 	var payments []payment.Payment

@@ -26,7 +26,7 @@ func openPostgres(ctx context.Context, url string, maxConns int) (Store, error) 
 
 func (s postgres) Excess(ctx context.Context) ([]string, error) { return Schema.Excess(ctx, s.Pool) }
 
-// wrap says what was being done, and whether the database is to blame.
+// wrap adds what failed to an error, and classifies it.
 func wrap(doing string, err error) error {
 	if err == nil {
 		return nil
@@ -34,10 +34,10 @@ func wrap(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, database.ClassifyPostgres(err))
 }
 
-// Insert is one statement that commits itself: no session that stands still
-// can leave a payment that is neither taken nor free.
+// Insert is one statement that commits itself, so an idle session cannot leave a payment that is
+// neither taken nor free.
 func (s postgres) Insert(ctx context.Context, payments []payment.Payment) (map[string]money.Amount, error) {
-	// In one order: two lists with the same ids wait for each other, and not in a circle.
+	// In a fixed order, so that two lists with the same IDs wait for each other without a deadlock.
 	payments = slices.SortedFunc(slices.Values(payments), func(a, b payment.Payment) int { return cmp.Compare(a.ID, b.ID) })
 	ids, amounts, currencies := make([]string, len(payments)), make([]int64, len(payments)), make([]string, len(payments))
 	for n, p := range payments {
@@ -66,9 +66,8 @@ func (s postgres) Insert(ctx context.Context, payments []payment.Payment) (map[s
 	return before, nil
 }
 
-// confirmed returns the amounts of the payments of ids, that others have taken.
-// It sees the row of a transaction that has only now committed, and waits until
-// that one is replicated, too.
+// confirmed returns the amounts of the existing payments with these IDs. It sees the row of a
+// transaction that has just committed, and waits until that one is replicated, too.
 func confirmed(ctx context.Context, conn *pgx.Conn, ids []string) (map[string]money.Amount, error) {
 	rows, _ := conn.Query(ctx, `
 		SELECT id, amount_minor, currency FROM payments, `+database.Confirm+` WHERE id = ANY($1)`, ids)
@@ -77,7 +76,7 @@ func confirmed(ctx context.Context, conn *pgx.Conn, ids []string) (map[string]mo
 		return p, err
 	})
 	if err == nil && len(kept) != len(ids) {
-		err = fmt.Errorf("%d of %d payments are neither new nor there", len(ids)-len(kept), len(ids))
+		err = fmt.Errorf("%d of %d payments are neither new nor present", len(ids)-len(kept), len(ids))
 	}
 	if err != nil {
 		return nil, err

@@ -12,21 +12,21 @@ import (
 //go:embed migrations
 var files embed.FS
 
-// Schema is this service's.
+// Schema is the schema of this service.
 var Schema = database.Schema{
 	Files: files,
 	// No UPDATE and no DELETE: what was taken stays taken.
 	Grants: []database.Grant{{Privilege: "SELECT", On: "payments"}, {Privilege: "INSERT", On: "payments"}},
 }
 
-// Store is payment.Store with what a program needs around it.
+// Store is a payment.Store that can be opened, checked and closed.
 type Store interface {
 	payment.Store
 	database.Connection
 }
 
-// Open opens the database at url. An SQLite file is created and migrated where
-// needed; PostgreSQL must have been migrated, or it is database.ErrNotMigrated.
+// Open opens the database at url. An SQLite file is created and migrated if necessary; PostgreSQL
+// must have been migrated, or the error is database.ErrNotMigrated.
 func Open(ctx context.Context, url string, maxConns int) (Store, error) {
 	if database.IsSQLite(url) {
 		return openSQLite(ctx, url)

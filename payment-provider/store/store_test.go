@@ -24,7 +24,7 @@ import (
 
 var twelve = money.Amount{Minor: 1215, Currency: "EUR"}
 
-// TestConformance runs on all engines: whatever holds on one holds on the others.
+// TestConformance runs on all engines.
 func TestConformance(t *testing.T) {
 	t.Run("SQLite", func(t *testing.T) {
 		conformance(t, func(t *testing.T) Store {
@@ -102,7 +102,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 		assert.Equal(t, []payment.Outcome{payment.Repeated, payment.Mismatch, payment.Taken}, take(i1, i2other, i3))
 	})
 
-	// Each in another order: they must not wait for each other in a circle.
+	// Each in another order: they must not deadlock.
 	t.Run("many lists of the same ids at once", func(t *testing.T) {
 		s := open(t)
 		var mu sync.Mutex
@@ -129,7 +129,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 	})
 }
 
-func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
+func TestServiceRoleCannotChangePayments(t *testing.T) {
 	server := postgrestest.Start(t)
 	server.Exec("postgres", "CREATE ROLE provider LOGIN")
 	url := server.URL(postgrestest.Superuser, "postgres")
@@ -169,10 +169,10 @@ func TestTheProgramsRoleMayNotChangeWhatWasTaken(t *testing.T) {
 	assert.Equal(t, twelve, kept.Amount, "and nothing that was confirmed is lost")
 }
 
-// With synchronous replication a payment counts when the standby has it. Here
-// none ever answers, and the first caller does not wait: the second must not be
-// told that the payment is safe.
-func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
+// With synchronous replication a payment counts when the standby has it. Here no standby ever
+// responds, and the first caller does not wait: the second must not be told that the payment is
+// safe.
+func TestRepeatedPaymentWaitsForReplication(t *testing.T) {
 	server := postgrestest.Start(t)
 	url := server.URL(postgrestest.Superuser, "postgres")
 	require.NoError(t, Schema.Migrate(t.Context(), url, ""))
@@ -188,13 +188,14 @@ func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
 		return err
 	}
 	require.Eventually(t, func() bool { return take() != nil }, 20*time.Second, 10*time.Millisecond)
-	require.Eventually(t, func() bool { // once the server has heard that nobody waits any more
+	require.Eventually(t, func() bool { // once the server has noticed that nobody waits any more
 		_, err := s.Get(t.Context(), "I1")
 		return err == nil
 	}, 20*time.Second, 10*time.Millisecond, "it is there, and visible")
 	require.ErrorIs(t, take(), database.ErrUnavailable, "and not confirmed")
 
-	// A wait that an operator cancels succeeds with a warning: not confirmed, too.
+	// If an operator cancels the wait, the commit succeeds with a warning: it is not confirmed,
+	// either.
 	canceled := make(chan error, 1)
 	go func() {
 		_, err := payment.Take(context.Background(), s, []payment.Payment{{ID: "I1", Amount: twelve}})
@@ -216,7 +217,7 @@ func TestARepeatedPaymentWaitsForReplicationToo(t *testing.T) {
 	require.Eventually(t, func() bool { return take() == nil }, 20*time.Second, 10*time.Millisecond)
 }
 
-func TestAPathIsTakenAsItIs(t *testing.T) {
+func TestPathIsUsedUnchanged(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "mit Leerzeichen ü")
 	settings := &url.URL{Scheme: "sqlite", Path: filepath.Join(folder, "payments.db")} // as the configuration gives it
 	s, err := Open(t.Context(), settings.String(), 1)
@@ -228,7 +229,7 @@ func TestAPathIsTakenAsItIs(t *testing.T) {
 	assert.ErrorContains(t, err, "must be sqlite:PATH")
 }
 
-func TestADamagedFileIsRefusedAndLeftAlone(t *testing.T) {
+func TestDamagedFileIsRejectedAndUnchanged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "payments.db")
 	text := []byte("this is no database, and somebody may want it back")
 	require.NoError(t, os.WriteFile(path, text, 0o600))

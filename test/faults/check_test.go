@@ -14,10 +14,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// rule is what a violation violates.
+// rule is a rule that a violation breaks.
 type rule string
 
-// The first three are the ones that everything else serves.
+// The first three rules are what all others serve.
 const (
 	atMostOnce    rule = "I1 at most one payment of an invoice"
 	paidMeansPaid rule = "I2 a paid invoice has a payment of its amount"
@@ -38,7 +38,7 @@ const (
 	locksFree     rule = "a lock is free soon after its holder stands still or is gone"
 )
 
-// violation is what a check found.
+// violation is a broken rule, as a check found it.
 type violation struct {
 	rule   rule
 	detail string
@@ -46,7 +46,7 @@ type violation struct {
 
 func (v violation) String() string { return string(v.rule) + ": " + v.detail }
 
-// violated are the rules of which list has a violation.
+// violated returns the rules that list has a violation of.
 func violated(list []violation) []rule {
 	rules := map[rule]bool{}
 	for _, v := range list {
@@ -55,7 +55,7 @@ func violated(list []violation) []rule {
 	return slices.Sorted(maps.Keys(rules))
 }
 
-// amount is a sum of money, with the number that stands for it in an answer.
+// amount is a sum of money, with its number in a response.
 type amount struct {
 	minor    int64
 	currency string
@@ -66,15 +66,15 @@ type amount struct {
 type sent struct {
 	id         string
 	amount     amount
-	mismatched bool // paid at the provider with another amount before
+	mismatched bool // already paid at the provider with another amount
 }
 
-// book is what the test knows to be true, whatever the services say.
+// book records what the test knows to be true, whatever the services report.
 type book struct {
 	mu         sync.Mutex
 	sent       map[string]sent
 	order      []sent
-	accepted   []sent // those that invoice-app has said 2xx for
+	accepted   []sent // those with a 2xx from invoice-app
 	violations []violation
 }
 
@@ -87,7 +87,7 @@ func (b *book) send(list []sent) {
 	b.order = append(b.order, list...)
 }
 
-// latest returns the last invoice that was sent, or an earlier one.
+// latest returns the last invoice that was sent, or one of those before.
 func (b *book) latest(earlier int) sent {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -113,7 +113,7 @@ func (b *book) violate(r rule, format string, args ...any) {
 	b.violations = append(b.violations, violation{r, fmt.Sprintf(format, args...)})
 }
 
-// checkLeases checks that no claim reaches further than lease into the future.
+// checkLeases checks that no claim ends later than lease from now.
 func (b *book) checkLeases(ctx context.Context, c *cluster, lease time.Duration) error {
 	ids, err := query(ctx, c.server.URL(superuser, c.invoicing), pgx.RowTo[string], `
 		SELECT id FROM invoices WHERE paid_at IS NULL AND rejected_reason IS NULL
@@ -124,7 +124,7 @@ func (b *book) checkLeases(ctx context.Context, c *cluster, lease time.Duration)
 	return err
 }
 
-// invoiceRow and paymentRow are what the databases hold.
+// invoiceRow and paymentRow are rows of the databases.
 type invoiceRow struct {
 	ID       string
 	Minor    int64
@@ -139,8 +139,8 @@ type paymentRow struct {
 	Currency string
 }
 
-// check compares the book with both databases and with the list that
-// invoice-app shows, when every invoice should be settled.
+// check compares the book with both databases and with the list of invoice-app, when every invoice
+// should be settled.
 func (b *book) check(ctx context.Context, c *cluster) error {
 	invoices, err := query(ctx, c.server.URL(superuser, c.invoicing), pgx.RowToStructByPos[invoiceRow],
 		`SELECT id, amount_minor, currency, paid_at IS NOT NULL, rejected_reason IS NOT NULL FROM invoices`)
@@ -166,7 +166,7 @@ func (b *book) check(ctx context.Context, c *cluster) error {
 	return nil
 }
 
-// checkKept checks that what was accepted is there, unchanged, and nothing else.
+// checkKept checks that exactly the accepted invoices exist, unchanged.
 func (b *book) checkKept(invoices []invoiceRow, list map[string]shown) {
 	rows := map[string]invoiceRow{}
 	for _, i := range invoices {
@@ -196,8 +196,8 @@ func (b *book) checkKept(invoices []invoiceRow, list map[string]shown) {
 	}
 }
 
-// checkPaid checks that an invoice is paid where, and only where, there is one
-// payment of its amount, and that the others are rejected for a reason.
+// checkPaid checks that an invoice is paid if and only if there is one payment of its amount, and
+// that the others are rejected for a reason.
 func (b *book) checkPaid(invoices []invoiceRow, payments []paymentRow) {
 	byID := map[string][]paymentRow{}
 	for _, p := range payments {
@@ -227,7 +227,7 @@ func (b *book) checkPaid(invoices []invoiceRow, payments []paymentRow) {
 	}
 }
 
-// checkConfirmed checks that what a provider said it has taken is there.
+// checkConfirmed checks that payments that a provider has confirmed exist.
 func (b *book) checkConfirmed(payments []paymentRow, confirmed []string) {
 	kept := map[string]bool{}
 	for _, p := range payments {
@@ -240,9 +240,8 @@ func (b *book) checkConfirmed(payments []paymentRow, confirmed []string) {
 	}
 }
 
-// checkSums compares, for each currency, what invoice-app marks paid, what the
-// provider has taken (mismatched payments are not for an invoice), and what the
-// book says.
+// checkSums compares, for each currency, the invoices that invoice-app marks paid, the payments of
+// the provider (except mismatched ones, which belong to no invoice), and the book.
 func (b *book) checkSums(invoices []invoiceRow, payments []paymentRow) {
 	marked, taken, expected := sums{}, sums{}, sums{}
 	for _, i := range invoices {
@@ -263,7 +262,7 @@ func (b *book) checkSums(invoices []invoiceRow, payments []paymentRow) {
 	}
 }
 
-// sums are minor units by currency, of any size.
+// sums are amounts in minor units of any size, by currency.
 type sums map[string]*big.Int
 
 func (s sums) add(currency string, minor int64) {
@@ -273,12 +272,12 @@ func (s sums) add(currency string, minor int64) {
 	s[currency].Add(s[currency], big.NewInt(minor))
 }
 
-func (s sums) String() string { return fmt.Sprint(map[string]*big.Int(s)) } // in order of the keys
+func (s sums) String() string { return fmt.Sprint(map[string]*big.Int(s)) } // sorted by key
 
-// checkPayAll checks what a pay-all answered, other than the truth of a 200.
+// checkPayAll checks the response to a pay-all, except the truth of a 200.
 func (b *book) checkPayAll(status int, text []byte) {
 	switch status {
-	case 0, http.StatusOK, http.StatusAccepted: // 0: cut by us
+	case 0, http.StatusOK, http.StatusAccepted: // 0: canceled by the test
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		if !bytes.Contains(text, []byte("remain")) {
 			b.violate(honest5xx, "%d %s", status, text)
@@ -288,13 +287,13 @@ func (b *book) checkPayAll(status int, text []byte) {
 	}
 }
 
-// query collects the rows of a statement, in a connection of its own.
+// query collects the rows of a statement, on its own connection.
 func query[T any](ctx context.Context, url string, scan pgx.RowToFunc[T], statement string, args ...any) ([]T, error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, _ := conn.Query(ctx, statement, args...) // the error comes back below
+	rows, _ := conn.Query(ctx, statement, args...) // the error is returned below
 	return pgx.CollectRows(rows, scan)
 }

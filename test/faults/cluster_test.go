@@ -24,35 +24,34 @@ import (
 	"example.com/invoices/internal/server"
 )
 
-// enough is how long anything may take that is bound to happen. It only ends a
-// test that hangs, so it is generous.
+// enough is a generous limit for everything that must happen. It only ends a test that hangs.
 const enough = time.Minute
 
-// cluster is several replicas of both services on their two databases, with a
-// proxy between them.
+// cluster consists of several replicas of both services, their two databases, and a proxy between
+// the services.
 type cluster struct {
 	server     *postgrestest.Server
 	invoicing  string // name of invoice-app's database
-	paying     string // name of payment-provider's
+	paying     string // name of payment-provider's database
 	apps       []*replica
 	providers  []*replica
 	proxy      *proxy
-	toProvider []*link               // each app's, to the proxy
-	tokens     *identitytest.Cluster // issues what invoice-app shows to payment-provider
+	toProvider []*link               // from each invoice-app to the proxy
+	tokens     *identitytest.Cluster // issues invoice-app's tokens
 }
 
-// settings are how a cluster differs from another.
+// settings are the properties in which clusters differ.
 type settings struct {
 	programs        programs
 	apps, providers int
-	env             []string // invoice-app's variables
-	// inPods are what the first replica of each service runs, in the memory of
-	// its pod, if that is not nil.
+	env             []string // environment variables of invoice-app
+	// inPods are the programs that the first replica of each service runs with the memory of its
+	// pod; nil: none.
 	inPods *programs
 }
 
-// startServer starts a PostgreSQL with the two roles of a deployment: the owner
-// of the tables, and the application, which may do only what it needs.
+// startServer starts a PostgreSQL with the two roles of a deployment: the owner of the tables, and
+// the application, which has only the privileges that it needs.
 func startServer(t *testing.T) *postgrestest.Server {
 	t.Helper()
 	server := postgrestest.Start(t)
@@ -61,11 +60,11 @@ func startServer(t *testing.T) *postgrestest.Server {
 	return server
 }
 
-// clusters counts the clusters, so that each has databases of its own.
+// clusters counts the clusters, so that each has its own databases.
 var clusters atomic.Int32
 
-// newCluster starts a cluster on server and waits until it is ready. When the
-// test ends, so do its processes; if it failed, the ends of their logs are shown.
+// newCluster starts a cluster on server and waits until it is ready. Its processes end with the
+// test; if the test failed, the ends of their logs are shown.
 func newCluster(t *testing.T, server *postgrestest.Server, s settings) *cluster {
 	t.Helper()
 	n := clusters.Add(1)
@@ -101,8 +100,8 @@ func newCluster(t *testing.T, server *postgrestest.Server, s settings) *cluster 
 	return c
 }
 
-// migrate makes a database and has several processes at once bring its schema
-// up to date, as the replicas of a deployment do.
+// migrate creates a database and migrates it with several processes at once, as the replicas of a
+// deployment do.
 func (c *cluster) migrate(t *testing.T, database, program string) {
 	t.Helper()
 	c.server.CreateDatabase(database)
@@ -142,7 +141,7 @@ func (c *cluster) replicas() []*replica {
 	return append(append([]*replica{}, c.apps...), c.providers...)
 }
 
-// end ends every process.
+// end stops all processes.
 func (c *cluster) end(t *testing.T) {
 	for _, r := range c.replicas() {
 		r.kill()
@@ -153,7 +152,7 @@ func (c *cluster) end(t *testing.T) {
 	}
 }
 
-// waitReady waits until every replica says that it can do its work.
+// waitReady waits until every replica is ready.
 func (c *cluster) waitReady(t *testing.T) {
 	t.Helper()
 	for _, r := range c.replicas() {
@@ -164,23 +163,23 @@ func (c *cluster) waitReady(t *testing.T) {
 	}
 }
 
-// anyOf draws one of list.
+// anyOf returns a random element of list.
 func anyOf[T any](list []T) T { return list[rand.IntN(len(list))] }
 
-// reply is what came back for a request. Status 0 means that no whole answer came.
+// reply is the response to a request. Status 0 means that there was no complete response.
 type reply struct {
 	status int
 	text   []byte
-	heard  bool          // the answer began at least
-	after  time.Duration // until then, or until it was clear that none comes
+	heard  bool          // the response has begun
+	after  time.Duration // until then, or until it was clear that there will be none
 }
 
-// call makes a request, within ctx and what is enough.
+// call sends a request, within ctx and enough.
 func call(ctx context.Context, method, url, body string) (status int, text []byte) {
 	return callAs(ctx, "", method, url, body)
 }
 
-// callAs is call with a token, if that is not "".
+// callAs is call with a token, unless that is "".
 func callAs(ctx context.Context, token, method, url, body string) (status int, text []byte) {
 	r := request(ctx, token, method, url, body)
 	return r.status, r.text
@@ -212,17 +211,15 @@ func request(ctx context.Context, token, method, url, body string) (r reply) {
 	return r
 }
 
-// client opens a connection for each call: none is left over from a process
-// that has been killed.
+// client opens a new connection for each call, so that none remains from a process that has been
+// killed.
 var client = http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
-// late is how much later than at its deadline an answer may come, since the
-// machine may be busy.
+// late is how much later than its deadline a response may arrive, since the machine may be busy.
 const late = 15 * time.Second
 
-// ask makes a request of r, within ctx and what is enough, and notes if it is
-// not answered in its time. What docs/bounds.md says counts from the arrival of
-// the request to the beginning of its answer.
+// ask sends a request to r, within ctx and enough, and records if there is no response in time.
+// The limit in docs/bounds.md is from the arrival of the request to the beginning of the response.
 func (r *replica) ask(ctx context.Context, token, method, path, body string) (status int, text []byte) {
 	mark, url := r.away.mark(), r.url()
 	if url == "" {
@@ -234,7 +231,7 @@ func (r *replica) ask(ctx context.Context, token, method, path, body string) (st
 		deadline = r.answer
 	}
 	switch {
-	case ctx.Err() != nil && !a.heard: // whoever asked has gone
+	case ctx.Err() != nil && !a.heard: // the caller has gone
 	case r.away.since(mark):
 	case a.after > deadline+late, !a.heard && a.after < enough:
 		r.violate(inTime, "%s %s has no answer after %s", method, path, a.after)
@@ -242,8 +239,8 @@ func (r *replica) ask(ctx context.Context, token, method, path, body string) (st
 	return a.status, a.text
 }
 
-// payAnswer is within which time a pay-all is answered by an invoice-app with
-// these variables: when it is told that paying goes on, what remains is counted.
+// payAnswer is the time within which an invoice-app with these variables responds to a pay-all. If
+// the response is that paying continues, the rest is counted first.
 func payAnswer(env []string) time.Duration {
 	answer := 45 * time.Second
 	for _, variable := range env {
@@ -254,12 +251,12 @@ func payAnswer(env []string) time.Duration {
 	return answer + 15*time.Second
 }
 
-// payAll asks r to pay every invoice.
+// payAll requests a pay-all from r.
 func payAll(ctx context.Context, r *replica) (status int, text []byte) {
 	return r.ask(ctx, "", http.MethodPost, "/invoices/pay", "")
 }
 
-// shown is an invoice as invoice-app shows it.
+// shown is an invoice in a response of invoice-app.
 type shown struct {
 	InvoiceId string //nolint:revive,staticcheck // the API's spelling
 	Value     json.RawMessage
@@ -270,7 +267,7 @@ type shown struct {
 
 func (s shown) settled() bool { return s.IsPaid || s.Rejected != "" }
 
-// list asks some replica for all invoices, by id, until one answers in full.
+// list gets all invoices, by ID, from any replica that responds completely.
 func (c *cluster) list(ctx context.Context) (map[string]shown, error) {
 	for deadline := time.Now().Add(enough); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		status, text := anyOf(c.apps).ask(ctx, "", http.MethodGet, "/invoices", "")

@@ -18,8 +18,8 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// history is what clients asked for and saw, by invoice. All of it together must
-// be what one client after the other could have seen.
+// history records the operations and observations of clients, by invoice. All of them together
+// must be explainable by clients that acted one after the other.
 type history struct {
 	start time.Time
 
@@ -27,7 +27,7 @@ type history struct {
 	ops map[string][]porcupine.Operation
 }
 
-// kindOfOp is what a client, or a service by itself, does with one invoice.
+// kindOfOp is an operation of a client, or of a service on its own, on one invoice.
 type kindOfOp string
 
 const (
@@ -41,7 +41,7 @@ const (
 	opSettled    kindOfOp = "pay all, 200"
 )
 
-// payments are what there can be of an invoice's at the provider.
+// payments are the possible payments of an invoice at the provider.
 type payments string
 
 const (
@@ -50,14 +50,13 @@ const (
 	otherPayment payments = "paid with another amount"
 )
 
-// account is an invoice and its payment, as one observer who sees both would.
+// account is an invoice and its payment, as an observer of both would see them.
 type account struct {
 	known, paid, rejected bool
 	payment               payments
 }
 
-// accounts is the model of one invoice. The output of what is done without
-// being seen is nil.
+// accounts is the model of one invoice. An operation that is not observed has a nil output.
 var accounts = porcupine.Model{
 	Init: func() any { return account{payment: noPayment} },
 	Step: func(state, input, output any) (bool, any) {
@@ -100,7 +99,7 @@ var accounts = porcupine.Model{
 	DescribeState: func(state any) string { return fmt.Sprintf("%+v", state) },
 }
 
-// String says what a reader sees of a.
+// String describes what a reader sees of a.
 func (a account) String() string {
 	switch {
 	case !a.known:
@@ -113,28 +112,28 @@ func (a account) String() string {
 	return "unpaid"
 }
 
-// now is the time of the history.
+// now returns the time of the history.
 func (h *history) now() int64 { return int64(time.Since(h.start)) }
 
-// did notes that something was done or seen at some time since call.
+// did records that something was done or seen between call and now.
 func (h *history) did(id string, op kindOfOp, call int64, output any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ops[id] = append(h.ops[id], porcupine.Operation{Input: op, Call: call, Output: output, Return: h.now()})
 }
 
-// may is something that may have been done at any time, or not at all: an add
-// that was never answered, and what the services do by themselves.
+// may records something that may have been done at any time, or not at all: an add without a
+// response, and what the services do on their own.
 func may(op kindOfOp) porcupine.Operation {
 	return porcupine.Operation{Input: op, Return: math.MaxInt64}
 }
 
-// sees is what a reader of invoice-app sees in what it shows.
+// sees returns what a reader of invoice-app sees in a response.
 func (s shown) sees() account {
 	return account{known: true, paid: s.IsPaid, rejected: s.Rejected != ""}
 }
 
-// check returns what nobody could have seen. A picture of each is in folder.
+// check returns the histories that are impossible. It draws each of them in folder.
 func (h *history) check(folder string) (violations []violation) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -157,10 +156,10 @@ func (h *history) check(folder string) (violations []violation) {
 	return violations
 }
 
-// inRows gives operations at the same time different clients, for the picture.
+// inRows assigns simultaneous operations to different clients, for the picture.
 func inRows(ops []porcupine.Operation) {
 	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
-	var ends []int64 // of each row
+	var ends []int64 // the end of each row
 	for n := range ops {
 		row := slices.IndexFunc(ends, func(end int64) bool { return end < ops[n].Call })
 		if row < 0 {
@@ -170,7 +169,7 @@ func inRows(ops []porcupine.Operation) {
 	}
 }
 
-// read reads invoices and payments, the latest most of all, until ctx is done.
+// read reads invoices and payments, mostly the latest, until ctx is done.
 func (s *storm) read(ctx context.Context, draw *rand.Rand) {
 	for ; ctx.Err() == nil; sleep(ctx, between(draw, 0, 40*time.Millisecond)) {
 		i := s.latest(draw.IntN(1 + draw.IntN(200)))
@@ -220,10 +219,10 @@ func (s *storm) readPayment(ctx context.Context, i sent, draw *rand.Rand) {
 	}
 }
 
-// checkUnanswered checks what comes instead of an answer, and says nothing.
+// checkUnanswered checks a reply that has no information about the invoice.
 func (s *storm) checkUnanswered(request string, status int, text []byte) {
 	switch status {
-	case 0, http.StatusServiceUnavailable, http.StatusUnauthorized: // the last for a key just removed
+	case 0, http.StatusServiceUnavailable, http.StatusUnauthorized: // the last for a key that was just removed
 	default:
 		s.violate(clearAnswers, "%s: %d %s", request, status, text)
 	}

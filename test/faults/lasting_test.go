@@ -18,21 +18,21 @@ import (
 	"example.com/invoices/internal/postgrestest"
 )
 
-// lasting is a kind of fault that stands still, or holds something, for a while.
+// lasting is a kind of fault that freezes or holds something for a while.
 type lasting struct {
 	kind string
 	strike
 }
 
-// strike lets a fault happen once, and ends early with ctx. It reports false if
-// there was no occasion for it.
+// strike causes the fault once, and ends early with ctx. It returns false if there was no
+// opportunity.
 type strike func(ctx context.Context, s *storm, draw *rand.Rand) bool
 
-// outlast is how long a fault lasts that must be longer than any deadline.
+// outlast is the duration of a fault that must outlast every deadline.
 const outlast = 28 * time.Second
 
-// lastingFaults are those of the storm. Each list has a goroutine, so that
-// faults of different lists coincide.
+// lastingFaults are those of the storm. Each list has its own goroutine, so that faults of
+// different lists coincide.
 var lastingFaults = [][]lasting{
 	{
 		{"replica frozen and resumed", frozenReplica(stormTimeout, stormLease)},
@@ -58,10 +58,10 @@ var lastingFaults = [][]lasting{
 	},
 }
 
-// strikeOn lets the faults of a list happen, in an order that is drawn, again
-// and again until ctx is done. It calls round when each has happened once.
+// strikeOn causes the faults of a list, in random order, again and again until ctx is done. It
+// calls round when each has happened once.
 func (s *storm) strikeOn(ctx context.Context, list []lasting, draw *rand.Rand, round func()) {
-	sleep(ctx, 2*time.Second) // so that it strikes calls that are under way
+	sleep(ctx, 2*time.Second) // so that it strikes calls in progress
 	for ctx.Err() == nil {
 		for _, n := range draw.Perm(len(list)) {
 			for ctx.Err() == nil && !list[n].strike(ctx, s, draw) {
@@ -80,7 +80,7 @@ func (s *storm) strikeOn(ctx context.Context, list []lasting, draw *rand.Rand, r
 	}
 }
 
-// sleep waits for as long as ctx is not done.
+// sleep waits unless ctx is done.
 func sleep(ctx context.Context, wait time.Duration) {
 	select {
 	case <-time.After(wait):
@@ -88,7 +88,7 @@ func sleep(ctx context.Context, wait time.Duration) {
 	}
 }
 
-// between draws a time.
+// between returns a random duration.
 func between(draw *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(draw.Int64N(int64(most-least)))
 }
@@ -113,7 +113,7 @@ func droppedDatabase(directions ...direction) strike {
 	}
 }
 
-// droppedForLong cuts off an invoice-app for longer than any answer may take.
+// droppedForLong cuts off an invoice-app for longer than any response may take.
 func droppedForLong(ctx context.Context, s *storm, draw *rand.Rand) bool {
 	s.dropDatabase(ctx, s.apps[draw.IntN(len(s.apps))], outlast, there, back)
 	return true
@@ -144,7 +144,7 @@ func frozenDatabase(ctx context.Context, s *storm, draw *rand.Rand) bool {
 	return true
 }
 
-// cutOffAll notes that no replica can reach its database until over.
+// cutOffAll records that no replica can reach its database until over.
 func (s *storm) cutOffAll() (over func()) {
 	ends := []func(){s.stopped.begin()}
 	for _, r := range s.replicas() {
@@ -157,14 +157,14 @@ func (s *storm) cutOffAll() (over func()) {
 	}
 }
 
-// Texts of PostgreSQL's protocol that are sent within a transaction.
+// Texts of PostgreSQL's protocol within a transaction.
 const (
 	commit  = "Q\x00\x00\x00\x0bcommit\x00"
-	lastDid = "setval('invoices_seq_seq'" // the last step of an import before its commit
+	lastDid = "setval('invoices_seq_seq'" // the last statement of an import before its commit
 )
 
-// lostCommit loses the connection on which an invoice-app commits, in the
-// midst of adding a list: with the commit, or right behind it.
+// lostCommit drops the connection on which an invoice-app commits while it adds a list: with the
+// commit, or right after it.
 func lostCommit(how fate) strike {
 	return func(ctx context.Context, s *storm, draw *rand.Rand) bool {
 		app, seen := s.apps[draw.IntN(len(s.apps))], make(chan struct{})
@@ -181,8 +181,7 @@ func lostCommit(how fate) strike {
 	}
 }
 
-// forgottenLock locks an unpaid invoice, in both databases, as somebody does
-// who leaves psql open.
+// forgottenLock locks an unpaid invoice, in both databases, like somebody who leaves psql open.
 func forgottenLock(ctx context.Context, s *storm, draw *rand.Rand) bool {
 	var id string
 	invoicing, err := pgx.Connect(ctx, s.server.URL(superuser, s.invoicing))
@@ -210,13 +209,13 @@ func forgottenLock(ctx context.Context, s *storm, draw *rand.Rand) bool {
 		return false
 	}
 	sleep(ctx, between(draw, 10*time.Second, 14*time.Second))
-	return true // and the sessions end
+	return true // which ends the sessions
 }
 
-// importSize is more than invoice-app adds in one go, so that it is staged.
+// importSize is more than invoice-app adds in one go, so that the list is staged.
 const importSize = 1100
 
-// newImport makes up the invoices of all imports, and the file that has them.
+// newImport creates the invoices of all imports, and a file with them.
 func (s *storm) newImport(t *testing.T) {
 	t.Helper()
 	var text strings.Builder
@@ -233,7 +232,7 @@ func (s *storm) newImport(t *testing.T) {
 	s.toImport = newLink(t, s.server.Address())
 }
 
-// importer is the process of an import. It ends with ctx, also if it is frozen.
+// importer is the process of an import. It ends with ctx, even if it is frozen.
 func (s *storm) importer(ctx context.Context) *exec.Cmd {
 	c := exec.CommandContext(ctx, s.apps[len(s.apps)-1].binary, "import", s.file)
 	c.Dir = s.apps[0].folder
@@ -241,8 +240,8 @@ func (s *storm) importer(ctx context.Context) *exec.Cmd {
 	return c
 }
 
-// importing runs an import that meets with accident, if that is not nil, when
-// it is about to commit, and then the same import until it has succeeded.
+// importing runs an import, lets accident happen to it when it is about to commit unless that is
+// nil, and then repeats the import until it has succeeded.
 func importing(accident func(context.Context, *os.Process, *rand.Rand)) strike {
 	return func(ctx context.Context, s *storm, draw *rand.Rand) bool {
 		if accident != nil && !s.importTo(ctx, func(p *os.Process) { accident(ctx, p, draw) }) {
@@ -272,8 +271,8 @@ func importing(accident func(context.Context, *os.Process, *rand.Rand)) strike {
 	}
 }
 
-// importTo runs an import up to its commit, stops it there, and calls then. It
-// reports false if the import ended before.
+// importTo runs an import up to its commit, pauses it there, and calls then. It returns false if
+// the import ended before.
 func (s *storm) importTo(ctx context.Context, then func(*os.Process)) bool {
 	command, stopped := s.importer(ctx), make(chan struct{})
 	if err := command.Start(); err != nil {
@@ -287,7 +286,7 @@ func (s *storm) importTo(ctx context.Context, then func(*os.Process)) bool {
 	})
 	ended := make(chan struct{})
 	s.left.Go(func() {
-		_ = command.Wait() // whatever becomes of it, the next import has to succeed
+		_ = command.Wait() // whatever its result, the next import must succeed
 		close(ended)
 	})
 	select {
@@ -299,8 +298,7 @@ func (s *storm) importTo(ctx context.Context, then func(*os.Process)) bool {
 	}
 }
 
-// frozenImport leaves an import frozen in its transaction for longer than the
-// server bears with it.
+// frozenImport freezes an import in its transaction for longer than the server tolerates.
 func frozenImport(ctx context.Context, s *storm, _ *rand.Rand) bool {
 	return s.importTo(ctx, func(*os.Process) { sleep(ctx, longestIdle+stubborn+late/2) })
 }

@@ -1,10 +1,10 @@
-// Package faults runs the real programs, several of each on a real PostgreSQL,
-// through a storm of faults, and then checks that every invoice was paid
-// exactly once. It also breaks the programs on purpose, to see that the checks
-// would notice.
+// Package faults runs several replicas of the real programs on a real PostgreSQL through a storm
+// of faults, and then checks that every invoice was paid exactly once. It also breaks the programs
+// on purpose, to check that the tests would notice.
 //
-// FAULTS sets how many faults the storm injects, FAULTS_SEED what is drawn. A
-// seed repeats the draws; the operating system still has a say in their order.
+// FAULTS sets the number of faults that the storm injects, and FAULTS_SEED the seed of the random
+// numbers. A seed repeats the random numbers, but their order still depends on the operating
+// system.
 package faults
 
 import (
@@ -22,12 +22,12 @@ import (
 // programs are the paths of the two services' binaries.
 type programs struct{ invoiceApp, paymentProvider string }
 
-// inFolder are the programs that were built into folder.
+// inFolder returns the programs that were built into folder.
 func inFolder(folder string) programs {
 	return programs{filepath.Join(folder, "invoice-app"), filepath.Join(folder, "payment-provider")}
 }
 
-// unbroken are the programs as they are, built once.
+// unbroken are the unchanged programs, built once.
 var unbroken programs
 
 func TestMain(m *testing.M) {
@@ -49,7 +49,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// moduleRoot is where this package's module begins.
+// moduleRoot is the root of this package's module.
 const moduleRoot = "../.."
 
 // build builds services into folder, with the race detector.
@@ -62,7 +62,7 @@ func build(folder string, args ...string) error {
 	return nil
 }
 
-// mutate builds the service with the mutation, and returns it with the other one unbroken.
+// mutate builds the service with the mutation, and returns it with the unchanged other one.
 func mutate(t *testing.T, service string, m mutation.Mutation) programs {
 	t.Helper()
 	folder := t.TempDir()

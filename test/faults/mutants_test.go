@@ -8,14 +8,14 @@ import (
 	"example.com/invoices/internal/mutation"
 )
 
-// TestMutants breaks the programs on purpose, one way at a time, and expects
-// the check that is there for it to notice.
+// TestMutants breaks the programs on purpose, one way at a time, and expects the corresponding
+// check to notice.
 func TestMutants(t *testing.T) {
 	server := startServer(t)
 	mutants := map[string]struct {
 		service   string
 		mutation  mutation.Mutation
-		statement string // run in payment-provider's database
+		statement string // to run in payment-provider's database
 		storm     mutantStorm
 		caught    rule
 	}{
@@ -183,7 +183,7 @@ func TestMutants(t *testing.T) {
 				m.storm(s)
 			}
 			if m.caught == neverStuck {
-				s.bound = 2 * stormLease // it is not to be waited for
+				s.bound = 2 * stormLease // so as not to wait for it
 			}
 			violations := s.run(t)
 			assert.Contains(t, violated(violations), m.caught)
@@ -194,16 +194,16 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-// mutantStorm is how the storm of a mutant differs from others.
+// mutantStorm adapts the storm for a mutant.
 type mutantStorm func(*storm)
 
-// inBatches has faults in batches only.
+// inBatches restricts the storm to faults in batches.
 func inBatches(s *storm) {
 	s.faults = 30
 	s.injector.single, s.injector.batch = nil, batchFaults
 }
 
-// calm has one fault that lasts, and no others.
+// calm restricts the storm to one lasting fault.
 func calm(fault lasting) mutantStorm {
 	return func(s *storm) {
 		s.faults = 0
@@ -212,18 +212,17 @@ func calm(fault lasting) mutantStorm {
 	}
 }
 
-// TestMutantsBeside breaks what a test beside the code is there for, and expects
-// that test to fail.
+// TestMutantsBeside breaks code that has a test beside it, and expects that test to fail.
 func TestMutantsBeside(t *testing.T) {
 	mutants := map[string]struct {
 		mutation       mutation.Mutation
-		folder, caught string // the test, and where it is
+		folder, caught string // the test and its folder
 	}{
 		"a withdrawn currency is not known any more": {
 			mutation.Mutation{File: "internal/money/money.go", Old: `old, known := withdrawn[currency]
 	return`, New: `old, known := withdrawn[""]
 	return`},
-			"internal/money", "TestAWithdrawnCurrency",
+			"internal/money", "TestWithdrawnCurrency",
 		},
 		"a commit without an answer counts as refused": {
 			mutation.Mutation{
@@ -239,7 +238,7 @@ func TestMutantsBeside(t *testing.T) {
 		},
 		"pages of other origins may write": {
 			mutation.Mutation{File: "internal/server/door.go", Old: `s.crossOrigin.Check(r); err != nil`, New: `s.crossOrigin.Check(r); err != nil && false`},
-			"internal/server", "TestTheDoor",
+			"internal/server", "TestForeignPagesAreRejected",
 		},
 		"as many requests as there are": {
 			mutation.Mutation{File: "internal/server/limits.go", Old: `return make(Slots, n)`, New: `return make(Slots, 1000*n)`},
@@ -251,7 +250,7 @@ func TestMutantsBeside(t *testing.T) {
 		},
 		"the application's role may change amounts": {
 			mutation.Mutation{File: "invoice-app/store/store.go", Old: `[]string{"paid_at", `, New: `[]string{"amount_minor", "paid_at", `},
-			"invoice-app/store", "TestTheProgramsRoleMayChangeBookkeepingOnly",
+			"invoice-app/store", "TestServiceRoleCanChangeBookkeepingOnly",
 		},
 		"a wrong value is shown, a password included": {
 			mutation.Mutation{File: "internal/config/config.go", Old: `if harmless.MatchString(text) {`, New: `if true {`},
@@ -259,7 +258,7 @@ func TestMutantsBeside(t *testing.T) {
 		},
 		"the breaker never trips": {
 			mutation.Mutation{File: "invoice-app/invoice/breaker.go", Old: `tripAfter = 8`, New: `tripAfter = 1 << 30`},
-			"invoice-app/invoice", "TestAProviderThatFailsEverythingIsNotFlooded",
+			"invoice-app/invoice", "TestFailingProviderIsNotFlooded",
 		},
 		"the cursor never goes back": {
 			mutation.Mutation{File: "invoice-app/invoice/run.go", Old: `case r.cursor > 0:`, New: `case false:`},
@@ -267,11 +266,11 @@ func TestMutantsBeside(t *testing.T) {
 		},
 		"a batch is sent although its lease ends": {
 			mutation.Mutation{File: "invoice-app/invoice/run.go", Old: `if time.Now().After(sendBy) {`, New: `if false {`},
-			"invoice-app/invoice", "TestWhatIsClaimedTooLateIsNotSent",
+			"invoice-app/invoice", "TestLateClaimsAreNotSent",
 		},
 		"a full server answers no probes": {
 			mutation.Mutation{File: "internal/server/server.go", Old: `path != "/livez" && path != "/readyz"`, New: `path != "/metrics"`},
-			"internal/server", "TestAFullServer",
+			"internal/server", "TestFullServer",
 		},
 	}
 	for name, m := range mutants {

@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// link is a network between two programs: a TCP relay to target. It can stop
-// relaying without closing anything, as a network that drops packets does. What
-// was sent meanwhile arrives when it relays again, since TCP sends it again.
+// link is a network between two programs: a TCP relay to target. It can stop relaying without
+// closing anything, like a network that drops packets. Data from that time arrives when it relays
+// again, as with TCP's retransmission.
 type link struct {
 	listener net.Listener
 	target   string
@@ -25,7 +25,7 @@ type link struct {
 	seen    func() fate
 }
 
-// direction is one way through a link.
+// direction is a direction of a link.
 type direction int
 
 const (
@@ -33,13 +33,13 @@ const (
 	back
 )
 
-// fate is what becomes of a connection.
+// fate is what happens to a connection.
 type fate int
 
 const (
 	passes     fate = iota
-	lost            // from what was just sent on, for ever, and without being closed
-	lostBehind      // what was just sent arrives, and nothing more
+	lost            // starting with the current data, forever, and without being closed
+	lostBehind      // the current data arrives, and nothing after it
 )
 
 // newLink returns a link to target until the test ends.
@@ -70,10 +70,10 @@ func newLink(t *testing.T, target string) *link {
 	return l
 }
 
-// address is where the link takes connections.
+// address returns the address of the link.
 func (l *link) address() string { return l.listener.Addr().String() }
 
-// drop lets no packet through in these directions, until restore.
+// drop lets no packets through in these directions, until restore.
 func (l *link) drop(directions ...direction) (restore func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -89,15 +89,15 @@ func (l *link) drop(directions ...direction) (restore func()) {
 	}
 }
 
-// at calls seen when sign is next sent to the target, before it is passed on,
-// and does with that connection as seen says.
+// at calls seen when sign is next sent to the target, before it is passed on, and treats the
+// connection accordingly.
 func (l *link) at(sign string, seen func() fate) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sign, l.seen = []byte(sign), seen
 }
 
-// fate is what becomes of a connection on which sent is sent to the target.
+// fate returns the fate of a connection on which sent is sent to the target.
 func (l *link) fate(sent []byte) fate {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -108,7 +108,7 @@ func (l *link) fate(sent []byte) fate {
 	return l.seen()
 }
 
-// relay brings what is sent on near to the target, and its answers back.
+// relay relays a connection to the target, in both directions.
 func (l *link) relay(near net.Conn) {
 	defer near.Close()
 	far, err := net.Dial("tcp", l.target)
@@ -159,7 +159,8 @@ func (l *link) relay(near net.Conn) {
 	}
 }
 
-// pass waits until packets pass in direction d. It reports false if none will on this connection.
+// pass waits until packets pass in direction d. It returns false if none ever will on this
+// connection.
 func (l *link) pass(d direction, gone chan struct{}) bool {
 	l.mu.Lock()
 	passing := l.passing[d]

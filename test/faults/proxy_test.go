@@ -17,24 +17,24 @@ import (
 	"time"
 )
 
-// proxy is the network between invoice-app and payment-provider. What it does
-// to a request is its behaviour, which can be changed at any time.
+// proxy is the network between invoice-app and payment-provider. Its behaviour, which can be
+// changed at any time, decides what happens to a request.
 type proxy struct {
 	server    *httptest.Server
 	client    http.Client
 	providers []*replica
 	behaviour atomic.Pointer[behaviour]
 	inFlight  atomic.Int64 // requests that may still reach a provider
-	refused   atomic.Int64 // requests whose caller a provider did not know
+	refused   atomic.Int64 // requests whose caller a provider refused
 
 	mu        sync.Mutex
-	confirmed map[string]bool // ids that a provider has said 200 for
+	confirmed map[string]bool // IDs with a 200 from a provider
 }
 
-// behaviour answers a request, whose body is body, in the provider's place.
+// behaviour responds to a request with this body in the provider's place.
 type behaviour func(w http.ResponseWriter, r *http.Request, body []byte)
 
-// newProxy returns a faithful proxy to providers.
+// newProxy returns a proxy to providers that adds no faults.
 func newProxy(providers []*replica) *proxy {
 	p := &proxy{providers: providers, confirmed: map[string]bool{}}
 	p.client.Timeout = 10 * time.Second
@@ -53,14 +53,13 @@ func newProxy(providers []*replica) *proxy {
 
 func (p *proxy) behave(b behaviour) { p.behaviour.Store(&b) }
 
-// answer is what came back from a provider. The zero answer is none.
+// answer is a response of a provider. The zero answer means none.
 type answer struct {
 	status int
 	body   []byte
 }
 
-// forward brings the request to some provider, whether or not whoever sent it
-// is still there.
+// forward forwards the request to some provider, whether or not its sender is still there.
 func (p *proxy) forward(r *http.Request, body []byte) (answer, error) {
 	base := anyOf(p.providers).url()
 	if base == "" {
@@ -89,10 +88,10 @@ func (p *proxy) forward(r *http.Request, body []byte) (answer, error) {
 	return answer{response.StatusCode, text}, nil
 }
 
-// payBatch is the path of a list of payments.
+// payBatch is the path for a list of payments.
 const payBatch = "/payments/batch"
 
-// verdict is what a provider says of one payment of a list.
+// verdict is a provider's verdict on one payment of a list.
 type verdict struct {
 	ID     string `json:"id"`
 	Status int    `json:"status"`
@@ -100,11 +99,11 @@ type verdict struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// confirm notes what a provider has answered with 200.
+// confirm records the payments that a provider has confirmed with 200.
 func (p *proxy) confirm(path string, text []byte) {
 	verdicts := []verdict{{Status: http.StatusOK}}
 	if path == payBatch {
-		_ = json.Unmarshal(text, &verdicts) // what cannot be read confirms nothing
+		_ = json.Unmarshal(text, &verdicts) // an invalid response confirms nothing
 	} else {
 		_ = json.Unmarshal(text, &verdicts[0])
 	}
@@ -117,7 +116,7 @@ func (p *proxy) confirm(path string, text []byte) {
 	}
 }
 
-// confirmations returns the ids that a provider has said 200 for.
+// confirmations returns the IDs with a 200 from a provider.
 func (p *proxy) confirmations() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -128,7 +127,7 @@ func (p *proxy) confirmations() []string {
 	return ids
 }
 
-// cut closes the connection without an answer.
+// cut closes the connection without a response.
 func cut() { panic(http.ErrAbortHandler) }
 
 func (a answer) write(w http.ResponseWriter) {
@@ -140,13 +139,13 @@ func (a answer) write(w http.ResponseWriter) {
 	_, _ = w.Write(a.body) // the client may have gone
 }
 
-// relay is the behaviour without any fault.
+// relay is the behaviour without faults.
 func (p *proxy) relay(w http.ResponseWriter, r *http.Request, body []byte) {
 	a, _ := p.forward(r, body)
 	a.write(w)
 }
 
-// lie is the behaviour of answering without asking the provider.
+// lie is the behaviour of responding without asking the provider.
 func lie(status int, contentType, text string) behaviour {
 	return func(w http.ResponseWriter, _ *http.Request, _ []byte) {
 		w.Header().Set("Content-Type", contentType)
@@ -155,7 +154,7 @@ func lie(status int, contentType, text string) behaviour {
 	}
 }
 
-// endless is the behaviour of an answer that goes on until the client hangs up.
+// endless is the behaviour of an endless response, until the client closes the connection.
 func endless(w http.ResponseWriter, _ *http.Request, _ []byte) {
 	w.WriteHeader(http.StatusOK)
 	for {
@@ -165,13 +164,13 @@ func endless(w http.ResponseWriter, _ *http.Request, _ []byte) {
 	}
 }
 
-// silent is the behaviour of never answering.
+// silent is the behaviour of never responding.
 func silent(_ http.ResponseWriter, r *http.Request, _ []byte) { <-r.Context().Done() }
 
-// holder lets requests through to the provider and holds its answers back.
+// holder forwards requests to the provider and holds its responses back.
 type holder struct {
-	answered chan answer   // receives each answer as it comes from the provider
-	release  chan struct{} // close it to let the answers go on
+	answered chan answer   // receives each response of the provider
+	release  chan struct{} // close it to pass the responses on
 }
 
 func (p *proxy) hold() holder {
@@ -182,7 +181,7 @@ func (p *proxy) hold() holder {
 		select {
 		case <-h.release:
 			a.write(w)
-		case <-r.Context().Done(): // nobody is waiting any more
+		case <-r.Context().Done(): // nobody waits any more
 		}
 	})
 	return h
@@ -192,20 +191,20 @@ func (p *proxy) hold() holder {
 type injector struct {
 	*proxy
 	single, batch []fault       // of calls for one payment, and for a list
-	slow          time.Duration // delays are up to twice as long as a call may take
-	late          time.Duration // how late the copy of a request may arrive at most
+	slow          time.Duration // delays are up to twice the time limit of a call
+	late          time.Duration // the maximum delay of a copy of a request
 
 	mu     sync.Mutex
 	rand   *rand.Rand
-	counts map[string]int // faults by kind, those of others included
+	counts map[string]int // faults by kind, including those of others
 	mine   int            // injected by answer
 }
 
 // fault is one kind of fault.
 type fault struct {
 	kind string
-	// after says that it spoils a payment that the provider has confirmed: its
-	// answer is a then. Otherwise a is empty, and nobody has been asked yet.
+	// after means that the fault spoils a payment that the provider has confirmed, with the
+	// response a. Otherwise a is empty, and no provider has been asked yet.
 	after bool
 	spoil func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, a answer, draw float64)
 }
@@ -250,7 +249,7 @@ var faultKinds = []fault{
 	}},
 }
 
-// batchFaults are those of a list of payments only.
+// batchFaults are the faults of lists of payments only.
 var batchFaults = []fault{
 	garbled("half of the verdicts", func(all []verdict, draw *rand.Rand) []verdict {
 		shuffle(all, draw)
@@ -287,7 +286,7 @@ var batchFaults = []fault{
 	}},
 }
 
-// garbled is a fault that spoils the verdicts of a list that has been paid.
+// garbled is a fault that spoils the verdicts on a list that has been paid.
 func garbled(kind string, spoil func([]verdict, *rand.Rand) []verdict) fault {
 	return fault{kind, true, func(_ *injector, w http.ResponseWriter, _ *http.Request, _ []byte, a answer, draw float64) {
 		var verdicts []verdict
@@ -303,18 +302,18 @@ func shuffle(all []verdict, draw *rand.Rand) {
 	draw.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 }
 
-// copy brings another copy of the request to some provider after wait.
+// copy forwards another copy of the request to some provider after wait.
 func (i *injector) copy(r *http.Request, body []byte, wait time.Duration) {
 	i.inFlight.Add(1)
 	go func() {
 		defer i.inFlight.Add(-1)
 		time.Sleep(wait)
-		_, _ = i.forward(r, body) // nobody waits for its answer
+		_, _ = i.forward(r, body) // nobody waits for its response
 	}()
 }
 
-// answer is the behaviour: about half of the calls meet a fault, and most of
-// those for a list, since there are fewer of them.
+// answer is the behaviour: about half of the requests meet a fault, and most of those with a list,
+// since there are fewer.
 func (i *injector) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 	kinds, chances := i.single, 2*len(i.single)
 	if r.URL.Path == payBatch {
@@ -341,7 +340,7 @@ func (i *injector) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 	kinds[n].spoil(i, w, r, body, a, draw)
 }
 
-// injected is how many faults answer has injected so far.
+// injected returns how many faults answer has injected so far.
 func (i *injector) injected() int {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 	"example.com/invoices/internal/podtest"
 )
 
-// spells are the times during which something is out of order.
+// spells are the times during which something does not work.
 type spells struct {
 	mu        sync.Mutex
 	begun, on int
@@ -37,7 +37,7 @@ func (s *spells) begin() (end func()) {
 	})
 }
 
-// mark is the present, for since.
+// mark returns the present, for since.
 func (s *spells) mark() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,32 +51,32 @@ func (s *spells) since(mark int) bool {
 	return s.begun > mark
 }
 
-// replica is one process of a service, which can be ended and started again.
+// replica is a process of a service that can be stopped and started again.
 type replica struct {
 	name   string
 	binary string
-	pod    *podtest.Pod // nil: it may take all the memory there is
+	pod    *podtest.Pod // nil: without a memory limit
 	env    []string
 	folder string   // where it runs: an empty one, so that no .env file is found
-	log    *os.File // of all its lives
+	log    *os.File // of all its processes
 
-	database *link         // to its database
-	answer   time.Duration // within which a pay-all is answered
+	database *link         // to the database
+	answer   time.Duration // the time limit of the response to a pay-all
 
-	away   spells // it could not answer: killed, starting or frozen
-	cutOff spells // its database could not answer it
+	away   spells // killed, starting or frozen
+	cutOff spells // without its database
 
 	mu      sync.Mutex
 	back    func() // ends the spell of away that its killing began
 	process *os.Process
 	exited  chan struct{} // closed when the process has ended
 	exit    error         // of the process that has ended
-	asked   bool          // it is us who end it
-	address string        // where it serves, or "" when it does not
+	asked   bool          // ended by the test
+	address string        // where it serves, or ""
 	wrong   []violation
 }
 
-// start starts the process. It serves some time later, see url.
+// start starts the process. It serves some time later; see url.
 func (r *replica) start(t *testing.T) {
 	t.Helper()
 	command := exec.Command(r.binary)
@@ -114,8 +114,7 @@ func (r *replica) watch(command *exec.Cmd, stderr io.Reader, exited chan struct{
 	close(exited)
 }
 
-// read takes from a line of the log where the process serves, and what no
-// fault around it excuses.
+// read finds the address and unexpected errors in a line of the log.
 func (r *replica) read(line string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,7 +131,7 @@ func (r *replica) read(line string) {
 	}
 }
 
-// url is where the replica serves, or "".
+// url returns the URL of the replica, or "".
 func (r *replica) url() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -155,10 +154,10 @@ func (r *replica) signal(s syscall.Signal) {
 	}
 	r.back()
 	r.back = r.away.begin()
-	_ = r.process.Signal(s) // it may have ended meanwhile
+	_ = r.process.Signal(s) // it may have ended
 }
 
-// freeze stops the process where it stands, until thaw. It reports false if there is none.
+// freeze suspends the process until thaw. It returns false if there is none.
 func (r *replica) freeze() (thaw func(), ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -168,19 +167,19 @@ func (r *replica) freeze() (thaw func(), ok bool) {
 	process, end := r.process, r.away.begin()
 	_ = process.Signal(syscall.SIGSTOP)
 	return func() {
-		_ = process.Signal(syscall.SIGCONT) // it may have been killed meanwhile
+		_ = process.Signal(syscall.SIGCONT) // it may have been killed
 		end()
 	}, true
 }
 
-// violate notes what the replica did that no fault excuses.
+// violate records something that the replica did and that no fault excuses.
 func (r *replica) violate(rule rule, format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.wrong = append(r.wrong, violation{rule, r.name + ": " + fmt.Sprintf(format, args...)})
 }
 
-// wait waits for the process to end, and returns how it did.
+// wait waits for the process to end, and returns its result.
 func (r *replica) wait() error {
 	r.mu.Lock()
 	exited := r.exited
@@ -194,20 +193,20 @@ func (r *replica) wait() error {
 	return r.exit
 }
 
-// kill ends the process with no chance to tidy up.
+// kill kills the process.
 func (r *replica) kill() {
 	r.signal(syscall.SIGKILL)
 	_ = r.wait()
 }
 
-// violations are what its processes did that no fault excuses.
+// violations returns what its processes did that no fault excuses.
 func (r *replica) violations() []violation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.wrong
 }
 
-// tail is the end of the log.
+// tail returns the end of the log.
 func (r *replica) tail() string {
 	const most = 3000 // bytes
 	text, err := os.ReadFile(r.log.Name())

@@ -24,7 +24,7 @@ import (
 	"example.com/invoices/internal/postgrestest"
 )
 
-// TestScenarios meets one fault at a time, at the worst moment for it.
+// TestScenarios injects one fault at a time, at the worst moment.
 func TestScenarios(t *testing.T) {
 	server := startServer(t)
 	for name, scenario := range map[string]func(*testing.T, *postgrestest.Server){
@@ -46,8 +46,8 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// patientEnv is for scenarios in which answers are held back: nothing times out
-// or lapses until the test says so.
+// patientEnv is for scenarios that hold responses back: nothing times out or expires until the
+// test wants it.
 var patientEnv = []string{"CLAIM_LEASE=10m", "PAYMENT_TIMEOUT=1m", "PAY_CONCURRENCY=1", "PAY_BATCH=1"}
 
 // add adds unpaid invoices of 1 EUR each and returns the book that knows them.
@@ -65,8 +65,8 @@ func (c *cluster) add(t *testing.T, ids ...string) *book {
 	return b
 }
 
-// requireInOrder has pay-all called once more, at the last replica, and then
-// requires that everything in b is as it should be.
+// requireInOrder calls pay-all once more, on the last replica, and then requires that everything
+// in b is as it should be.
 func (c *cluster) requireInOrder(t *testing.T, b *book) {
 	t.Helper()
 	status, text := payAll(t.Context(), c.apps[len(c.apps)-1])
@@ -75,7 +75,7 @@ func (c *cluster) requireInOrder(t *testing.T, b *book) {
 	require.Empty(t, b.violations)
 }
 
-// get returns an invoice as the last replica shows it.
+// get returns an invoice from the last replica.
 func (c *cluster) get(t *testing.T, id string) (i shown) {
 	t.Helper()
 	status, text := call(t.Context(), http.MethodGet, c.apps[len(c.apps)-1].url()+"/invoices/"+id, "")
@@ -84,18 +84,18 @@ func (c *cluster) get(t *testing.T, id string) (i shown) {
 	return i
 }
 
-// lapse has every claim lapse now, as its lease would.
+// lapse lets every claim expire now.
 func (c *cluster) lapse() {
 	c.server.Exec(c.invoicing, `UPDATE invoices SET claimed_until = '-infinity'`)
 }
 
-// outcome is what a pay-all answered.
+// outcome is the response to a pay-all.
 type outcome struct {
 	status int
 	text   string
 }
 
-// payAllMeanwhile calls pay-all at r and returns where its outcome will be.
+// payAllMeanwhile calls pay-all on r and returns a channel for the outcome.
 func payAllMeanwhile(ctx context.Context, r *replica) chan outcome {
 	done := make(chan outcome, 1)
 	go func() {
@@ -105,7 +105,7 @@ func payAllMeanwhile(ctx context.Context, r *replica) chan outcome {
 	return done
 }
 
-// receive waits for what is bound to come.
+// receive waits for a value that must arrive.
 func receive[T any](t *testing.T, from chan T) (value T) {
 	t.Helper()
 	select {
@@ -144,7 +144,7 @@ func waitsForOthers(t *testing.T, server *postgrestest.Server) {
 	select {
 	case early := <-second:
 		require.Fail(t, "said so while the other was still paying", "%v", early)
-	case <-time.After(2 * time.Second): // no more than a chance for it to be wrong
+	case <-time.After(2 * time.Second): // a chance to be wrong
 	}
 	close(held.release)
 	assert.Equal(t, outcome{http.StatusOK, "{}"}, receive(t, first))
@@ -185,8 +185,8 @@ func uselessProvider(t *testing.T, server *postgrestest.Server) {
 	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: []string{"CLAIM_LEASE=5s", "PAYMENT_TIMEOUT=2s", "PAY_PATIENCE=100ms"}})
 	b := c.add(t, "U1", "U2")
 	const (
-		noUse  = `{"error":"2 invoices remain unpaid: payment-provider gives no usable answer; it is safe to try again","unpaid":2}`
-		noTime = `{"error":"2 invoices remain unpaid: payment-provider does not answer in time; it is safe to try again","unpaid":2}`
+		noUse  = `{"error":"2 invoices remain unpaid: payment-provider gives no usable response; it is safe to try again","unpaid":2}`
+		noTime = `{"error":"2 invoices remain unpaid: payment-provider did not respond in time; it is safe to try again","unpaid":2}`
 	)
 	for name, provider := range map[string]struct {
 		behaviour behaviour
@@ -240,7 +240,7 @@ func unknownCaller(t *testing.T, server *postgrestest.Server) {
 			c.tokens.TokenFile(token)
 			status, text := payAll(t.Context(), c.apps[0])
 			assert.Equal(t, http.StatusBadGateway, status)
-			assert.JSONEq(t, `{"error":"2 invoices remain unpaid: payment-provider gives no usable answer; it is safe to try again","unpaid":2}`, string(text))
+			assert.JSONEq(t, `{"error":"2 invoices remain unpaid: payment-provider gives no usable response; it is safe to try again","unpaid":2}`, string(text))
 			for _, id := range []string{"C1", "C2"} {
 				assert.False(t, c.get(t, id).settled(), "no invoice is to blame for that")
 			}
@@ -252,7 +252,7 @@ func unknownCaller(t *testing.T, server *postgrestest.Server) {
 }
 
 func noDatabase(t *testing.T, _ *postgrestest.Server) {
-	server := startServer(t) // of its own, since it stops it
+	server := startServer(t) // its own, since it stops the server
 	c := newCluster(t, server, settings{programs: unbroken, apps: 1, providers: 1, env: patientEnv})
 	b := c.add(t, "D1", "D2")
 	held := c.proxy.hold()
@@ -313,7 +313,7 @@ func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
 	assert.Equal(t, http.StatusConflict, retry("R2"), "it is paid")
 	c.requireInOrder(t, b) // the verdict is the same
 
-	// A verdict that was wrong is overruled when the provider is asked again.
+	// A wrong verdict is overruled when the provider is asked again.
 	c.add(t, "R3")
 	c.proxy.behave(mismatch)
 	status, text = payAll(t.Context(), c.apps[0])

@@ -27,8 +27,7 @@ import (
 
 const superuser = postgrestest.Superuser
 
-// What the storm runs with: short, so that leases lapse and calls time out
-// all the time.
+// Settings of the storm: short, so that leases expire and calls time out all the time.
 const (
 	stormLease   = 3 * time.Second
 	stormTimeout = 500 * time.Millisecond
@@ -52,7 +51,7 @@ func TestStorm(t *testing.T) {
 	s.databaseStops = true
 	s.lasting = lastingFaults
 	var err error
-	s.pictures, err = os.MkdirTemp("", "histories-") // it outlives a test that fails
+	s.pictures, err = os.MkdirTemp("", "histories-") // it is kept if the test fails
 	require.NoError(t, err)
 	violations := s.run(t)
 	if len(violations) == 0 {
@@ -76,7 +75,7 @@ func TestStorm(t *testing.T) {
 	assert.Positive(t, s.payAlls[http.StatusOK], "no pay-all came to an end")
 }
 
-// fromEnv reads a whole number.
+// fromEnv reads an integer.
 func fromEnv(t *testing.T, name string, fallback uint64) uint64 {
 	t.Helper()
 	text := os.Getenv(name)
@@ -88,18 +87,18 @@ func fromEnv(t *testing.T, name string, fallback uint64) uint64 {
 	return n
 }
 
-// storm is random faults of the network, the processes and the database, while
-// invoices arrive and several callers have them paid.
+// storm consists of random faults of the network, the processes and the database, while invoices
+// arrive and several callers request that they are paid.
 type storm struct {
 	*cluster
 	book
 	history
 	injector      *injector
-	pictures      string // folder for those of violations
+	pictures      string // folder for the pictures of violations
 	seed          uint64
-	faults        int           // the storm goes on until so many have been injected; 0: nothing is killed
+	faults        int           // the storm continues until this many have been injected; 0: nothing is killed
 	databaseStops bool          // the database is stopped, too
-	lasting       [][]lasting   // the storm goes on until each has happened
+	lasting       [][]lasting   // the storm continues until each has happened
 	bound         time.Duration // of a pay-all after the storm
 
 	serverMu sync.Mutex // held while the database is stopped or frozen
@@ -107,22 +106,22 @@ type storm struct {
 
 	inFile   []sent // what every import imports
 	file     string
-	toImport *link // their way to the database
+	toImport *link // from the imports to the database
 	imported sync.Once
-	left     sync.WaitGroup // imports that were left as they are
+	left     sync.WaitGroup // abandoned imports
 
 	countMu sync.Mutex
-	payAlls map[int]int // by status; 0: no answer
+	payAlls map[int]int // by status; 0: no response
 }
 
-// Kinds of faults beside those of lists.
+// Kinds of faults besides those of lists.
 const (
 	replicaKilled   = "replica killed and started again"
 	databaseStopped = "database stopped hard"
 	snapshotHeld    = "old snapshot held"
 )
 
-// newStorm returns a storm over c, that draws from seed.
+// newStorm returns a storm over c with random numbers from seed.
 func newStorm(c *cluster, seed uint64, faults int) *storm {
 	s := &storm{cluster: c, seed: seed, faults: faults, bound: enough, payAlls: map[int]int{}}
 	s.book.sent = map[string]sent{}
@@ -135,11 +134,11 @@ func newStorm(c *cluster, seed uint64, faults int) *storm {
 	return s
 }
 
-// draws returns a source of random numbers. Each goroutine has its own, so that
-// their order does not depend on the scheduler.
+// draws returns a source of random numbers. Each goroutine has its own, so that their order does
+// not depend on the scheduler.
 func (s *storm) draws(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }
 
-// run is the storm, its end, and the checks after it.
+// run runs the storm, ends it, and checks the result.
 func (s *storm) run(t *testing.T) []violation {
 	t.Helper()
 	t.Logf("FAULTS_SEED=%d FAULTS=%d", s.seed, s.faults)
@@ -192,10 +191,9 @@ func (s *storm) run(t *testing.T) []violation {
 	return append(s.violations, s.history.check(s.pictures)...)
 }
 
-// disturb kills and starts replicas, stops and starts the database, spoils
-// invoice-app's token and rotates the keys, until enough faults have been
-// injected, and over is closed. Their number is its clock, so that a slow
-// machine gets as far between two kills as a fast one.
+// disturb kills and starts replicas, stops and starts the database, spoils invoice-app's token and
+// rotates the keys, until enough faults have been injected, and over is closed. The number of
+// faults is its clock, so that a slow machine gets as far between two kills as a fast one.
 func (s *storm) disturb(t *testing.T, over chan struct{}) {
 	t.Helper()
 	const (
@@ -224,7 +222,7 @@ func (s *storm) disturb(t *testing.T, over chan struct{}) {
 			nextStop += faultsPerStop
 			s.stopDatabase(pause)
 		}
-		// Tokens of the oldest key may be on their way: they are refused, and replaced.
+		// Tokens signed with the oldest key may be in transit: they are refused, and replaced.
 		s.tokens.AddKey()
 		s.tokens.TokenFile(s.tokens.Token())
 		s.tokens.RemoveKey()
@@ -257,8 +255,8 @@ func isClosed(c chan struct{}) bool {
 // count counts a fault of a kind.
 func (s *storm) count(kind string) { s.injector.add(kind) }
 
-// killAll kills every invoice-app in the midst of its work. What they have
-// claimed must become free by itself.
+// killAll kills every invoice-app in the middle of its work. The claims must become free without
+// them.
 func (s *storm) killAll(t *testing.T) {
 	for _, app := range s.apps {
 		app.kill()
@@ -270,7 +268,7 @@ func (s *storm) killAll(t *testing.T) {
 	}
 }
 
-// payTheRest asks every invoice-app to pay all, now that nothing disturbs it.
+// payTheRest calls pay-all on every invoice-app after the storm.
 func (s *storm) payTheRest(t *testing.T) {
 	var callers sync.WaitGroup
 	for _, app := range s.apps {
@@ -290,7 +288,7 @@ func (s *storm) payTheRest(t *testing.T) {
 	callers.Wait()
 }
 
-// intrude asks for payments without being invoice-app, until ctx is done.
+// intrude requests payments without being invoice-app, until ctx is done.
 func (s *storm) intrude(ctx context.Context, draw *rand.Rand) {
 	for number := 0; ctx.Err() == nil; number++ {
 		time.Sleep(time.Duration(draw.Int64N(int64(300 * time.Millisecond))))
@@ -310,8 +308,7 @@ func (s *storm) intrude(ctx context.Context, draw *rand.Rand) {
 	}
 }
 
-// callPayAll calls pay-all at random replicas, until ctx is done. Some callers
-// hang up early.
+// callPayAll calls pay-all on random replicas, until ctx is done. Some callers leave early.
 func (s *storm) callPayAll(ctx context.Context, draw *rand.Rand) {
 	for ctx.Err() == nil {
 		patience := enough
@@ -334,8 +331,8 @@ func (s *storm) callPayAll(ctx context.Context, draw *rand.Rand) {
 	}
 }
 
-// checkSettled reads the invoices after a pay-all since start has said 200, and
-// checks that those of its snapshot are settled.
+// checkSettled reads the invoices after a pay-all that began at start has returned 200, and checks
+// that those of its snapshot are settled.
 func (s *storm) checkSettled(ctx context.Context, start int64, snapshot []sent) {
 	for _, i := range snapshot {
 		s.did(i.id, opSettled, start, nil)
@@ -347,7 +344,7 @@ func (s *storm) checkSettled(ctx context.Context, start int64, snapshot []sent) 
 	}
 	for _, i := range snapshot {
 		invoice, found := invoices[i.id]
-		if !found { // the list ends before it, if somebody who adds stands still
+		if !found { // the list ends before it if a transaction that adds invoices is stuck
 			continue
 		}
 		s.did(i.id, opRead, start, invoice.sees())
@@ -357,8 +354,8 @@ func (s *storm) checkSettled(ctx context.Context, start int64, snapshot []sent) 
 	}
 }
 
-// addInvoices sends new invoices to random replicas until ctx is done. It waits
-// while too many are unpaid.
+// addInvoices sends new invoices to random replicas until ctx is done. It waits while too many are
+// unpaid.
 func (s *storm) addInvoices(ctx context.Context) {
 	const backlog = 300 + importSize
 	draw := s.draws(2)
@@ -384,13 +381,13 @@ func (s *storm) addInvoices(ctx context.Context) {
 	}
 }
 
-// insist makes a call of a service again and again until a replica has taken it.
+// insist repeats a request until a replica has accepted it.
 func (s *storm) insist(service string, call func() (status int, text []byte)) {
 	for deadline := time.Now().Add(enough); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		switch status, text := call(); status {
 		case http.StatusOK, http.StatusCreated:
 			return
-		case 0, http.StatusServiceUnavailable, http.StatusUnauthorized: // the last for a key just removed
+		case 0, http.StatusServiceUnavailable, http.StatusUnauthorized: // the last for a key that was just removed
 		default:
 			s.violate(clearAnswers, "%s: %d %s", service, status, text)
 			return
@@ -399,11 +396,11 @@ func (s *storm) insist(service string, call func() (status int, text []byte)) {
 	s.violate(clearAnswers, "%s takes nothing any more", service)
 }
 
-// decimals is how many each currency has.
+// decimals is the number of decimals of each currency.
 var decimals = map[string]int{"EUR": 2, "GBP": 2, "DKK": 2, "JPY": 0, "KWD": 3}
 
-// newInvoice makes up an invoice. A few are paid at the provider before, some
-// of those with another amount.
+// newInvoice returns a random invoice. A few are already paid at the provider, some of those with
+// another amount.
 func (s *storm) newInvoice(draw *rand.Rand, number int) sent {
 	ids := []string{"S%d", "S-%d/ä", `S "%d" 請求`, "s%%20%d"}
 	i := sent{id: fmt.Sprintf(ids[draw.IntN(len(ids))], number), amount: newAmount(draw)}
@@ -431,7 +428,7 @@ func (s *storm) newInvoice(draw *rand.Rand, number int) sent {
 	return i
 }
 
-// newAmount makes up an amount; some are more than a float could hold.
+// newAmount returns a random amount; some are too large for a float.
 func newAmount(draw *rand.Rand) amount {
 	currency := slices.Sorted(maps.Keys(decimals))[draw.IntN(len(decimals))]
 	a := amount{minor: 2 + draw.Int64N(1_000_000), currency: currency}
@@ -447,7 +444,7 @@ func newAmount(draw *rand.Rand) amount {
 	return a
 }
 
-// encode is the body that adds list. Some amounts are written in another way.
+// encode returns the body that adds list. Some amounts are written differently.
 func encode(list []sent, draw *rand.Rand) string {
 	var objects []map[string]any
 	for _, i := range list {
@@ -464,12 +461,12 @@ func encode(list []sent, draw *rand.Rand) string {
 	}
 	body, err := json.Marshal(objects)
 	if err != nil {
-		panic(err) // only for a number that is none
+		panic(err) // only for an invalid number
 	}
 	return string(body)
 }
 
-// report says what the storm was.
+// report describes the storm.
 func (s *storm) report() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: %d invoices, %d faults injected:\n", s.seed, len(s.snapshot()), s.injector.injected())

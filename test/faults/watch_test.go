@@ -15,16 +15,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// How a kubelet asks for readiness, see the Deployments in k8s: a replica is out
-// of service after so many failures in a row.
+// How a kubelet checks readiness, as in the Deployments in k8s: a replica is out of service after
+// this many failures in a row.
 const (
 	probePeriod   = 2 * time.Second
 	probeTimeout  = 3 * time.Second
 	probeFailures = 2
 )
 
-// watchReadiness checks that r stays in service once it is, until it is killed,
-// frozen or cut off from its database.
+// watchReadiness checks that r stays in service once it is, unless it is killed, frozen or cut off
+// from its database.
 func watchReadiness(ctx context.Context, r *replica) {
 	inService, failures, away, cutOff := false, 0, 0, 0
 	for ; ctx.Err() == nil; sleep(ctx, probePeriod) {
@@ -49,8 +49,8 @@ func watchReadiness(ctx context.Context, r *replica) {
 	}
 }
 
-// How long a session of a service may do what others may have to wait for. It is
-// what internal/database sets; see docs/bounds.md.
+// How long a session of a service may do what others may have to wait for. internal/database sets
+// these limits; see docs/bounds.md.
 const (
 	longestIdle      = 5 * time.Second // in a transaction
 	longestLockWait  = 2 * time.Second
@@ -59,15 +59,14 @@ const (
 	stubborn = 5 * time.Second
 )
 
-// stuck is a session that has been at something for longer than it may.
+// stuck is a session that has been in one state for longer than allowed.
 type stuck struct {
 	PID   int32
-	Since time.Time // the same as long as it is at the same
+	Since time.Time // the beginning of that state
 	What  string
 }
 
-// watchLocks checks that no session of the services holds or waits for locks
-// for longer than it may.
+// watchLocks checks that no session of the services holds or waits for locks for too long.
 func (s *storm) watchLocks(ctx context.Context) {
 	seen, mark := map[stuck]time.Time{}, s.stopped.mark()
 	for ; ctx.Err() == nil; sleep(ctx, 250*time.Millisecond) {
@@ -85,7 +84,7 @@ func (s *storm) watchLocks(ctx context.Context) {
 			  AND state = 'active' AND query_start < clock_timestamp() - $4::interval`,
 			[]string{s.invoicing, s.paying}, longestIdle, longestLockWait, longestStatement)
 		if s.stopped.since(mark) {
-			seen, mark = map[stuck]time.Time{}, s.stopped.mark() // its clock went on, and nobody looked at it
+			seen, mark = map[stuck]time.Time{}, s.stopped.mark() // while its clock continued unobserved
 			continue
 		}
 		if err != nil {
@@ -109,8 +108,8 @@ func (s *storm) watchLocks(ctx context.Context) {
 	}
 }
 
-// holdSnapshot keeps a snapshot of a database open, as somebody does who leaves
-// psql open. When the server has been stopped it makes another one.
+// holdSnapshot keeps a snapshot of a database open, like somebody who leaves psql open. When the
+// server has been restarted, it opens another one.
 func (s *storm) holdSnapshot(ctx context.Context, database string) {
 	for ; ctx.Err() == nil; sleep(ctx, 100*time.Millisecond) {
 		conn, err := pgx.Connect(ctx, s.server.URL(superuser, database))
@@ -119,14 +118,14 @@ func (s *storm) holdSnapshot(ctx context.Context, database string) {
 		}
 		if _, err = conn.Exec(ctx, `BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current_snapshot()`); err == nil {
 			s.count(snapshotHeld)
-			_, _ = conn.WaitForNotification(ctx) // never comes; the connection's end does
+			_, _ = conn.WaitForNotification(ctx) // never arrives, but the connection ends
 		}
 		_ = conn.Close(context.WithoutCancel(ctx))
 	}
 }
 
-// clients are those that do not do their part. Each gets a connection to r, of
-// whose answer little fits into the kernel.
+// clients are misbehaving clients. Each gets a connection to r with a small kernel buffer for the
+// response.
 var clients = map[string]func(ctx context.Context, r *replica, conn net.Conn){
 	"client that does not read": func(ctx context.Context, _ *replica, conn net.Conn) {
 		_, _ = io.WriteString(conn, strings.Repeat("GET /invoices HTTP/1.1\r\nHost: localhost\r\n\r\n", 20))
@@ -155,11 +154,11 @@ var clients = map[string]func(ctx context.Context, r *replica, conn net.Conn){
 const (
 	unfinished = "POST /invoices HTTP/1.1\r\nHost: localhost\r\n" +
 		"Content-Type: application/json\r\nContent-Length: 8000\r\n\r\n["
-	// bodyTimeout is within which time a body has to arrive; see docs/bounds.md.
+	// bodyTimeout is the time within which a body must arrive; see docs/bounds.md.
 	bodyTimeout = 10 * time.Second
 )
 
-// misbehave makes requests of random invoice-apps as client does, until ctx is done.
+// misbehave sends requests to random invoice-apps as client does, until ctx is done.
 func (s *storm) misbehave(ctx context.Context, kind string, draw *rand.Rand) {
 	dialer := net.Dialer{Control: func(_, _ string, socket syscall.RawConn) error {
 		return socket.Control(func(fd uintptr) {
@@ -170,7 +169,7 @@ func (s *storm) misbehave(ctx context.Context, kind string, draw *rand.Rand) {
 		app := s.apps[draw.IntN(len(s.apps))]
 		conn, err := dialer.DialContext(ctx, "tcp", strings.TrimPrefix(app.url(), "http://"))
 		if err != nil {
-			continue // it is not there
+			continue // it is not running
 		}
 		clients[kind](ctx, app, conn)
 		conn.Close()

@@ -21,10 +21,10 @@ import (
 	payments "example.com/invoices/payment-provider/store"
 )
 
-// callers are far more than a replica takes in at once.
+// callers are far more than a replica accepts at a time.
 const callers = 1000
 
-// Each caller gets a whole answer: what it asked for, or when to ask again.
+// Each caller gets a complete response: the result, or when to try again.
 func TestManyCallersAtOnce(t *testing.T) {
 	app, provider := startBoth(t)
 	const csv, json = "text/csv", "application/json"
@@ -88,8 +88,8 @@ func startBoth(t *testing.T) (app, provider *process) {
 	return start(t, "invoice-app", "DATABASE_URL="+invoicing, "PAYMENT_PROVIDER_URL=http://"+provider.address), provider
 }
 
-// Clients that come again whenever their connection is closed keep nobody out.
-func TestClientsThatComeAgain(t *testing.T) {
+// Clients that reconnect whenever their connection is closed keep nobody out.
+func TestReconnectingClients(t *testing.T) {
 	app, _ := startBoth(t)
 	for name, text := range map[string]string{
 		"without a request":     "",
@@ -134,7 +134,8 @@ const (
 	late = "closed before the request was sent"
 )
 
-// answer asks over a connection of its own, and returns the whole answer's status, or what is wrong with it.
+// answer sends a request on its own connection, and returns the status of a complete response, or
+// what is wrong with it.
 func answer(method, url, contentType, body string) string {
 	request, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {

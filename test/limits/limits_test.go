@@ -21,8 +21,8 @@ import (
 
 const mebibyte = 1 << 20
 
-// An attack is what hostile clients do at once. Connections that it leaves open
-// stay so until the next.
+// An attack is what hostile clients do at the same time. Connections that it leaves open stay open
+// until the next one.
 type attack struct {
 	name string
 	run  func(t *testing.T, address string)
@@ -34,7 +34,7 @@ func TestInvoiceApp(t *testing.T) {
 	url := server.URL(postgrestest.Superuser, "invoicing")
 	require.NoError(t, invoices.Schema.Migrate(t.Context(), url, ""))
 	p := start(t, "invoice-app", "DATABASE_URL="+url, "PAY_PATIENCE=1s",
-		"PAYMENT_PROVIDER_URL=http://127.0.0.1:1") // where nobody answers
+		"PAYMENT_PROVIDER_URL=http://127.0.0.1:1") // where nothing listens
 	const one = `{"InvoiceId":"one","Value":1,"Currency":"EUR"}`
 	require.Equal(t, http.StatusCreated, post(t, p.address, "/invoices", one))
 
@@ -81,8 +81,8 @@ func TestPaymentProvider(t *testing.T) {
 	}}))
 }
 
-// everywhere are the attacks on any service: get is what can be asked for
-// there, and path what takes body.
+// everywhere are the attacks on any service: get is a path to read, and path one that accepts
+// body.
 func everywhere(get, path, body string) []attack {
 	request := "GET " + get + " HTTP/1.1\r\nHost: localhost\r\n"
 	upload := "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -124,8 +124,7 @@ func everywhere(get, path, body string) []attack {
 	}, bodies(path, body, mebibyte)...)
 }
 
-// bodies are attacks with what is sent to path, which takes body, of up to size
-// bytes.
+// bodies are attacks with request bodies for path, which accepts body, of up to size bytes.
 func bodies(path, body string, size int) (attacks []attack) {
 	list := func(element string) string {
 		return "[" + strings.Repeat(element+",", size/(len(element)+1)-2) + element + "]"
@@ -158,7 +157,7 @@ func manyFields(size int) string {
 	return body.String() + "}"
 }
 
-// withstand runs the attacks, and asks for get meanwhile.
+// withstand runs the attacks, and requests get at the same time.
 func (p *process) withstand(t *testing.T, get string, attacks []attack) {
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
@@ -179,12 +178,11 @@ func (p *process) withstand(t *testing.T, get string, attacks []attack) {
 	}
 }
 
-// hold opens connections, sends text on each, and reads nothing until the test
-// ends.
+// hold opens connections, sends text on each, and reads nothing until the test ends.
 func hold(t *testing.T, address string, connections int, text string) {
 	t.Helper()
 	dialer := net.Dialer{Control: func(_, _ string, socket syscall.RawConn) error {
-		return socket.Control(func(fd uintptr) { // so that little is taken from the server
+		return socket.Control(func(fd uintptr) { // so that the kernel accepts little from the server
 			_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)
 		})
 	}}
@@ -195,14 +193,13 @@ func hold(t *testing.T, address string, connections int, text string) {
 		t.Cleanup(func() { conn.Close() })
 		sending.Go(func() {
 			_ = conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-			_, _ = io.WriteString(conn, text) // refused, cut or not read, as it may be
+			_, _ = io.WriteString(conn, text) // it may be refused, cut or not read
 		})
 	}
 	sending.Wait()
 }
 
-// posts sends body from 32 clients at once, three times each, and waits for
-// their answers.
+// posts sends body from 32 clients, three times each, and waits for the responses.
 func posts(t *testing.T, address, path, body string) {
 	var clients sync.WaitGroup
 	for range 32 {
@@ -215,7 +212,7 @@ func posts(t *testing.T, address, path, body string) {
 	clients.Wait()
 }
 
-// post returns the answer's status, or 0 if there is none.
+// post returns the status of the response, or 0 if there is none.
 func post(t *testing.T, address, path, body string) int {
 	t.Helper()
 	response, err := http.Post("http://"+address+path, "application/json", strings.NewReader(body))

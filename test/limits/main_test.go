@@ -1,6 +1,5 @@
-// Package limits runs each service as its manifest does, with the memory that
-// it has there, and lets hostile clients at it: what anybody sends may be
-// refused, but takes no replica out.
+// Package limits runs each service as its manifest does, with the same memory, and lets hostile
+// clients attack it: any request may be rejected, but none takes a replica down.
 package limits
 
 import (
@@ -22,10 +21,10 @@ import (
 	"example.com/invoices/internal/podtest"
 )
 
-// moduleRoot is where this package's module begins.
+// moduleRoot is the root of this package's module.
 const moduleRoot = "../.."
 
-// programs is the folder of the two services' binaries.
+// programs is the folder of the programs of both services.
 var programs string
 
 func TestMain(m *testing.M) {
@@ -47,7 +46,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// process is a service that runs, and what it may not survive.
+// process is a running service, and what it must survive.
 type process struct {
 	address string
 	memory  int64
@@ -96,7 +95,7 @@ func start(t *testing.T, service string, env ...string) *process {
 	return p
 }
 
-// requireAlive fails if the process has ended, or would have in a pod.
+// requireAlive fails if the process has ended, or would have been killed in a pod.
 func (p *process) requireAlive(t *testing.T) {
 	t.Helper()
 	select {

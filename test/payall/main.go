@@ -1,5 +1,5 @@
-// payall is what test.sh runs: it pays every unpaid invoice of a running
-// invoice-app, from outside, and checks that nothing but their state changed.
+// payall is the program behind test.sh: it pays every unpaid invoice of a running invoice-app,
+// from outside, and checks that nothing changed but their state.
 package main
 
 import (
@@ -59,8 +59,8 @@ func main() {
 	}
 }
 
-// invoice is one as the list shows it. Value is the text of the number: a
-// float would hide a changed digit.
+// invoice is an invoice in the list. Value is the text of the number: a float would hide a changed
+// digit.
 type invoice struct {
 	InvoiceId string //nolint:revive,staticcheck // as the API spells it
 	Value     json.Number
@@ -117,8 +117,8 @@ func run(ctx context.Context, app app, wait time.Duration, out io.Writer) error 
 	return encoder.Encode(paid)
 }
 
-// compare finds what is wrong with the list after everything was paid.
-// Invoices that came in between are nobody's promise.
+// compare returns what is wrong with the list after everything was paid. Invoices that were added
+// in the meantime may be unpaid.
 func compare(before, after []invoice) error {
 	now := make(map[string]invoice, len(after))
 	for _, i := range after {
@@ -198,7 +198,7 @@ func (a app) payAll(ctx context.Context) error {
 		switch {
 		case err != nil:
 			return err
-		case status == http.StatusAccepted: // it takes long: the next call waits for its end
+		case status == http.StatusAccepted: // it takes long: the next call waits for the end
 			say("%.200s", body)
 		case status != http.StatusOK || string(body) != "{}":
 			return fmt.Errorf("POST /invoices/pay answered %d %.500q, and not 200 {}", status, body)
@@ -208,7 +208,7 @@ func (a app) payAll(ctx context.Context) error {
 	}
 }
 
-// call returns the answer's body, or an error unless its status is want.
+// call returns the body of the response, or an error unless its status is want.
 func (a app) call(ctx context.Context, method, path string, body []byte, want int) ([]byte, error) {
 	status, answer, err := a.ask(ctx, method, path, body)
 	if err == nil && status != want {
@@ -217,9 +217,9 @@ func (a app) call(ctx context.Context, method, path string, body []byte, want in
 	return answer, err
 }
 
-// ask returns the answer's status and body.
+// ask returns the status and the body of the response.
 func (a app) ask(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute) // more than the longest answer
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute) // longer than any response
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, a.url+path, strings.NewReader(string(body)))
 	if err != nil {

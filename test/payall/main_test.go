@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// liar is an invoice-app with two invoices that answers pay-all with OK, and
-// then lists whatever a test wants.
+// liar is an invoice-app with two invoices that reports success for a pay-all, and then lists
+// whatever a test wants.
 func liar(t *testing.T, after string) app {
 	t.Helper()
 	paid := false
@@ -35,7 +35,7 @@ func liar(t *testing.T, after string) app {
 	return app{server.URL}
 }
 
-func TestEveryLieIsFound(t *testing.T) {
+func TestEveryViolationIsFound(t *testing.T) {
 	const a, b = `{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":true}`, `{"InvoiceId":"B","Value":2,"Currency":"JPY","IsPaid":true}`
 	for name, test := range map[string]struct{ after, says string }{
 		"still unpaid":      {`[{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":false},` + b + `]`, "is unpaid"},
@@ -62,7 +62,7 @@ func TestEveryLieIsFound(t *testing.T) {
 	assert.Len(t, paid, 2)
 }
 
-func TestAPayAllThatTakesLongIsWaitedFor(t *testing.T) {
+func TestLongPayAllIsWaitedFor(t *testing.T) {
 	answers := []int{http.StatusAccepted, http.StatusAccepted, http.StatusOK}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(answers[0])
@@ -75,7 +75,7 @@ func TestAPayAllThatTakesLongIsWaitedFor(t *testing.T) {
 	assert.Empty(t, answers)
 }
 
-func TestNobodyThere(t *testing.T) {
+func TestNothingListens(t *testing.T) {
 	err := run(t.Context(), app{"http://127.0.0.1:1"}, 100*time.Millisecond, io.Discard)
 	assert.ErrorContains(t, err, "INVOICE_APP_URL")
 }

@@ -24,13 +24,14 @@ import (
 	"example.com/invoices/internal/porttest"
 )
 
-// enough is how long anything may take that is bound to happen. It only ends a test that hangs.
+// enough is a generous limit for everything that must happen. It only ends a test that hangs.
 const enough = 3 * time.Minute
 
-// A full volume stops writing, and then the server: it ends when there is no space for its log of changes,
-// and cannot start. Both services say so, and go on with nothing lost when there is space again.
-func TestAFullVolume(t *testing.T) {
-	p := newPod(t, "max_wal_size = 32MB\nmin_wal_size = 32MB\n") // a small one is filled sooner
+// A full volume first stops all writing, and then the server: it ends when there is no space for
+// its write-ahead log, and cannot start. Both services report that, and continue without a loss
+// when there is space again.
+func TestFullVolume(t *testing.T) {
+	p := newPod(t, "max_wal_size = 32MB\nmin_wal_size = 32MB\n") // a small one fills up sooner
 	p.limitVolume(144 << 20)
 	p.secrets("owner", "application")
 	for _, database := range []string{"invoicing", "payments"} {
@@ -45,7 +46,7 @@ func TestAFullVolume(t *testing.T) {
 		url("owner", "owner", "invoicing"), url("application", "application", "invoicing"),
 		"PAYMENT_PROVIDER_URL="+provider.url, "PAY_PATIENCE=1s")
 
-	added := map[string]bool{} // those that were answered with 201
+	added := map[string]bool{} // those with a 201
 	batch := 0
 	add := func() (status int) {
 		batch++
@@ -90,14 +91,14 @@ func TestAFullVolume(t *testing.T) {
 	require.Equal(t, http.StatusOK, payAll())
 	require.Equal(t, http.StatusCreated, add())
 
-	superuser := p.superuser() // now, since a new session finds no space for a file that it makes
+	superuser := p.superuser() // now, since a new session would have no space for its files
 	giveBack := p.fillVolume()
 	until(http.StatusServiceUnavailable, add, "adding to a full volume")
 	until(http.StatusServiceUnavailable, pay, "paying on a full volume")
 	status, _ := app.call(http.MethodGet, "/invoices?limit=1", nil)
 	assert.Equal(t, http.StatusOK, status, "reading needs no space")
 
-	// The server cannot go on without space for its log of changes.
+	// The server cannot continue without space for its write-ahead log.
 	for !superuser.IsClosed() {
 		_, _ = superuser.Exec(t.Context(), "SELECT pg_switch_wal() FROM pg_logical_emit_message(false, 'filler', 'x')")
 	}
@@ -129,7 +130,7 @@ func TestAFullVolume(t *testing.T) {
 	}
 }
 
-// limitVolume gives the volume a size, as a disk has one.
+// limitVolume limits the size of the volume, as a disk would.
 func (p pod) limitVolume(size int) {
 	p.t.Helper()
 	if os.Getuid() != 0 {
@@ -140,7 +141,7 @@ func (p pod) limitVolume(size int) {
 	p.mkdir("volume")
 }
 
-// fillVolume takes all space of it, what the server frees too, until the space is given back.
+// fillVolume uses up all space, including what the server frees, until the space is released.
 func (p pod) fillVolume() (giveBack func()) {
 	p.t.Helper()
 	ballast, err := os.Create(p.path("volume/ballast"))
@@ -174,7 +175,7 @@ func (p pod) fillVolume() (giveBack func()) {
 	return giveBack
 }
 
-// superuser is a session on the server's own socket.
+// superuser returns a session on the server's own socket.
 func (p pod) superuser() *pgx.Conn {
 	p.t.Helper()
 	conn, err := pgx.Connect(p.t.Context(),
@@ -243,7 +244,7 @@ func (s service) ready() (status int) {
 	return status
 }
 
-// invoices says of each invoice whether it is paid.
+// invoices returns whether each invoice is paid.
 func (s service) invoices(t *testing.T) map[string]bool {
 	t.Helper()
 	status, answer := s.call(http.MethodGet, "/invoices", nil)
@@ -260,7 +261,7 @@ func (s service) invoices(t *testing.T) map[string]bool {
 	return paid
 }
 
-var programs string // the folder of both services
+var programs string // the folder of the programs of both services
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 

@@ -1,4 +1,4 @@
-// Package postgres tests what k8s/base/postgres describes, on a real server without a cluster.
+// Package postgres tests k8s/base/postgres on a real server without a cluster.
 package postgres
 
 import (
@@ -22,7 +22,7 @@ import (
 
 const manifests = "../../k8s/base/postgres"
 
-// loudest makes PostgreSQL log all that it can be made to log about a statement.
+// loudest makes PostgreSQL log everything that it can log about a statement.
 const loudest = `
 log_statement = all
 log_duration = on
@@ -38,7 +38,7 @@ auto_explain.log_min_duration = 0
 auto_explain.log_nested_statements = on
 `
 
-// pod is the folders of the database's pod, below a temporary one.
+// pod has the folders of the database's pod, below a temporary one.
 type pod struct {
 	t      *testing.T
 	folder string
@@ -58,7 +58,7 @@ func newPod(t *testing.T, settings string) pod {
 		}
 		p.write("etc/"+name, text)
 	}
-	// The account is called postgres in the pod, and anything here.
+	// The account is called postgres in the pod, and can have any name here.
 	p.write("etc/pg_hba.conf", "local all postgres trust\nhost all owner,application all scram-sha-256\n")
 	p.mkdir("run")
 	p.mkdir("volume")
@@ -84,20 +84,22 @@ func (p pod) write(name, content string) {
 	postgrestest.Give(p.t, p.path(name))
 }
 
-// secrets are the passfiles that a team's Secrets hold.
+// secrets writes the passfiles of a team's Secrets.
 func (p pod) secrets(owner, application string) {
 	p.t.Helper()
 	p.write("secrets/owner/passfile", "*:*:*:owner:"+owner+"\n")
 	p.write("secrets/application/passfile", "*:*:*:application:"+application+"\n")
 }
 
-// prepare runs prepare.sh for a database, and returns all that it and the server have written.
+// prepare runs prepare.sh for a database, and returns everything that it and the server have
+// written.
 func (p pod) prepare(database string) (output string, err error) {
 	p.t.Helper()
 	command := postgrestest.Command(p.t, p.folder, "sh", "-c", `PATH="$PWD/bin:$PATH" exec sh etc/prepare.sh`)
 	command.Env = append(os.Environ(), "PGDATA="+p.path("volume/pgdata"), "PGHOST="+p.path("run"),
 		"PGUSER=postgres", "DATABASE="+database)
-	// A file, since a server that is left behind holds on to it, and a pipe would only end with it.
+	// A file, since a server that is left behind keeps it open; a pipe would end only with the
+	// server.
 	log, err := os.Create(filepath.Join(p.t.TempDir(), "log"))
 	require.NoError(p.t, err)
 	defer log.Close()
@@ -118,7 +120,7 @@ func (p pod) stop() {
 	_ = postgrestest.Command(p.t, p.folder, "pg_ctl", "stop", "--pgdata="+p.path("volume/pgdata"), "--mode=immediate").Run()
 }
 
-// serve runs the server as the kubelet does, which starts it again whenever it has ended.
+// serve runs the server like the kubelet, which restarts it whenever it has ended.
 func (p pod) serve() (url func(role, password, database string) string) {
 	p.t.Helper()
 	log, err := os.Create(filepath.Join(p.t.TempDir(), "log"))
@@ -163,7 +165,7 @@ func (p pod) serve() (url func(role, password, database string) string) {
 	}
 }
 
-// logsIn tries until the server answers, whatever it answers.
+// logsIn tries until the server responds in any way.
 func logsIn(t *testing.T, url string) error {
 	t.Helper()
 	var err error
@@ -179,7 +181,7 @@ func logsIn(t *testing.T, url string) error {
 	return err
 }
 
-// lastOf is the end of a log that has megabytes.
+// lastOf returns the end of a log of several megabytes.
 func lastOf(output string) string { return output[max(0, len(output)-10_000):] }
 
 func noSecret(t *testing.T, output string) {
@@ -189,7 +191,7 @@ func noSecret(t *testing.T, output string) {
 	}
 }
 
-// Both teams can read the logs of the database's pod, so no password may get into them.
+// Both teams can read the logs of the database's pod, so passwords must not appear in them.
 func TestNoPasswordIsLogged(t *testing.T) {
 	p := newPod(t, loudest)
 	const owner, application, replaced = "S3CRET-of-the-owner", "S3CRET-of-the-application", "S3CRET-that-replaces-it"
@@ -227,8 +229,8 @@ exec psql "$@"
 	assert.Error(t, logsIn(t, url("owner", "S3CRET-too-late", "invoicing")))
 }
 
-// Without a password nothing is changed: an empty one would leave the role without any.
-func TestAnEmptyPassfileIsRefused(t *testing.T) {
+// Without a password nothing is changed: an empty one would leave the role without a password.
+func TestEmptyPassfileIsRejected(t *testing.T) {
 	p := newPod(t, "")
 	p.secrets("", "something")
 	output, err := p.prepare("invoicing")

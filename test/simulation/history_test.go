@@ -17,10 +17,10 @@ type event struct {
 	result    string
 }
 
-// history is what has happened in a schedule.
+// history is the sequence of events in a schedule.
 type history []event
 
-// sorted puts events that were noted at the same instant in an order of their own.
+// sorted puts events that were recorded at the same instant in a defined order.
 func (h history) sorted() history {
 	slices.SortStableFunc(h, func(a, b event) int {
 		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.who, b.who), cmp.Compare(a.what, b.what),

@@ -14,10 +14,9 @@ var (
 	errCrashed     = errors.New("this replica has crashed")
 )
 
-// ask is a replica's question to the ledger: its request takes a while to get
-// there, has its effect, and its answer takes a while to come back. Either may get
-// lost, and what ctx does not wait for may happen nevertheless. result describes what
-// the effect was.
+// ask is a replica's request to the ledger: the request takes a while to arrive, has its effect,
+// and the response takes a while to return. Either may get lost, and what ctx no longer waits for
+// may happen all the same. result describes the effect.
 func ask(
 	ctx context.Context, r *replica, what string, seqs []int64, effect func(), result func() string,
 ) error {
@@ -69,7 +68,7 @@ func ask(
 	happen()
 	lost := w.faulty(dice, w.faults.answerLost)
 	if lost {
-		back = between(dice, 0, time.Second) // a connection that is cut says so sooner or later
+		back = between(dice, 0, time.Second) // a cut connection is noticed sooner or later
 	}
 	inTime := w.sleep(ctx, back)
 	r.comeBack(dice)
@@ -82,8 +81,8 @@ func ask(
 	return nil
 }
 
-// LastSeq is invoice.Ledger's, as what follows is. After an error the effect may be
-// yet to come, so its result is not touched.
+// LastSeq implements invoice.Ledger, like the methods below. After an error the effect may still
+// happen, so the result is not used.
 func (r *replica) LastSeq(ctx context.Context) (int64, error) {
 	var last int64
 	err := ask(ctx, r, "asks for the last", nil, func() {

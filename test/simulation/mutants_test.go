@@ -13,10 +13,10 @@ import (
 	"example.com/invoices/internal/mutation"
 )
 
-// moduleRoot is where this package's module begins.
+// moduleRoot is the root of this package's module.
 const moduleRoot = "../.."
 
-// caughtWithin is after how many schedules a mutant is caught at the latest.
+// caughtWithin is the maximum number of schedules until a mutant is caught.
 const caughtWithin = "20000"
 
 const (
@@ -26,8 +26,8 @@ const (
 	payCall    = `answers := r.provider.Pay(calling, invoices)`
 )
 
-// TestMutants breaks the Payer, or a model, on purpose, one way at a time, and
-// expects the rule that is there for it to be broken soon.
+// TestMutants breaks the Payer, or a model, on purpose, one way at a time, and expects the
+// corresponding rule to be violated soon.
 func TestMutants(t *testing.T) {
 	for name, m := range map[string]struct {
 		mutation.Mutation

@@ -17,7 +17,7 @@ import (
 type bank struct {
 	payments map[string]payment // by the invoice's id
 	quirks   map[string]quirk
-	said     map[string]bool // ids that were refused
+	said     map[string]bool // IDs that were rejected
 }
 
 type payment struct {
@@ -25,18 +25,18 @@ type payment struct {
 	times  int
 }
 
-// quirk is how the provider treats an invoice, other than taking its payment.
+// quirk is how the provider treats an invoice, besides taking its payment.
 type quirk struct {
 	mismatched    bool      // it has a payment of another amount
-	refusedUntil  time.Time // it says until then that the payment is not valid
-	poisonedUntil time.Time // every call that has it fails until then
+	refusedUntil  time.Time // until then the payment counts as invalid
+	poisonedUntil time.Time // until then every call with it fails
 }
 
 func newBank() *bank {
 	return &bank{payments: map[string]payment{}, quirks: map[string]quirk{}, said: map[string]bool{}}
 }
 
-// expect decides how i will be treated.
+// expect decides how the provider treats i.
 func (b *bank) expect(i invoice.Invoice, w *world, dice *rand.Rand) {
 	q := quirk{mismatched: chance(dice, w.faults.mismatched)}
 	if q.mismatched {
@@ -54,10 +54,10 @@ func (b *bank) expect(i invoice.Invoice, w *world, dice *rand.Rand) {
 // takes reports whether the payment of i is taken sooner or later.
 func (b *bank) takes(id string) bool { return !b.quirks[id].mismatched }
 
-// refusal is the reason that the provider gives for not taking a payment.
+// refusal is the provider's reason for not taking a payment.
 func refusal(id string) string { return "refused: " + id }
 
-// take takes the payment of i, unless it is there, and returns the verdict.
+// take takes the payment of i, unless it exists, and returns the verdict.
 func (b *bank) take(i invoice.Invoice) error {
 	kept, there := b.payments[i.ID]
 	switch {
@@ -76,7 +76,7 @@ var (
 	errUnsaid = errors.New("status 200 without this invoice")
 )
 
-// Pay is invoice.Provider's.
+// Pay implements invoice.Provider.
 func (r *replica) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	w := r.world
 	seqs := seqsOf(invoices, func(i invoice.Invoice) int64 { return i.Seq })
@@ -117,7 +117,7 @@ func (r *replica) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 		return fail("request lost", ctx.Err())
 	}
 	if !w.sleep(ctx, way) {
-		if chance(dice, 0.5) { // it is on its way, and arrives
+		if chance(dice, 0.5) { // it is in transit, and arrives
 			w.later(way, take)
 		}
 		r.comeBack(dice)
@@ -148,7 +148,7 @@ func (r *replica) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	return verdicts
 }
 
-// take is the effect of a call. It returns an answer for each invoice.
+// take is the effect of a call. It returns a result for each invoice.
 func (r *replica) take(invoices []invoice.Invoice, seqs []int64) []error {
 	w := r.world
 	dice := w.dice(r.name+"is heard", seqs...)
@@ -175,7 +175,7 @@ func (r *replica) take(invoices []invoice.Invoice, seqs []int64) []error {
 	return answers
 }
 
-// hear is an answer that the replica gets.
+// hear passes a response to the replica.
 func (r *replica) hear(invoices []invoice.Invoice, answers []error, seqs []int64) {
 	w := r.world
 	w.mu.Lock()
@@ -196,9 +196,8 @@ func (r *replica) poisoned(invoices []invoice.Invoice) bool {
 	})
 }
 
-// checkSent checks that a call with these invoices ends before their claims do,
-// even if it takes as long as a call may. What the provider has confirmed may be
-// asked for at any time.
+// checkSent checks that a call with these invoices ends before their claims do, even if it takes
+// as long as it can. Payments that the provider has confirmed can be requested at any time.
 func (r *replica) checkSent(invoices []invoice.Invoice) {
 	w := r.world
 	w.mu.Lock()

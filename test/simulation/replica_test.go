@@ -11,7 +11,7 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// place is where one replica after the other runs.
+// place is where one replica runs after the other.
 type place struct {
 	*world
 	name    string
@@ -19,8 +19,8 @@ type place struct {
 	replica *replica // the latest
 }
 
-// replica is a Payer in its process. It is the Payer's Ledger and Provider: each
-// call of the Payer's may go wrong on its way to the models of those.
+// replica is a Payer in its process. It is the Payer's Ledger and Provider: each call may fail on
+// its way to their models.
 type replica struct {
 	*world
 	name  string
@@ -43,8 +43,8 @@ func (p *place) start(number int) {
 	p.replica = r
 }
 
-// run starts replicas, lets clients call them, and ends them, until the faults
-// do. The last one stays.
+// run starts replicas, lets clients call them, and ends them, until there are no more faults. The
+// last one stays.
 func (p *place) run() {
 	for number := 1; ; number++ {
 		p.start(number)
@@ -77,7 +77,7 @@ func (p *place) run() {
 	}
 }
 
-// call lets a client call after a while. Some leave before they have an answer.
+// call lets a client call after a while. Some leave before they get a response.
 func (r *replica) call(callers *sync.WaitGroup, after time.Duration) {
 	callers.Go(func() {
 		r.sleep(context.Background(), after)
@@ -95,7 +95,7 @@ func (r *replica) call(callers *sync.WaitGroup, after time.Duration) {
 	})
 }
 
-// payAll has the Payer pay, and checks that it tells the truth.
+// payAll lets the Payer pay, and checks that its result is true.
 func (r *replica) payAll(ctx context.Context) {
 	if r.thaw(); ctx.Err() != nil {
 		return // whether such a run begins at all is up to Go's scheduler
@@ -126,13 +126,13 @@ func (r *replica) crash() {
 	r.dead = true
 	r.note(r.name, "crashes", nil, "")
 	r.mu.Unlock()
-	// The way out for its goroutines: none of their calls goes anywhere.
+	// This ends its goroutines: none of their calls goes anywhere.
 	r.payer.Stop()
 	r.background.Go(r.payer.Close)
 }
 
-// freeze stops the replica after a while, for a while: nothing that it sends
-// leaves, and nothing reaches it. Time goes on.
+// freeze suspends the replica after a while, for a while: nothing leaves it, and nothing reaches
+// it. Time continues.
 func (r *replica) freeze(after, length time.Duration) {
 	r.background.Go(func() {
 		r.sleep(context.Background(), after)
@@ -155,8 +155,7 @@ func (r *replica) thaw() bool {
 	return true
 }
 
-// comeBack is the end of a call: at an instant of its own, and not before the
-// replica thaws.
+// comeBack ends a call: at a unique instant, and not before the replica thaws.
 func (r *replica) comeBack(dice *rand.Rand) {
 	r.sleep(context.Background(), between(dice, 0, time.Millisecond))
 	if r.thaw() {

@@ -1,10 +1,9 @@
-// Package simulation runs several real invoice.Payers, as several replicas, over
-// models of the ledger and of the provider, under testing/synctest: in one process,
-// in fake time. A seed chooses every order, delay, crash and fault, so that a
-// schedule that breaks a rule can be run again.
+// Package simulation runs several real invoice.Payers, as several replicas, on models of the
+// ledger and of the provider, with testing/synctest: in one process and in fake time. A seed
+// determines every order, delay, crash and fault, so that a schedule that violates a rule can be
+// repeated.
 //
-// SIMULATE sets how many seeds run; SIMULATE_SEED runs a single one, and prints
-// what happened.
+// SIMULATE sets how many seeds run; SIMULATE_SEED runs a single one, and prints what happened.
 package simulation
 
 import (
@@ -19,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// number is the value of an environment variable, or otherwise.
+// number returns the value of an environment variable, or otherwise.
 func number(t *testing.T, variable string, otherwise uint64) uint64 {
 	t.Helper()
 	text, is := os.LookupEnv(variable)
@@ -60,7 +59,7 @@ func TestSchedules(t *testing.T) {
 	t.Logf("%d schedules; all was settled %s after the last fault at the latest", seeds, longest)
 }
 
-// TestReplay sees that a seed stands for one history.
+// TestReplay checks that a seed always gives the same history.
 func TestReplay(t *testing.T) {
 	for seed := range number(t, "SIMULATE", 100_000) / 50 {
 		first, second := simulate(t, seed, true), simulate(t, seed, true)

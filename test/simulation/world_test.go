@@ -18,7 +18,7 @@ import (
 	"example.com/invoices/invoice-app/invoice/ledgertest"
 )
 
-// rule is what every schedule keeps.
+// rule is a rule that every schedule must keep.
 type rule string
 
 const (
@@ -32,23 +32,23 @@ const (
 	nothingLeft   rule = "a Payer that is closed leaves no goroutine"
 )
 
-// settledWithin is how long after the last fault everything has to be settled.
+// settledWithin is how long after the last fault everything must be settled.
 const settledWithin = time.Minute
 
-// world is one schedule: some replicas, a ledger and a provider, and what befalls
+// world is one schedule: some replicas, a ledger and a provider, and everything that happens to
 // them. All of it follows from seed.
 type world struct {
 	seed   uint64
 	start  time.Time
-	calm   time.Time // from then on there are no faults
+	calm   time.Time // there are no faults from then on
 	cfg    invoice.PayerConfig
 	faults faults
 	ledger *ledgertest.Ledger
 	bank   *bank
 
-	background sync.WaitGroup // what happens though nobody waits for it
+	background sync.WaitGroup // events that nobody waits for
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	instants  map[time.Time]bool
 	claims    []lastClaim // by Seq-1
 	violated  rule        // the first
@@ -61,11 +61,11 @@ type world struct {
 type lastClaim struct {
 	attempt int
 	until   time.Time
-	retried time.Time // when an operator last freed the invoice
+	retried time.Time // when an operator last unparked the invoice
 }
 
-// faults are how often each kind of fault happens, from 0 to 1. In each schedule
-// about half of the kinds are absent: some faults hide others.
+// faults are the probabilities of each kind of fault, from 0 to 1. In each schedule about half of
+// the kinds are absent: some faults hide others.
 type faults struct {
 	ledgerDown, requestLost, answerLost, slowLedger     float64
 	providerDown, failed, paymentLost, verdictLost, cut float64
@@ -108,7 +108,7 @@ func newWorld(seed uint64, recording bool) *world {
 	return w
 }
 
-// addInvoice lets an invoice arrive, and decides what it meets.
+// addInvoice lets an invoice arrive, and decides what happens to it.
 func (w *world) addInvoice() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -124,9 +124,8 @@ func (w *world) addInvoice() {
 	w.note("client", "sends", []int64{int64(seq)}, fmt.Sprintf("%d %s", i.Amount.Minor, i.Amount.Currency))
 }
 
-// dice are what chance says about one event. They follow from the event alone, not
-// from what was drawn before: goroutines that run at the same instant may do so in
-// any order.
+// dice are the random numbers of one event. They depend on the event alone, not on earlier random
+// numbers: goroutines that run at the same instant may do so in any order.
 func (w *world) dice(what string, about ...int64) *rand.Rand {
 	hash := fnv.New64a()
 	key := append(make([]byte, 0, 128), what...)
@@ -144,14 +143,13 @@ func between(dice *rand.Rand, least, most time.Duration) time.Duration {
 
 func chance(dice *rand.Rand, probability float64) bool { return dice.Float64() < probability }
 
-// faulty reports whether there are faults still, and then throws the dice.
+// faulty reports whether there are still faults, and then throws the dice.
 func (w *world) faulty(dice *rand.Rand, probability float64) bool {
 	return chance(dice, probability) && time.Now().Before(w.calm)
 }
 
-// sleep waits until an instant about wait from now that nobody else has, or until
-// ctx is done, and reports whether it was the former. With one event at a time,
-// a schedule is the same whenever it runs.
+// sleep waits until a unique instant about wait from now, or until ctx is done, and reports
+// whether it was the former. With one event at a time, a schedule is always the same.
 func (w *world) sleep(ctx context.Context, wait time.Duration) bool {
 	w.mu.Lock()
 	now := time.Now()
@@ -177,8 +175,8 @@ func (w *world) sleep(ctx context.Context, wait time.Duration) bool {
 
 func (w *world) sleepUntil(at time.Time) { w.sleep(context.Background(), time.Until(at)) }
 
-// violate notes that a rule is broken. Only the first counts: others may follow
-// from it. w.mu is held.
+// violate records that a rule is violated. Only the first violation counts: others may follow from
+// it. The caller holds w.mu.
 func (w *world) violate(r rule, format string, args ...any) {
 	if w.violated == "" {
 		w.violated, w.violation = r, fmt.Sprintf(format, args...)
@@ -186,14 +184,14 @@ func (w *world) violate(r rule, format string, args ...any) {
 	}
 }
 
-// note adds a line to the history, if there is one. w.mu is held.
+// note adds a line to the history, if there is one. The caller holds w.mu.
 func (w *world) note(who, what string, seqs []int64, result string) {
 	if w.recording {
 		w.history = append(w.history, event{time.Since(w.start), who, what, seqs, result})
 	}
 }
 
-// later lets something happen though nobody waits for it.
+// later lets something happen that nobody waits for.
 func (w *world) later(wait time.Duration, happen func()) {
 	w.background.Go(func() {
 		w.sleep(context.Background(), wait)
@@ -201,14 +199,14 @@ func (w *world) later(wait time.Duration, happen func()) {
 	})
 }
 
-// checkRows checks invoices after they have changed. w.mu is held.
+// checkRows checks invoices after a change. The caller holds w.mu.
 func (w *world) checkRows(seqs []int64) {
 	for _, seq := range seqs {
 		w.checkRow(w.ledger.Row(seq))
 	}
 }
 
-// outcome is what came of a schedule.
+// outcome is the result of a schedule.
 type outcome struct {
 	violated  rule // or ""
 	violation string
@@ -216,11 +214,11 @@ type outcome struct {
 	quiet     time.Duration // from the last fault until everything was settled
 }
 
-// simulate runs the schedule of seed, with its history or, which is quicker, without.
+// simulate runs the schedule of seed, with a history or, which is faster, without.
 func simulate(t *testing.T, seed uint64, recording bool) (o outcome) {
 	var w *world
 	defer func() {
-		if left := recover(); left != nil { // synctest's: goroutines wait for what will never happen
+		if left := recover(); left != nil { // from synctest: goroutines wait for something that will never happen
 			w.mu.Lock()
 			w.violate(nothingLeft, "%v", left)
 			w.mu.Unlock()
@@ -241,7 +239,7 @@ func (w *world) outcome() outcome {
 	return outcome{violated: w.violated, violation: w.violation, history: w.history.sorted()}
 }
 
-// run lets everything happen, and then waits until all is settled.
+// run runs the schedule, and then waits until everything is settled.
 func (w *world) run() (quiet time.Duration) {
 	dice := w.dice("run")
 	var late, slots sync.WaitGroup
@@ -276,8 +274,7 @@ func (w *world) run() (quiet time.Duration) {
 	return quiet
 }
 
-// retryRejected is what an operator does who knows that a refusal was the
-// provider's mistake.
+// retryRejected does what an operator does who knows that a rejection was the provider's mistake.
 func (w *world) retryRejected() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -292,7 +289,7 @@ func (w *world) retryRejected() {
 	}
 }
 
-// allSettled reports whether each invoice is what it has to be in the end.
+// allSettled reports whether every invoice is in its final state.
 func (w *world) allSettled() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -320,7 +317,7 @@ func (w *world) checkEnd() {
 	}
 }
 
-// checkRow checks an invoice after it has changed. w.mu is held.
+// checkRow checks an invoice after a change. The caller holds w.mu.
 func (w *world) checkRow(row invoice.Claim) {
 	if row.Paid && w.bank.payments[row.ID].amount != row.Amount {
 		w.violate(paidMeansPaid, "%s is marked paid, but there is no payment of %v", row.ID, row.Amount)

@@ -14,7 +14,7 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// Store is what Test needs of an invoice.Store.
+// Store is the part of an invoice.Store that Test needs.
 type Store interface {
 	invoice.Ledger
 	Get(ctx context.Context, id string) (invoice.Invoice, error)
@@ -27,8 +27,8 @@ const (
 	patience = time.Minute
 )
 
-// Test checks that the ledgers that open returns do what invoice.Ledger and
-// invoice.Store say. open returns a new one with these invoices.
+// Test checks that the ledgers that open returns conform to invoice.Ledger and invoice.Store. open
+// returns a new ledger with these invoices.
 func Test(t *testing.T, open func(t *testing.T, invoices []invoice.Invoice) Store) {
 	openWith := func(t *testing.T, ids ...string) store {
 		t.Helper()
@@ -77,7 +77,7 @@ func (s store) get(t *testing.T, id string) invoice.Invoice {
 	return i
 }
 
-// markPaid marks an invoice paid, claimed or not.
+// markPaid marks an invoice paid, whether it is claimed or not.
 func (s store) markPaid(t *testing.T, id string) {
 	t.Helper()
 	require.NoError(t, s.MarkPaid(t.Context(), []invoice.Claim{{Invoice: s.get(t, id)}}))

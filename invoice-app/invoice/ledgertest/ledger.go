@@ -1,5 +1,5 @@
-// Package ledgertest has a model of an invoice.Ledger, for tests that need one in
-// memory and in a fake time, and the tests that the model and every real ledger pass.
+// Package ledgertest provides an in-memory model of an invoice.Ledger that works in fake time, and
+// the tests that the model and every real ledger must pass.
 package ledgertest
 
 import (
@@ -11,7 +11,7 @@ import (
 	"example.com/invoices/invoice-app/invoice"
 )
 
-// Ledger is an invoice.Ledger in memory. Its clock is that of package time.
+// Ledger is an invoice.Ledger in memory. It uses the clock of package time.
 type Ledger struct {
 	mu   sync.Mutex
 	rows []row // by Seq, from 1
@@ -31,7 +31,7 @@ func New(invoices ...invoice.Invoice) *Ledger {
 	return l
 }
 
-// Add adds an invoice with an id that is new.
+// Add adds an invoice with a new ID.
 func (l *Ledger) Add(i invoice.Invoice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -39,7 +39,7 @@ func (l *Ledger) Add(i invoice.Invoice) {
 	l.rows = append(l.rows, row{Claim: invoice.Claim{Invoice: i}})
 }
 
-// Row returns the invoice of a Seq and its latest claim.
+// Row returns the invoice with this Seq and its latest claim.
 func (l *Ledger) Row(seq int64) invoice.Claim {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,7 +57,7 @@ func (l *Ledger) Rows() []invoice.Claim {
 	return rows
 }
 
-// Get is invoice.Store's.
+// Get implements invoice.Store.
 func (l *Ledger) Get(_ context.Context, id string) (invoice.Invoice, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,7 +67,7 @@ func (l *Ledger) Get(_ context.Context, id string) (invoice.Invoice, error) {
 	return invoice.Invoice{}, invoice.ErrNotFound
 }
 
-// Retry is invoice.Store's.
+// Retry implements invoice.Store.
 func (l *Ledger) Retry(_ context.Context, id string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -83,7 +83,7 @@ func (l *Ledger) Retry(_ context.Context, id string) error {
 	return nil
 }
 
-// RetryAll is invoice.Store's.
+// RetryAll implements invoice.Store.
 func (l *Ledger) RetryAll(_ context.Context, after int64, limit int) (freed int, last int64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,13 +105,13 @@ func (l *Ledger) find(id string) *row {
 	return &l.rows[n]
 }
 
-// upTo are the rows with a Seq over after and of at most through.
+// upTo returns the rows with a Seq above after and up to through.
 func (l *Ledger) upTo(after, through int64) []row {
 	through = min(through, int64(len(l.rows)))
 	return l.rows[min(after, through):through]
 }
 
-// LastSeq is invoice.Ledger's, as what follows is.
+// LastSeq implements invoice.Ledger, like the methods below.
 func (l *Ledger) LastSeq(context.Context) (int64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -31,7 +31,7 @@ func TestImportIntoThePod(t *testing.T) {
 	}
 	output, err := imported(rows.String())
 	require.NoError(t, err, output)
-	assert.Contains(t, output, fmt.Sprintf("%d invoices added, 0 were there already", count))
+	assert.Contains(t, output, fmt.Sprintf("%d invoices added, 0 already present", count))
 	assert.Contains(t, output, `"Note"`, "what was not read is named")
 	found := 0
 	for _, i := range decodeInvoices(t, call(t, http.MethodGet, "/invoices", nil)) {

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestABreakpointIsHit attaches as an editor does that follows .vscode/launch.json.
-func TestABreakpointIsHit(t *testing.T) {
+// TestBreakpoint attaches like an editor with .vscode/launch.json.
+func TestBreakpoint(t *testing.T) {
 	long(t)
 	s := tiltUp(t, invoiceApp.name, paymentProvider.name, "--", "--debug", invoiceApp.name)
 	s.saveVersion(invoiceApp, "debugged")
@@ -38,7 +38,7 @@ func TestABreakpointIsHit(t *testing.T) {
 		})
 	}
 
-	// The forwarded port is there a moment later than the pod.
+	// The port is forwarded a moment after the pod has started.
 	address := net.JoinHostPort(configuration.Host, strconv.Itoa(configuration.Port))
 	var editor *adapter
 	require.Eventually(t, func() bool {
@@ -63,7 +63,7 @@ func TestABreakpointIsHit(t *testing.T) {
 	editor.send(&dap.ConfigurationDoneRequest{Request: editor.request("configurationDone")})
 	await[*dap.ConfigurationDoneResponse](editor)
 
-	// A new pod is Ready a moment before the network's policies let anybody in.
+	// A new pod is Ready a moment before the network policies let anybody in.
 	require.Eventually(t, func() bool {
 		return s.running(s.invoiceApp) == s.versions[invoiceApp.name+" debugged"]
 	}, enough, pause, "it answers outside the cluster")
@@ -94,7 +94,7 @@ func TestABreakpointIsHit(t *testing.T) {
 	editor.send(&dap.DisconnectRequest{Request: editor.request("disconnect")})
 	await[*dap.DisconnectResponse](editor)
 
-	// A save restarts it, still under the debugger.
+	// A save restarts the program, still under the debugger.
 	s.saveVersion(invoiceApp, "again")
 	s.awaitVersion(invoiceApp, 1, "again")
 	require.Eventually(t, func() bool {
@@ -114,7 +114,7 @@ type adapter struct {
 	requests int
 }
 
-// connect returns nil where no debugger answers yet.
+// connect returns nil if no debugger responds yet.
 func connect(t *testing.T, address string) *adapter {
 	connection, err := net.Dial("tcp", address)
 	if err != nil {
@@ -145,7 +145,7 @@ func (a *adapter) send(message dap.Message) {
 	require.NoError(a, dap.WriteProtocolMessage(a.Conn, message))
 }
 
-// await reads until there is a message of that type.
+// await reads until it gets a message of that type.
 func await[M dap.Message](a *adapter) M {
 	a.Helper()
 	for {

@@ -17,9 +17,9 @@ type page struct {
 	ctx context.Context
 }
 
-// openPage opens it in a headless Chromium, which ends with the test.
+// openPage opens the page in a headless Chromium, which ends with the test.
 func openPage(s *session) page {
-	// As root, as in CI, Chromium runs without its sandbox or not at all; it sees nothing but this page.
+	// As root, as in CI, Chromium runs only without its sandbox; it sees nothing but this page.
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(1400, 1000))
 	browser, closeBrowser := chromedp.NewExecAllocator(context.Background(), options...)
 	s.Cleanup(closeBrowser)
@@ -35,7 +35,7 @@ func (p page) run(actions ...chromedp.Action) {
 	require.NoError(p, chromedp.Run(p.ctx, actions...))
 }
 
-// evaluate asks the page in JavaScript.
+// evaluate evaluates JavaScript in the page.
 func (p page) evaluate(expression string) (answer string) {
 	p.Helper()
 	p.run(chromedp.Evaluate("String("+expression+")", &answer))
@@ -76,7 +76,7 @@ func (p page) awaitLogOnPage(text string) {
 	p.await(fmt.Sprintf("document.getElementById('log').textContent.includes(%q)", text), "true")
 }
 
-func TestThePageShowsAndDoes(t *testing.T) {
+func TestTiltPage(t *testing.T) {
 	long(t)
 	p := openPage(tiltUp(t))
 	for _, resource := range []string{"(Tiltfile)", "platform", "passwords", invoiceApp.namespace + "-postgres",
@@ -84,17 +84,18 @@ func TestThePageShowsAndDoes(t *testing.T) {
 		"invoice-app", "invoice-app-build", "payment-provider", "payment-provider-build"} {
 		p.awaitState(resource, "ok")
 	}
-	p.awaitState("test", "idle") // nobody's invoices are paid unasked
+	p.awaitState("test", "idle") // it pays invoices, so it runs only on demand
 
-	// What a developer looks for: where it answers, and what an update took.
+	// What a developer looks for: the address, and how long an update took.
 	assert.Equal(p, p.invoiceApp+"/invoices", p.evaluate(fmt.Sprintf("document.querySelector(`%s a`).href", row("invoice-app"))))
-	// Go remembers what it compiled by what the file held before: a file that changes meanwhile is
-	// remembered wrongly. So these tests end before anything is saved.
+	// Go's cache identifies a compilation by the content of its files before it: if a file changes
+	// during the compilation, the result is cached for the wrong content. So these tests end before
+	// anything is saved.
 	p.press("unit-tests", "Run")
 	p.awaitState("unit-tests", "ok")
 
 	p.show("invoice-app")
-	p.saveVersion(invoiceApp, "first") // when that is everywhere, no pod is new any more
+	p.saveVersion(invoiceApp, "first") // once that is live everywhere, all pods have started
 	p.awaitVersion(invoiceApp, 3, "first")
 	n := p.log.len()
 	p.saveVersion(invoiceApp, "page")

@@ -12,10 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestSaves is one day with one `tilt up`: each part goes on where the one
-// before has stopped.
+// TestSaves is one day with one `tilt up`: each step continues where the last one stopped.
 func TestSaves(t *testing.T) {
-	// Named, so that the tests that follow each save are left out.
+	// With names, so that the unit tests after each save are left out.
 	s := tiltUp(t, invoiceApp.name, paymentProvider.name)
 	step := func(name string, test func(*session)) {
 		if !t.Run(name, func(t *testing.T) {
@@ -97,8 +96,8 @@ func TestSaves(t *testing.T) {
 		assert.True(s, s.everywhere(invoiceApp, 3, "undone 4"))
 		assert.Equal(s, before, s.processes(invoiceApp))
 		s.save(invoiceApp.routes(), good)
-		s.saveVersion(invoiceApp, "mended")
-		s.awaitVersion(invoiceApp, 3, "mended")
+		s.saveVersion(invoiceApp, "fixed")
+		s.awaitVersion(invoiceApp, 3, "fixed")
 	})
 
 	step("what crashes at its start never takes over", func(s *session) {
@@ -106,7 +105,7 @@ func TestSaves(t *testing.T) {
 		s.save(invoiceApp.routes(), good+"\nfunc init() { panic(\"crashes at its start\") }\n")
 		s.awaitLog(n, "panic: crashes at its start", 3)
 		s.awaitLog(n, "ended before it was ready", 3)
-		assert.True(s, s.everywhere(invoiceApp, 3, "mended"))
+		assert.True(s, s.everywhere(invoiceApp, 3, "fixed"))
 		assert.Equal(s, before, s.processes(invoiceApp))
 		s.save(invoiceApp.routes(), good)
 		s.saveVersion(invoiceApp, "newest")
@@ -146,7 +145,7 @@ func TestSaves(t *testing.T) {
 		rows := s.sql("SELECT count(*) FROM invoices")
 		require.NotEqual(s, "0", rows)
 		require.Equal(s, "0", s.sql(schema))
-		s.Cleanup(func() { // or the next program would meet a schema that it does not know
+		s.Cleanup(func() { // or the next program would find a schema that it does not know
 			s.sql("ALTER TABLE invoices DROP COLUMN IF EXISTS loop_test")
 			s.sql("DELETE FROM goose_db_version WHERE version_id = 99")
 		})
@@ -162,7 +161,7 @@ func TestSaves(t *testing.T) {
 	})
 }
 
-// tilt up NAME runs that and what it needs, and nothing else; tilt down leaves what is worth keeping.
+// tilt up NAME runs that service and what it needs, and nothing else; tilt down keeps the data.
 func TestOneServiceAndDown(t *testing.T) {
 	long(t)
 	s := tiltUp(t, invoiceApp.name)

@@ -1,7 +1,6 @@
-// Package loop tests `tilt up` as a developer meets it: files are saved, and
-// the pods of a real cluster answer. It works on a copy of the checkout, and on
-// a cluster that ./deploy.sh has made and that has to be named, as package
-// target says.
+// Package loop tests `tilt up` from a developer's point of view: files are saved, and the pods of
+// a real cluster must run them. It works on a copy of the checkout, and on the cluster of
+// ./deploy.sh that package target finds.
 package loop
 
 import (
@@ -31,11 +30,10 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// enough is how long anything may take that is bound to happen. It only ends a
-// test that hangs, so it is generous.
+// enough is a generous limit for everything that must happen. It only ends a test that hangs.
 const enough = 5 * time.Minute
 
-const pause = 100 * time.Millisecond // between two looks
+const pause = 100 * time.Millisecond // between two checks
 
 // session is a running `tilt up`.
 type session struct {
@@ -52,7 +50,7 @@ type session struct {
 	end         func() // of tilt up
 }
 
-// log is what Tilt says.
+// log is the output of Tilt.
 type log struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -64,7 +62,7 @@ func (l *log) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// since is what came after the first n bytes.
+// since returns the output after the first n bytes.
 func (l *log) since(n int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,13 +71,13 @@ func (l *log) since(n int) string {
 
 func (l *log) len() int { return len(l.since(0)) }
 
-// tiltUp starts Tilt with more arguments in a copy of the checkout, and stops it when t ends.
+// tiltUp starts Tilt with further arguments in a copy of the checkout, and stops it when t ends.
 func tiltUp(t *testing.T, arguments ...string) *session {
 	s := newSession(t)
 	require.NoError(t, checkouttest.Copy("../../..", s.checkout))
 	s.start(arguments...)
 
-	// Pods of an earlier session take what is built as well, and are on their way out.
+	// Pods of an earlier session, which are about to go, run what is built as well.
 	for _, v := range []service{invoiceApp, paymentProvider} {
 		if len(arguments) > 0 && !slices.Contains(arguments, v.name) {
 			continue
@@ -131,7 +129,7 @@ func long(t *testing.T) {
 	}
 }
 
-// proxyAPIServer opens a way to every pod by its name.
+// proxyAPIServer makes every pod reachable by its name.
 func (s *session) proxyAPIServer() {
 	proxy := exec.Command("kubectl", "--context", s.kubeContext, "proxy", "--port=0")
 	output, err := proxy.StdoutPipe()
@@ -153,14 +151,14 @@ func (s *session) kubectl(arguments ...string) string {
 	return string(output)
 }
 
-// sql asks invoice-app's database, as its superuser.
+// sql runs a statement in invoice-app's database, as its superuser.
 func (s *session) sql(statement string) string {
 	s.Helper()
 	return strings.TrimSpace(s.kubectl("--namespace", invoiceApp.namespace, "exec", "postgres-0", "--container=postgres", "--",
 		"psql", "--quiet", "--no-psqlrc", "--tuples-only", "--command="+statement, invoiceApp.namespace))
 }
 
-// awaitLog waits for a text after the first n bytes of the log, count times.
+// awaitLog waits until a text occurs count times after the first n bytes of the log.
 func (s *session) awaitLog(n int, text string, count int) {
 	s.Helper()
 	require.Eventually(s, func() bool { return strings.Count(s.log.since(n), text) >= count },
@@ -246,7 +244,7 @@ func (p pod) ready() bool {
 	return false
 }
 
-// pods are those that are not being deleted.
+// pods returns the pods that are not being deleted.
 func (s *session) pods(v service) []pod {
 	body, err := s.get(s.apiServer + "/api/v1/namespaces/" + v.namespace + "/pods?labelSelector=app.kubernetes.io/name=" + v.name)
 	require.NoError(s, err)
@@ -261,7 +259,7 @@ func (s *session) pods(v service) []pod {
 	return staying
 }
 
-// url is the way to one pod, through the API server.
+// url returns the URL of one pod, through the API server.
 func (s *session) url(v service, p pod) string {
 	return s.apiServer + "/api/v1/namespaces/" + v.namespace + "/pods/" + p.Metadata.Name + ":" + v.port + "/proxy"
 }
@@ -285,8 +283,8 @@ func (s *session) running(url string) string {
 	return version.SHA256
 }
 
-// everywhere reports whether so many pods are there and Ready, and all of them run the program that was delivered with
-// that version.
+// everywhere reports whether there are this many pods, all Ready, and all of them run the program
+// that was delivered with that version.
 func (s *session) everywhere(v service, replicas int, version string) bool {
 	want := s.versions[v.name+" "+version]
 	require.NotEmpty(s, want, "%s of %s was never live", version, v.name)
@@ -302,7 +300,8 @@ func (s *session) everywhere(v service, replicas int, version string) bool {
 	return true
 }
 
-// newest reports whether the program that was delivered last contains the version, and so many pods run it.
+// newest reports whether the program that was delivered last contains the version, and this many
+// pods run it.
 func (s *session) newest(v service, replicas int, version string) bool {
 	sum, ok := s.delivered(v, version)
 	if !ok {
@@ -318,7 +317,8 @@ func (s *session) awaitVersion(v service, replicas int, version string) {
 		enough, pause, "%d replicas of %s run the program with version %s", replicas, v.name, version)
 }
 
-// awaitOthers waits until all three pods of invoice-app are others than before, and run the newest program.
+// awaitOthers waits until all three pods of invoice-app have been replaced, and run the newest
+// program.
 func (s *session) awaitOthers(before map[string]string, version string) {
 	s.Helper()
 	require.Eventually(s, func() bool {
@@ -331,7 +331,7 @@ func (s *session) awaitOthers(before map[string]string, version string) {
 	}, enough, pause, "three other pods of invoice-app run the program with version %s", version)
 }
 
-// processes tells when the process of each pod was started, by the pod's UID.
+// processes returns the start time of each pod's process, by the pod's UID.
 func (s *session) processes(v service) map[string]string {
 	s.Helper()
 	found := map[string]string{}
@@ -348,10 +348,10 @@ func (s *session) processes(v service) map[string]string {
 	return found
 }
 
-// underLoad calls do while requests go to invoice-app's door, some of them on
-// connections of their own, and fails if one of them is not answered. Only one
-// worker asks the database: on a machine that is busy with a build, a new
-// connection to that may take longer than the service waits for it.
+// underLoad calls do while requests go to invoice-app's public port, some of them on new
+// connections, and fails if one of them gets no response. Only one worker needs the database: on a
+// machine that is busy with a build, a new database connection may take longer than the service
+// waits for it.
 func (s *session) underLoad(do func()) {
 	s.Helper()
 	stop := make(chan struct{})
@@ -372,7 +372,7 @@ func (s *session) underLoad(do func()) {
 					return
 				case <-time.After(50 * time.Millisecond):
 				}
-				// There is nothing there. A POST is not sent again by the client itself.
+				// Nothing exists there. The client does not repeat a POST by itself.
 				response, err := client.Post(s.invoiceApp+path, "application/json", nil)
 				problem := ""
 				if err != nil {
