@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 
 # Packages that run separately, because they take minutes.
-APART := docs|faults|limits|simulation
+APART := docs|faults|limits|rename|simulation
 DEPGUARD := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 SHFMT := mvdan.cc/sh/v3/cmd/shfmt@v3.13.1
@@ -27,6 +27,7 @@ reset:
 test:
 	@docker version >/dev/null 2>&1 || { echo "make test needs Docker, which does not answer; make test-local runs everything that works without it" >&2; exit 1; }
 	$(MAKE) test-local
+	$(MAKE) test-rename
 	$(MAKE) test-cluster
 
 ## test-local: run everything that needs no Docker: checks, unit and database tests, documentation, fault suite
@@ -44,6 +45,11 @@ test-local: check
 	go test -race -shuffle=on -count=1 -v ./test/limits
 	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
 	go -C test/cluster test -count=1 -v ./page
+
+## test-rename: rename the module, the product and the teams in a clone, and check and test the result
+.PHONY: test-rename
+test-rename:
+	go test -count=1 -timeout=40m -v ./test/rename
 
 ## check: check formatting, Go code and its layers, shell scripts, workflows, manifests and known vulnerabilities
 .PHONY: check

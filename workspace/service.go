@@ -81,7 +81,7 @@ func expectedRegistry() (string, error) {
 func (w *workspace) releaseCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "release REGISTRY",
-		Short: "Publish the services for production (make release REGISTRY=registry.example.com/invoices)",
+		Short: "Publish the services for production (make release REGISTRY=…)",
 		Long: `Builds the images of the services and pushes them to REGISTRY, each with its list of parts (an SBOM:
 CycloneDX, as an OCI referrer of the image). Then writes the images' digests into
 k8s/overlays/production/kustomization.yaml, and REGISTRY as where images may come from: a service that is released for

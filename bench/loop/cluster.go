@@ -233,7 +233,8 @@ func imageSize(ref string) (size int64, err error) {
 // supervisorCost measures what our loop's PID 1 adds to an image and to a pod: the compressed size of an
 // image with nothing else, and the resident memory of each process.
 func (b *bench) supervisorCost() (cost supervisorCost, err error) {
-	ref, err := output("kubectl", "--context="+b.cluster.Context, "--namespace=invoicing", "get", "deployment", "invoice-app",
+	ref, err := output("kubectl", "--context="+b.cluster.Context, "--namespace="+b.cluster.namespace("invoice-app"),
+		"get", "deployment", "invoice-app",
 		"--output=jsonpath={.spec.template.spec.containers[0].image}")
 	if err != nil {
 		return cost, err

@@ -5,7 +5,7 @@
 // It edits invoice-app repeatedly, and measures the time until all three replicas on a temporary cluster run the new
 // program according to GET /version, with this project's tilt up and with alternatives. The results are written to
 // bench/results/loop-PRODUCT. Run it on an idle machine. It takes about 15 minutes, plus 5 minutes the first time, to
-// compile skaffold. CLUSTER_PRODUCT (kind), CLUSTER_NAME (invoices-bench), INVOICE_APP_PORT (28081) and REGISTRY_PORT
+// compile skaffold. CLUSTER_PRODUCT (kind), CLUSTER_NAME (workspace-bench), INVOICE_APP_PORT (28081) and REGISTRY_PORT
 // (25005) define the cluster.
 package main
 

@@ -43,7 +43,7 @@ func (c cluster) namespace(service string) string {
 // the cluster.
 func makeCluster(ctx context.Context, root string) (c cluster, remove func() error, err error) {
 	for name, value := range map[string]string{
-		"CLUSTER_PRODUCT": "kind", "CLUSTER_NAME": "invoices-bench", "INVOICE_APP_PORT": "28081", "REGISTRY_PORT": "25005",
+		"CLUSTER_PRODUCT": "kind", "CLUSTER_NAME": "workspace-bench", "INVOICE_APP_PORT": "28081", "REGISTRY_PORT": "25005",
 	} {
 		if err := os.Setenv(name, cmp.Or(os.Getenv(name), value)); err != nil {
 			return c, nil, err

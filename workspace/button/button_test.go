@@ -25,8 +25,11 @@ func press(t *testing.T, ctx context.Context, name string, handler http.HandlerF
 	server := httptest.NewServer(handler)
 	defer server.Close()
 	var said, answered bytes.Buffer
-	list, err := services.Read("../..")
-	require.NoError(t, err)
+	list := services.List{Services: []services.Service{
+		{Name: "shop", Team: "sales", Calls: []string{"bank", "stock"}, Database: true, Public: true},
+		{Name: "bank", Team: "money", Database: true},
+		{Name: "stock", Team: "sales", Calls: []string{"bank"}},
+	}}
 	board := Board{Cluster: "the-cluster", Services: list, URL: server.URL, Out: &said, Answers: &answered}
 	found, err := board.Press(ctx, name)
 	require.True(t, found)
@@ -101,11 +104,11 @@ func TestResetData(t *testing.T) {
 	kubectl := processtest.Put(t, "kubectl", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
 	out, _, err := press(t, t.Context(), "reset-data", nil)
 	require.NoError(t, err)
-	assert.Equal(t, "the database of invoicing is empty\nthe database of payments is empty\n", out)
+	assert.Equal(t, "the database of sales is empty\nthe database of money is empty\n", out)
 	const psql = " exec postgres-0 --container=postgres -- psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 "
 	assert.Equal(t, []string{
-		"--context=the-cluster --namespace=invoicing" + psql + "--command=" + emptyAll + " invoicing",
-		"--context=the-cluster --namespace=payments" + psql + "--command=" + emptyAll + " payments",
+		"--context=the-cluster --namespace=sales" + psql + "--command=" + emptyAll + " sales",
+		"--context=the-cluster --namespace=money" + psql + "--command=" + emptyAll + " money",
 	}, kubectl.Calls())
 }
 
@@ -123,21 +126,21 @@ func TestKillPod(t *testing.T) {
 	kubectl := processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
 		if call.Args[2] == "get" {
 			assert.Contains(t, strings.Join(call.Args, " "), "deletionTimestamp")
-			return processtest.Answer{Stdout: "invoice-app-a\ninvoice-app-b\n"}
+			return processtest.Answer{Stdout: "shop-a\nshop-b\n"}
 		}
-		return processtest.Answer{Stdout: "pod \"invoice-app-a\" deleted\n"}
+		return processtest.Answer{Stdout: "pod \"shop-a\" deleted\n"}
 	})
 	out, _, err := press(t, t.Context(), "kill-pod", nil)
 	require.NoError(t, err)
-	assert.Equal(t, "pod \"invoice-app-a\" deleted\n", out)
-	assert.Equal(t, "--context=the-cluster --namespace=invoicing delete pod invoice-app-a --wait=false",
+	assert.Equal(t, "pod \"shop-a\" deleted\n", out)
+	assert.Equal(t, "--context=the-cluster --namespace=sales delete pod shop-a --wait=false",
 		strings.Join(kubectl.Last().Args, " "))
 }
 
 func TestThereIsNoPodToKill(t *testing.T) {
 	kubectl := processtest.Put(t, "kubectl", func(processtest.Call) processtest.Answer { return processtest.Answer{} })
 	_, _, err := press(t, t.Context(), "kill-pod", nil)
-	assert.ErrorContains(t, err, "invoice-app has no pod")
+	assert.ErrorContains(t, err, "shop has no pod")
 	assert.Len(t, kubectl.Calls(), 1)
 }
 

@@ -55,7 +55,7 @@ func TestNames(t *testing.T) {
 	kind, minikube := newCluster(t, "kind", "second"), newCluster(t, "minikube", "second")
 	assert.Equal(t, "CLUSTER_NAME=second ./deploy.sh", kind.Deploy)
 	assert.Equal(t, "CLUSTER_NAME=second ./deploy.sh --product minikube", minikube.Deploy)
-	assert.Equal(t, "./deploy.sh", newCluster(t, "kind", "invoices").Deploy)
+	assert.Equal(t, "./deploy.sh", newCluster(t, "kind", where(t).Services.Product).Deploy)
 	// The two clusters have no name in common.
 	of := func(c *Cluster) []string {
 		return []string{c.Name, c.Context, c.Node, c.Network, c.Registry, c.Live, c.Images, c.Kubeconfigs, c.Evidence, c.LockFile(), c.Unfinished(), c.Logs()}
@@ -89,7 +89,7 @@ func decode(t *testing.T, data []byte) (registry, cluster map[string]any) {
 // Applying the clone's file by hand is equivalent to ./deploy.sh: ctlptl would replace a cluster that is defined
 // differently, and delete its data.
 func TestDefaultClusterMatchesFile(t *testing.T) {
-	c := newCluster(t, "kind", "invoices")
+	c := newCluster(t, "kind", where(t).Services.Product)
 	require.NoError(t, c.UsePorts(t.Context(), State{}, Ports{}))
 	data, err := c.Definition(t.Context(), true)
 	require.NoError(t, err)
@@ -118,7 +118,7 @@ func TestSecondClusterHasDifferentNamesAndPorts(t *testing.T) {
 	assert.Equal(t, "a-b-registry", cluster["registry"])
 	assert.Contains(t, string(data), "- hostPort: 9081\n")
 	assert.Contains(t, string(data), "- hostPath: .build/live/a-b\n")
-	assert.Contains(t, string(data), "image: invoices/node:local\n")
+	assert.Contains(t, string(data), "image: "+where(t).Image("node")+"\n")
 }
 
 func TestMinikubeDefinitionDependsOnImage(t *testing.T) {
@@ -181,7 +181,7 @@ func TestExistingClusterKeepsPorts(t *testing.T) {
 		case call.Args[0] == "cp":
 			return processtest.Answer{Stdout: registryFolder(t, "", "registry:5000", "localhost:15005")}
 		case call.Args[2] == "a-control-plane":
-			return processtest.Answer{Stdout: node(t, "invoices/node:local", "exited")}
+			return processtest.Answer{Stdout: node(t, where(t).Image("node"), "exited")}
 		}
 		return processtest.Answer{Stderr: "Error: No such container: " + call.Args[2], Code: 1}
 	})
@@ -233,7 +233,7 @@ func TestFindLive(t *testing.T) {
 				}
 				return processtest.Answer{Stdout: strings.Join(names, "\n")}
 			}
-			return processtest.Answer{Stdout: node(t, "invoices/node:local", "running", "/lib/modules:/lib/modules:ro", made+":/live:ro")}
+			return processtest.Answer{Stdout: node(t, where(t).Image("node"), "running", "/lib/modules:/lib/modules:ro", made+":/live:ro")}
 		})
 		container, err := docker.Inspect(t.Context(), "a-control-plane")
 		require.NoError(t, err)

@@ -29,6 +29,15 @@ import (
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
+// image is the local tag of an image of this clone's clusters.
+func image(name string) string {
+	list, err := services.Read("../..")
+	if err != nil {
+		panic(err)
+	}
+	return paths.Paths{Services: list}.Image(name)
+}
+
 // world is the state behind fakes of docker, ctlptl, kind, kubectl and tilt.
 type world struct {
 	lock     sync.Mutex
@@ -98,14 +107,14 @@ func (w *world) answer(line string, call processtest.Call) processtest.Answer {
 	case has("docker info --format {{json"):
 		return processtest.Answer{Stdout: `{"MemTotal": 25769803776, "Driver": "overlay2"}`}
 	case has("docker container inspect"):
-		state, image := w.registry, "invoices/registry:local"
+		state, from := w.registry, image("registry")
 		if strings.HasSuffix(line, "control-plane") {
-			state, image = w.node, "invoices/node:local"
+			state, from = w.node, image("node")
 		}
 		if state == "" {
 			return processtest.Answer{Stderr: "Error: No such container: x", Code: 1}
 		}
-		return processtest.Answer{Stdout: container(image, state, w.bind)}
+		return processtest.Answer{Stdout: container(from, state, w.bind)}
 	case has("docker image inspect"):
 		return processtest.Answer{Stdout: "sha256:1\n"}
 	case has("docker cp"):

@@ -27,7 +27,7 @@ func recipes(t *testing.T, d *engine, last string) (builder, *processtest.Progra
 			"debian.sh":          "",
 		})
 	}
-	images.list = []image{{tag: "invoices/one:local", upstream: "x/y"}, {tag: "invoices/two:local", upstream: "x/z"}}
+	images.list = []image{{tag: "things/one:local", upstream: "x/y"}, {tag: "things/two:local", upstream: "x/z"}}
 	folder := filepath.Join(t.TempDir(), "späte & |Rechnungen|")
 	require.NoError(t, os.Mkdir(folder, 0o755))
 	return builder{Images: images, compiler: compile.Compiler{}, folder: folder}, program
@@ -43,7 +43,7 @@ func TestBuild(t *testing.T) {
 			imported = append(imported, call)
 		}
 	}
-	assert.Equal(t, []string{"import - invoices/one:root-file-system", "import - invoices/two:root-file-system"}, imported)
+	assert.Equal(t, []string{"import - things/one:root-file-system", "import - things/two:root-file-system"}, imported)
 	missing, err := b.missing(t.Context(), b.list, built)
 	require.NoError(t, err)
 	assert.Empty(t, missing)
@@ -56,16 +56,16 @@ func TestBuild(t *testing.T) {
 	missing, err = b.missing(t.Context(), b.list, built)
 	require.NoError(t, err)
 	require.Len(t, missing, 1)
-	assert.Equal(t, "invoices/two:local", missing[0].tag)
+	assert.Equal(t, "things/two:local", missing[0].tag)
 }
 
 func TestFailingRecipe(t *testing.T) {
 	d := &engine{}
 	b, _ := recipes(t, d, "echo no space left >&2; exit 3")
 	err := b.fromPackages(t.Context(), b.list)
-	assert.ErrorContains(t, err, "invoices/two:local: installing Debian packages: failed: exit status 3")
-	assert.Contains(t, d.labels, "invoices/one:local")
-	assert.NotContains(t, d.labels, "invoices/two:local")
+	assert.ErrorContains(t, err, "things/two:local: installing Debian packages: failed: exit status 3")
+	assert.Contains(t, d.labels, "things/one:local")
+	assert.NotContains(t, d.labels, "things/two:local")
 	log, err := os.ReadFile(b.console.Logs + "/two-debian.log")
 	require.NoError(t, err)
 	assert.Contains(t, string(log), "no space left")
@@ -87,12 +87,12 @@ func TestBuildInterrupted(t *testing.T) {
 	pid, err := os.ReadFile(filepath.Join(b.folder, "two/pid"))
 	require.NoError(t, err)
 	assert.Error(t, exec.Command("kill", "-0", strings.TrimSpace(string(pid))).Run(), "the recipe is still running")
-	assert.NotContains(t, d.labels, "invoices/two:local")
+	assert.NotContains(t, d.labels, "things/two:local")
 }
 
 // A replaced image is removed, unless the new one is identical.
 func TestReplacedImageIsRemoved(t *testing.T) {
-	d := &engine{labels: map[string]string{"invoices/one:local": "old"}}
+	d := &engine{labels: map[string]string{"things/one:local": "old"}}
 	b, docker := recipes(t, d, "")
 	require.NoError(t, b.fromPackages(t.Context(), b.list[:1]))
 	var removed []string
@@ -101,7 +101,7 @@ func TestReplacedImageIsRemoved(t *testing.T) {
 			removed = append(removed, name)
 		}
 	}
-	assert.Equal(t, []string{"invoices/one:root-file-system"}, removed)
+	assert.Equal(t, []string{"things/one:root-file-system"}, removed)
 }
 
 func TestBuildingNeedsRoot(t *testing.T) {

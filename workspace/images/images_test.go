@@ -26,8 +26,8 @@ func TestMain(m *testing.M) { processtest.Main(m) }
 const list = `# a comment, and an empty line
 
 small:local     registry.example.com/small@sha256:1
-invoices/node:local      registry.example.com/node@sha256:2  kind
-invoices/minikube:local  registry.example.com/kicbase@sha256:3  minikube
+things/node:local      registry.example.com/node@sha256:2  kind
+things/minikube:local  registry.example.com/kicbase@sha256:3  minikube
 `
 
 // engine is a fake Docker with images and a registry that may fail.
@@ -80,7 +80,7 @@ func open(t *testing.T, product string, d *engine) (*Images, *processtest.Progra
 		d.labels = map[string]string{}
 	}
 	docker := processtest.Put(t, "docker", d.answer)
-	images, err := Open(console, paths.Paths{Root: t.TempDir(), Cache: t.TempDir(), Services: services.List{Product: "invoices"}}, product)
+	images, err := Open(console, paths.Paths{Root: t.TempDir(), Cache: t.TempDir(), Services: services.List{Product: "things"}}, product)
 	require.NoError(t, err)
 	return images, docker, out
 }
@@ -101,7 +101,7 @@ func TestPull(t *testing.T) {
 	want := []string{"registry.example.com/small@sha256:1", "registry.example.com/node@sha256:2"}
 	assert.Equal(t, want, pulls(docker))
 	assert.Equal(t, want[0], d.labels["small:local"])
-	assert.Equal(t, want[1], d.labels["invoices/node:local"])
+	assert.Equal(t, want[1], d.labels["things/node:local"])
 	assert.Equal(t, "FROM "+want[1]+"\n", docker.Last().Stdin)
 
 	for _, how := range []string{"pull", ""} {
@@ -227,7 +227,7 @@ func TestExport(t *testing.T) {
 	assert.EqualError(t, images.Export(t.Context(), "file"), "image small:local is missing or outdated: run workspace/run images first")
 	require.NoError(t, images.Fill(t.Context(), "pull"))
 	require.NoError(t, images.Export(t.Context(), "/a folder/file"))
-	assert.Equal(t, []string{"save", "--output", "/a folder/file", "small:local", "invoices/node:local"},
+	assert.Equal(t, []string{"save", "--output", "/a folder/file", "small:local", "things/node:local"},
 		docker.Last().Args)
 	require.NoError(t, images.Load(t.Context(), "/a folder/file"))
 	assert.Equal(t, []string{"load", "--input", "/a folder/file"}, docker.Last().Args)
@@ -235,7 +235,10 @@ func TestExport(t *testing.T) {
 
 func TestReadList(t *testing.T) {
 	t.Setenv("IMAGE_LIST", "")
-	images, err := Open(&process.Console{Out: io.Discard}, paths.Paths{Root: "../.."}, "kind")
+	services, err := services.Read("../..")
+	require.NoError(t, err)
+	where := paths.Paths{Root: "../..", Services: services}
+	images, err := Open(&process.Console{Out: io.Discard}, where, "kind")
 	require.NoError(t, err)
 	var tags []string
 	for _, image := range images.list {
@@ -246,8 +249,8 @@ func TestReadList(t *testing.T) {
 		require.NoError(t, err)
 		assert.NotContains(t, inputs, "/", "a label with a slash means that the image was pulled")
 	}
-	assert.Equal(t, []string{"invoices/registry:local", "invoices/postgres:local", "invoices/node:local",
-		"invoices/minikube:local"}, tags)
+	assert.Equal(t, []string{where.Image("registry"), where.Image("postgres"), where.Image("node"),
+		where.Image("minikube")}, tags)
 	assert.Len(t, of(images.list, "kind"), 3)
 	assert.Len(t, of(images.list, "minikube"), 3)
 
@@ -263,10 +266,10 @@ func TestReadList(t *testing.T) {
 // minikube's node image is built on top of kind's, which is built too if it was pulled.
 func TestToBuild(t *testing.T) {
 	d := &engine{labels: map[string]string{
-		"small:local":         "registry.example.com/small@sha256:1",
-		"invoices/node:local": "registry.example.com/node@sha256:2",
+		"small:local":       "registry.example.com/small@sha256:1",
+		"things/node:local": "registry.example.com/node@sha256:2",
 	}}
-	for product, want := range map[string]string{"kind": "", "minikube": "invoices/node:local invoices/minikube:local"} {
+	for product, want := range map[string]string{"kind": "", "minikube": "things/node:local things/minikube:local"} {
 		t.Run(product, func(t *testing.T) {
 			images, _, _ := open(t, product, d)
 			images.paths.Root = "../.."

@@ -106,7 +106,7 @@ func TestTarOfMissingFolder(t *testing.T) {
 
 func TestImagesOfPods(t *testing.T) {
 	cache := t.TempDir()
-	b := builder{Images: &Images{paths: paths.Paths{Cache: cache, Services: services.List{Product: "invoices"}}}, compiler: compile.Compiler{Arch: "arm64"}}
+	b := builder{Images: &Images{paths: paths.Paths{Cache: cache, Services: services.List{Product: "things"}}}, compiler: compile.Compiler{Arch: "arm64"}}
 	n := nodeImage{builder: b,
 		scratch: filepath.Join(cache, "scratch"),
 		names: []string{"registry.k8s.io/kube-apiserver:v1", "registry.k8s.io/kube-controller-manager:v1",
@@ -126,8 +126,8 @@ func TestImagesOfPods(t *testing.T) {
 		"registry.k8s.io/etcd:3.5":           {"/usr/local/bin/etcd", "the program server"},
 		"registry.k8s.io/coredns/coredns:v2": {"/usr/local/bin/coredns", "the program coredns"},
 		"registry.k8s.io/kube-proxy:v1":      {"/usr/local/bin/kube-proxy", "the program kube-proxy"},
-		"invoices/kube-router:local":         {"/usr/local/bin/kube-router", "the program kube-router"},
-		"invoices/provisioner:local":         {"/usr/local/bin/provisioner", "the program provisioner"},
+		"things/kube-router:local":           {"/usr/local/bin/kube-router", "the program kube-router"},
+		"things/provisioner:local":           {"/usr/local/bin/provisioner", "the program provisioner"},
 	} {
 		tag, err := name.NewTag(tagName)
 		require.NoError(t, err)
@@ -161,7 +161,7 @@ func TestImagesOfPods(t *testing.T) {
 		require.NoError(t, content.Close())
 		assert.Equal(t, want.content, last)
 		wantLayers := 1
-		if tagName == "registry.k8s.io/kube-proxy:v1" || tagName == "invoices/kube-router:local" {
+		if tagName == "registry.k8s.io/kube-proxy:v1" || tagName == "things/kube-router:local" {
 			wantLayers = 2 // the programs they call are in the first
 		}
 		assert.Len(t, layers, wantLayers, tagName)

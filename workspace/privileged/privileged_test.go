@@ -22,7 +22,7 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-const runtimeName = "invoices-oci-runtime"
+const runtimeName = "things-oci-runtime"
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
@@ -41,7 +41,7 @@ type machine struct {
 func newMachine(t *testing.T) *machine {
 	folder := filepath.Join(t.TempDir(), "späte & |Rechnungen|")
 	m := &machine{out: &bytes.Buffer{}, runtime: "runc", image: true}
-	p := paths.Paths{Root: folder + "/clone", Cache: folder + "/cache", Services: services.List{Product: "invoices"}}
+	p := paths.Paths{Root: folder + "/clone", Cache: folder + "/cache", Services: services.List{Product: "things"}}
 	m.engine = engine{
 		console: &process.Console{Out: m.out, Logs: p.Logs(), Every: time.Hour},
 		paths:   p, program: folder + "/libexec/" + runtimeName, config: folder + "/etc/daemon.json",
@@ -233,7 +233,7 @@ func TestDockerIsOnAnotherMachine(t *testing.T) {
 func TestMissingProgramIsRestored(t *testing.T) {
 	m := newMachine(t)
 	m.set(func(m *machine) { m.runtime = runtimeName })
-	require.NoError(t, os.WriteFile(m.config, []byte(`{"default-runtime": "invoices-oci-runtime"}`), 0o644))
+	require.NoError(t, os.WriteFile(m.config, []byte(`{"default-runtime": "things-oci-runtime"}`), 0o644))
 	err := m.install(t.Context())
 	if !asRoot(t, err) {
 		return

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -65,8 +66,8 @@ func TestRelease(t *testing.T) {
 			runs := sbomMaker(t, false)
 			t.Setenv("GOARCH", "arm64")
 			var out bytes.Buffer
-			require.NoError(t, Release(t.Context(), &out, list, address+"/invoices", "arm64"))
-			assert.Equal(t, read(t, overlay), asReleased(t, out.String(), before, address+"/invoices"))
+			require.NoError(t, Release(t.Context(), &out, list, address+"/things", "arm64"))
+			assert.Equal(t, read(t, overlay), asReleased(t, out.String(), before, address+"/things"))
 
 			for line := range strings.Lines(out.String()) {
 				subject, err := name.NewDigest(strings.TrimSpace(line))
@@ -109,7 +110,7 @@ func TestRelease(t *testing.T) {
 
 			writes()
 			var again bytes.Buffer
-			require.NoError(t, Release(t.Context(), &again, list, address+"/invoices", "arm64"))
+			require.NoError(t, Release(t.Context(), &again, list, address+"/things", "arm64"))
 			assert.Equal(t, out.String(), again.String())
 			assert.False(t, slices.ContainsFunc(writes(), func(asked string) bool {
 				return strings.Contains(asked, "/blobs/")
@@ -121,17 +122,18 @@ func TestRelease(t *testing.T) {
 // asReleased is the overlay as it should be after what a release has said.
 func asReleased(t *testing.T, said, before, registry string) string {
 	t.Helper()
-	quoted := strings.ReplaceAll(registry, ".", "[.]")
-	after := strings.ReplaceAll(before, "newName: registry.example.com/invoices/", "newName: "+registry+"/")
-	after = strings.Replace(after, "(registry[.]example[.]com/invoices/(", "("+quoted+"/(", 1)
+	old := regexp.MustCompile(`newName: (\S+)/` + list.Names()[0]).FindStringSubmatch(before)[1]
+	after := strings.ReplaceAll(before, "newName: "+old+"/"+list.Names()[0], "newName: "+registry+"/"+list.Names()[0])
+	after = strings.ReplaceAll(after, "newName: "+old+"/"+list.Names()[1], "newName: "+registry+"/"+list.Names()[1])
+	after = strings.Replace(after, "("+literally(old)+"/(", "("+literally(registry)+"/(", 1)
 	lines := strings.Split(strings.TrimSpace(said), "\n")
 	require.Len(t, lines, 2)
 	for i, service := range list.Names() {
 		repository, digest, found := strings.Cut(lines[i], "@")
 		require.True(t, found)
 		assert.Equal(t, registry+"/"+service, repository)
-		old := strings.SplitN(strings.SplitN(before, "invoices/"+service+"\n    digest: ", 2)[1], "\n", 2)[0]
-		after = strings.Replace(after, old, digest, 1)
+		was := strings.SplitN(strings.SplitN(before, "/"+service+"\n    digest: ", 2)[1], "\n", 2)[0]
+		after = strings.Replace(after, was, digest, 1)
 	}
 	return after
 }
@@ -200,12 +202,12 @@ func imagesOf(registry string, names ...string) (images []releasedImage) {
 // A new service is in no overlay until its first release.
 func TestAFirstReleaseAddsTheService(t *testing.T) {
 	before := production(t)
-	const registry = "registry.example.com/invoices"
+	const registry = "registry.example.com/things"
 	after, err := withRelease([]byte(before), registry, imagesOf(registry, append(list.Names(), "reporting")...))
 	require.NoError(t, err)
 	assert.Contains(t, string(after), "images:\n  # Written by make release.\n  - name: reporting\n    newName: "+registry+
 		"/reporting\n    digest: sha256:"+strings.Repeat("r", 64)+"\n  - name: invoice-app\n")
-	assert.Contains(t, string(after), "images=^(registry[.]example[.]com/invoices/(invoice-app|payment-provider|reporting)|")
+	assert.Contains(t, string(after), "images=^(registry[.]example[.]com/things/(invoice-app|payment-provider|reporting)|")
 
 	again, err := withRelease(after, registry, imagesOf(registry, append(list.Names(), "reporting")...))
 	require.NoError(t, err)

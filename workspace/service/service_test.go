@@ -260,8 +260,8 @@ func TestPushImage(t *testing.T) {
 	const id = "sha256:0123456789abcdef0123456789abcdef"
 	const ref = "localhost:5005/postgres:0123456789abcdef"
 	calls := []string{
-		"image inspect --format={{.Id}} invoices/postgres:local",
-		"tag invoices/postgres:local " + ref, "push --quiet " + ref, "rmi " + ref,
+		"image inspect --format={{.Id}} things/postgres:local",
+		"tag things/postgres:local " + ref, "push --quiet " + ref, "rmi " + ref,
 	}
 	for failing := range len(calls) + 1 {
 		t.Run("", func(t *testing.T) {
@@ -272,7 +272,7 @@ func TestPushImage(t *testing.T) {
 				}
 				return processtest.Answer{Stdout: id + "\n"}
 			})
-			got, err := PushImage(t.Context(), "invoices/postgres:local", "postgres", "a folder", "localhost:5005")
+			got, err := PushImage(t.Context(), "things/postgres:local", "postgres", "a folder", "localhost:5005")
 			if failing < len(calls) {
 				assert.ErrorContains(t, err, "no such thing")
 				assert.Equal(t, calls[:failing+1], docker.Calls())

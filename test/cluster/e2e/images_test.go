@@ -14,7 +14,7 @@ import (
 // air gap in a file, and is the same.
 func TestImagesArePulledAndCarried(t *testing.T) {
 	long(t)
-	const local, pulled = "invoices/registry:local", "test/pulled:local"
+	local, pulled := list.Product+"/registry:local", "test/pulled:local"
 	remote := registry(t) + "/upstream/registry:1"
 	layers := func(image string) string {
 		return mustRun(t, command(t, "docker", "image", "inspect", "--format={{.RootFS.Layers}}", image))

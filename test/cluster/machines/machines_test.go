@@ -44,11 +44,14 @@ type machine struct {
 	workdir string
 }
 
+// clusterName is the name of the cluster that the tests create.
+const clusterName = "machine-test"
+
 // newMachine creates a machine with a new user in some groups, or with the current user if the name is empty.
 func newMachine(t *testing.T, folder, name string, groups ...string) *machine {
 	t.Helper()
 	base := t.TempDir()
-	m := &machine{T: t, clone: filepath.Join(base, folder, "invoices"), home: filepath.Join(base, "home")}
+	m := &machine{T: t, clone: filepath.Join(base, folder, "checkout"), home: filepath.Join(base, "home")}
 	require.NoError(t, os.Mkdir(m.home, 0o700))
 	// A fresh clone with CRLF, as on Windows.
 	require.NoError(t, checkouttest.Clone(repository, filepath.Join(base, "origin"), m.clone))
@@ -194,7 +197,7 @@ func get(t *testing.T, url string) (status int, body string) {
 // path needs quoting, a cache elsewhere, no GNU tools, a go.work above the clone, an old kustomize first on PATH, a
 // proxy that must not be used, and a missing credential helper.
 func TestUnusualMachine(t *testing.T) {
-	m := newMachine(t, "Zoë's R&D | a b", "invoices-user", "docker")
+	m := newMachine(t, "Zoë's R&D | a b", "workspace-user", "docker")
 	m.onlyWith("tilt", "ctlptl", "kind", "kubectl")
 	m.copy("/bin/false", "kustomize")
 	odd := filepath.Dir(m.clone)
@@ -208,7 +211,7 @@ func TestUnusualMachine(t *testing.T) {
 	for name, value := range map[string]string{
 		"XDG_CACHE_HOME": cache, "DOCKER_CONFIG": docker, "GOFLAGS": "-buildvcs=auto",
 		"HTTP_PROXY": nobody, "HTTPS_PROXY": nobody, "NO_PROXY": strings.Join(moduleHosts(m), ","),
-		"CLUSTER_NAME": "invoices-machine", "INVOICE_APP_PORT": invoiceApp, "REGISTRY_PORT": registry,
+		"CLUSTER_NAME": clusterName, "INVOICE_APP_PORT": invoiceApp, "REGISTRY_PORT": registry,
 	} {
 		m.set(name, value)
 	}
@@ -232,7 +235,7 @@ func TestUnusualMachine(t *testing.T) {
 	}
 
 	t.Run("kubeconfigs are private", func(t *testing.T) {
-		kubeconfigs, err := filepath.Glob(filepath.Join(m.clone, ".build/kubeconfig/invoices-machine/*"))
+		kubeconfigs, err := filepath.Glob(filepath.Join(m.clone, ".build/kubeconfig", clusterName, "*"))
 		require.NoError(t, err)
 		require.Len(t, kubeconfigs, 2)
 		for _, kubeconfig := range kubeconfigs {
@@ -257,9 +260,9 @@ func TestUnusualMachine(t *testing.T) {
 		assert.Contains(t, m.says("INVOICE_APP_URL=http://localhost:"+invoiceApp+" ./test.sh"), "passed: ")
 	})
 	t.Run("the node bypasses the proxy inside the cluster", func(t *testing.T) {
-		said, err := exec.Command("docker", "exec", "invoices-machine-control-plane", "printenv", "NO_PROXY").Output()
+		said, err := exec.Command("docker", "exec", clusterName+"-control-plane", "printenv", "NO_PROXY").Output()
 		require.NoError(t, err)
-		for _, name := range []string{"invoices-machine-registry", "invoices-machine-control-plane", "localhost"} {
+		for _, name := range []string{clusterName + "-registry", clusterName + "-control-plane", "localhost"} {
 			assert.Contains(t, strings.Split(strings.TrimSpace(string(said)), ","), name)
 		}
 	})
@@ -296,7 +299,7 @@ func TestUnusualMachine(t *testing.T) {
 // node returns the ID of the node's container.
 func node(t *testing.T) string {
 	t.Helper()
-	id, err := exec.Command("docker", "container", "inspect", "--format", "{{.Id}}", "invoices-machine-control-plane").Output()
+	id, err := exec.Command("docker", "container", "inspect", "--format", "{{.Id}}", clusterName+"-control-plane").Output()
 	require.NoError(t, err)
 	return string(id)
 }
@@ -341,7 +344,7 @@ func makeRun(m *machine) {
 }
 
 func TestUserWithoutAccessToDocker(t *testing.T) {
-	m := newMachine(t, "clone", "invoices-nobody")
+	m := newMachine(t, "clone", "workspace-nobody")
 	for _, line := range []string{"./deploy.sh", "workspace/run doctor"} {
 		assert.Contains(t, m.refuses(line), `sudo usermod --append --groups docker "$USER"`)
 	}
@@ -349,7 +352,7 @@ func TestUserWithoutAccessToDocker(t *testing.T) {
 
 // Help works with a read-only home directory, and with busybox's sh.
 func TestHelpWithReadOnlyHome(t *testing.T) {
-	m := newMachine(t, "clone", "invoices-reader")
+	m := newMachine(t, "clone", "workspace-reader")
 	require.NoError(t, os.Chown(m.home, 0, 0))
 	require.NoError(t, os.Chmod(m.home, 0o555))
 	for _, line := range []string{

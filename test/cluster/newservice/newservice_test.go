@@ -38,7 +38,9 @@ const (
 func TestThePageAddsAService(t *testing.T) {
 	cluster, err := target.FromEnvironment(repository)
 	require.NoError(t, err)
-	c := clone{T: t, cluster: cluster, folder: t.TempDir(), blocks: docstest.Pages(t, repository)[page].Blocks}
+	known, err := services.Read(repository)
+	require.NoError(t, err)
+	c := clone{T: t, cluster: cluster, product: known.Product, folder: t.TempDir(), blocks: docstest.Pages(t, repository)[page].Blocks}
 	c.copyCheckout()
 	before, pods := c.objects(), c.pods()
 	list := c.read(services.File)
@@ -119,6 +121,7 @@ func TestThePageAddsAService(t *testing.T) {
 type clone struct {
 	*testing.T
 	cluster target.Target
+	product string // which the usual cluster is named after
 	folder  string
 	blocks  []docstest.Block
 }
@@ -140,7 +143,7 @@ func (c clone) block(mark string) string {
 // do runs the commands of a block as they are there, but for the cluster's name.
 func (c clone) do(mark string) string {
 	c.Helper()
-	return c.run("sh", "-ec", strings.ReplaceAll(c.block(mark), "kind-invoices", c.cluster.Context))
+	return c.run("sh", "-ec", strings.ReplaceAll(c.block(mark), "kind-"+c.product, c.cluster.Context))
 }
 
 // run runs a command in the clone, and returns what it says.

@@ -35,7 +35,7 @@ is named, comes and goes beside it, --short. Then come test/cluster/machines.
   --short   of e2e: six pods Ready, paying from outside, the network's edges, stopping and starting, deploying again;
             of loop: a save that becomes live; no mutants and no newservice
 
-  CLUSTER_NAME (invoices-test), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
+  CLUSTER_NAME (PRODUCT-test, of services.yaml), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
 `
 
 const repository = "../.." // from this module's folder
@@ -61,7 +61,12 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	setDefault("CLUSTER_NAME", "invoices-test")
+	list, err := services.Read(repository)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	setDefault("CLUSTER_NAME", list.Product+"-test")
 	setDefault("INVOICE_APP_PORT", "18081")
 	setDefault("REGISTRY_PORT", "15005")
 	set("CLUSTER_PRODUCT", r.product)

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	name = "invoices.example.com/node-directory"
+	name = "workspace.example.com/node-directory"
 	root = "/var/local-path-provisioner"
 )
 

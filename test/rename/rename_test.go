@@ -1,0 +1,90 @@
+// Package rename gives a clone another module path, product and teams, by `workspace/run rename`, and runs the checks and
+// the unit tests of the result.
+package rename
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/checkouttest"
+)
+
+const repository = "../.."
+
+func TestRename(t *testing.T) {
+	clone := cloneOf(t)
+	run := func(name string, args ...string) {
+		t.Helper()
+		began := time.Now()
+		output, err := inFolder(t, clone, name, args...).CombinedOutput()
+		require.NoError(t, err, "%s %v:\n%s", name, args, output)
+		t.Logf("%s %s took %s", name, strings.Join(args, " "), time.Since(began).Round(time.Second))
+	}
+	run("workspace/run", "rename", "--module=github.com/acme/billing", "--product=bills",
+		"--team=invoicing=sales,payments=treasury")
+
+	for name, pattern := range map[string]string{
+		"the module":  `example\.com/invoices`,
+		"the product": `(kind|minikube)-invoices|invoices-(registry|test|bench)|invoices/[a-z-]+:(local|root)|cache/invoices|=invoices\b`,
+	} {
+		assert.Empty(t, grep(t, clone, "-E", pattern), "%s has its old name", name)
+	}
+	// In Go, tests have databases and variables of a team's name. One is the name of a table and of a path as well.
+	assert.Empty(t, grep(t, clone, "-w", "invoicing", "--", ":!*.go"))
+	assert.Empty(t, grep(t, clone, "-E", `team-payments|payments\.svc|namespace[:= ]payments`, "--", ":!*.go"))
+
+	run("make", "check")
+	run("go", "test", "-count=1", "-run=Link", "./test/docs")
+	run("sh", "-c", `go test $(go list ./... | grep -v /test/)`)
+	run("go", "-C", "workspace", "test", "./...")
+}
+
+// grep are the lines of the clone that match, but for what is about renaming.
+func grep(t *testing.T, clone string, args ...string) string {
+	t.Helper()
+	args = append([]string{"grep", "-nI", "--untracked"}, args...)
+	if !strings.Contains(strings.Join(args, " "), " -- ") {
+		args = append(args, "--")
+	}
+	args = append(args, ":!test/rename", ":!workspace/rename")
+	var stderr bytes.Buffer
+	command := inFolder(t, clone, "git", args...)
+	command.Stderr = &stderr
+	output, _ := command.Output() // it fails if nothing matches
+	require.Empty(t, stderr.String())
+	return string(output)
+}
+
+// cloneOf has the files as they are now, in a new repository.
+func cloneOf(t *testing.T) string {
+	t.Helper()
+	clone := t.TempDir()
+	require.NoError(t, checkouttest.Copy(repository, clone))
+	for _, args := range [][]string{
+		{"init", "--quiet"}, {"add", "--all", "--force"},
+		{"-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now"},
+	} {
+		output, err := inFolder(t, clone, "git", args...).CombinedOutput()
+		require.NoError(t, err, "%s", output)
+	}
+	return clone
+}
+
+func inFolder(t *testing.T, folder, name string, args ...string) *exec.Cmd {
+	command := exec.CommandContext(t.Context(), name, args...)
+	command.Dir = folder
+	// Not what a make or a git that started this test has told it.
+	for _, variable := range os.Environ() {
+		if !strings.HasPrefix(variable, "MAKE") && !strings.HasPrefix(variable, "GIT_") {
+			command.Env = append(command.Env, variable)
+		}
+	}
+	return command
+}
