@@ -47,7 +47,7 @@ var (
 		`\bteam:? %s\b`,
 		`\bteam-%s\b`,
 		`\bteams/%s\b`,
-		`\bnamespaces?[:=/ ]\s*` + "`?" + `%s\b`,
+		`\bnamespaces?[:=/\s]\s*["` + "`]?" + `%s\b`,
 		`\B-n %s\b`,
 		"`%s` (namespace|database)",
 		"` in `%s`",

@@ -18,7 +18,7 @@ func TestPages(t *testing.T) {
 	long(t)
 	awaitEverything(t)
 	replace := map[string]string{
-		"kind-invoices":              kubeContext,
+		"kind-" + list.Product:       kubeContext,
 		".build/kubeconfig/invoices": cluster.Kubeconfigs,
 		"http://localhost:8081":      invoiceApp,
 	}
