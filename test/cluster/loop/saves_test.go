@@ -189,4 +189,6 @@ func TestOneServiceAndDown(t *testing.T) {
 	for _, v := range []service{invoiceApp, paymentProvider} {
 		assert.Contains(t, s.kubectl("--namespace", v.namespace, "get", "persistentvolumeclaims", "--output=name"), "data-postgres-0")
 	}
+
+	tiltUp(t, invoiceApp.name) // works again
 }
