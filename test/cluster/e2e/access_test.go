@@ -26,7 +26,7 @@ import (
 	"example.com/invoices/test/cluster/access"
 )
 
-// team is a team with one of its services, and a neighbour with one of theirs.
+// team is a team with one of its services, and another team with one of theirs.
 type team struct {
 	user, namespace, service string
 	database                 bool
@@ -43,8 +43,8 @@ func teams() (all []team) {
 	return all
 }
 
-// kubeconfig is the file that ./deploy.sh has written for a team. For the platform, and for a
-// stranger, the same program makes one that goes with the tests.
+// kubeconfig returns the file that ./deploy.sh has written for a team. For the platform and for a stranger, the same
+// program creates one that is removed after the tests.
 func kubeconfig(t *testing.T, who string) string {
 	t.Helper()
 	madeHere, ok := made[who]
@@ -71,7 +71,7 @@ func makeKubeconfig(user, group string) (string, error) {
 	return file, nil
 }
 
-// as is a client with a real certificate.
+// as returns a client with the real certificate of a user.
 func as(t *testing.T, who string) kubernetes.Interface {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig(t, who))
@@ -83,7 +83,8 @@ func as(t *testing.T, who string) kubernetes.Interface {
 	return client
 }
 
-// Every cell of the table, denials included, is asked with the certificate of whom it is about.
+// The API server's answer to every cell of the table, denials included, is that of the table. The question is asked
+// with the certificate of the cell's user.
 func TestAccess(t *testing.T) {
 	long(t)
 	namespaced := namespacedResources(t)
@@ -91,8 +92,8 @@ func TestAccess(t *testing.T) {
 	for _, cell := range access.Cells(list) {
 		name := schema.GroupResource{Group: cell.Group, Resource: strings.TrimSuffix(cell.Resource+"/"+cell.Subresource, "/")}
 		isNamespaced, exists := namespaced[name]
-		require.True(t, exists, "there is no %s: refusing it proves nothing", name)
-		// A Namespace counts as being in itself.
+		require.True(t, exists, "there is no %s, so refusing it proves nothing", name)
+		// For RBAC, a Namespace is in itself.
 		if !isNamespaced && cell.Resource != "namespaces" {
 			cell.Namespace = ""
 		}
@@ -138,7 +139,7 @@ func TestAccess(t *testing.T) {
 	}
 }
 
-// namespacedResources are all that the API server has, subresources too.
+// namespacedResources reports of each resource and subresource of the API server whether it is namespaced.
 func namespacedResources(t *testing.T) map[schema.GroupResource]bool {
 	t.Helper()
 	_, lists, err := client.Discovery().ServerGroupsAndResources()
@@ -154,10 +155,10 @@ func namespacedResources(t *testing.T) map[schema.GroupResource]bool {
 	return namespaced
 }
 
-// What the table does not name is the platform's alone.
+// Teams and strangers have no permissions beyond the table.
 func TestAccessEndsWithTheTable(t *testing.T) {
 	long(t)
-	everybody := []string{ // may ask who he is, and what he may do
+	everybody := []string{ // may ask for their own identity and permissions
 		"create selfsubjectreviews.authentication.k8s.io",
 		"create selfsubjectaccessreviews.authorization.k8s.io",
 		"create selfsubjectrulesreviews.authorization.k8s.io",
@@ -209,8 +210,8 @@ var (
 	dryRunPatch  = metav1.PatchOptions{DryRun: dryRun}
 )
 
-// What a team might try to get more than it has. Each try is made with the team's own certificate
-// and refused; and each works a little smaller, or with the platform's.
+// A team cannot extend its permissions. Each attempt with the team's certificate is refused; the same with one change,
+// or with the platform's certificate, works.
 func TestEscalation(t *testing.T) {
 	long(t)
 	for _, team := range teams() {
@@ -220,14 +221,14 @@ func TestEscalation(t *testing.T) {
 			own := pods(t, team.namespace, team.service)[0]
 			others := pods(t, team.other, team.othersService)[0]
 
-			// try makes an attempt as the team, and then one that has to work.
+			// try makes an attempt that must be refused, and then one that must work.
 			try := func(name, refusal string, attempt, allowed func(ctx context.Context) error) {
 				t.Run(name, func(t *testing.T) {
 					assert.ErrorContains(t, attempt(t.Context()), refusal)
 					assert.NoError(t, allowed(t.Context()))
 				})
 			}
-			// notMine is what the platform may do, and the team may not.
+			// notMine tries something that only the platform may do.
 			notMine := func(name, what, namespace string, do func(ctx context.Context, client kubernetes.Interface) error) {
 				where := ` in the namespace "` + namespace + `"`
 				try(name, `User "`+team.user+`" cannot `+what+where,
@@ -324,7 +325,7 @@ func TestEscalation(t *testing.T) {
 	}
 }
 
-// The kubeconfig in the hands of kubectl.
+// A team's kubeconfig works with kubectl in the team's own namespace only.
 func TestTeamsKubeconfig(t *testing.T) {
 	long(t)
 	for _, team := range teams() {
@@ -351,7 +352,7 @@ func TestTeamsKubeconfig(t *testing.T) {
 				"scale": func(service string) []string { return []string{"scale", "deployment/" + service, "--replicas=3"} },
 			} {
 				if name == "exec" && !team.database {
-					continue // a service's image has nothing but the service
+					continue // a service's image contains only the service
 				}
 				t.Run(name, func(t *testing.T) {
 					output, err := kubectl(team.namespace, arguments(team.service)...)
@@ -385,24 +386,24 @@ func TestKubeconfigIsRenewedInTime(t *testing.T) {
 	short := run("LIFETIME=3600")
 	assert.Equal(t, user, whoami())
 	long := run()
-	assert.NotEqual(t, short, long, "it had less than a day left")
+	assert.NotEqual(t, short, long, "renewed: it was valid for less than a day")
 	assert.Equal(t, user, whoami())
 	require.NoError(t, os.Chmod(file, 0o644))
-	assert.Equal(t, long, run(), "it is good for days")
+	assert.Equal(t, long, run(), "kept: it is valid for days")
 	info, err := os.Stat(file)
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode())
 
 	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(long, "https://127.0.0.1:", "https://localhost:", 1)), 0o600))
 	assert.Equal(t, user, whoami())
-	assert.NotContains(t, run(), "https://localhost:", "it was another server's, which answered as well")
+	assert.NotContains(t, run(), "https://localhost:", "renewed: it had another server, although one that works")
 
-	_, elsewhere := newSomebodyElses(t)
+	_, elsewhere := newForeignServer(t)
 	foreign, err := os.ReadFile(elsewhere)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, foreign, 0o600))
 	run()
-	assert.Equal(t, user, whoami(), "it was another cluster's")
+	assert.Equal(t, user, whoami(), "renewed: it was for another cluster")
 
 	requests, err := client.CertificatesV1().CertificateSigningRequests().List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)

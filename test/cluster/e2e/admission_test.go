@@ -34,8 +34,8 @@ const (
 	foreign = "docker.io/library/busybox:1.37"
 )
 
-// What the platform's admission policies refuse a team, and what its developer is told. Each case
-// is one change to a pod that is let in.
+// The platform's admission policies refuse a team's pods with a message for its developer. Each case is one change to a
+// pod that is admitted.
 func TestAdmission(t *testing.T) {
 	long(t)
 	for _, team := range teams() {
@@ -91,7 +91,7 @@ func TestAdmission(t *testing.T) {
 			for name, refused := range reachingBeyond(team.service) {
 				t.Run(name, func(t *testing.T) { refusedWith(t, create(refused.change), refused.message) })
 			}
-			// A Pod's deletion may take as long as its own grace period, and a drain waits for it.
+			// The deletion of a pod may take as long as its grace period, and a drain waits for it.
 			t.Run("long deletion", func(t *testing.T) {
 				remove := func(seconds int64) error {
 					return me.CoreV1().Pods(team.namespace).Delete(t.Context(), running.Name,
@@ -118,7 +118,7 @@ func TestAdmission(t *testing.T) {
 				refusedWith(t, debug(foreign), "image of debug ("+foreign+"): "+foreignImage)
 				assert.NoError(t, debug(running.Spec.Containers[0].Image))
 			})
-			// No team may change a pod that runs; whoever may is held to the same.
+			// No team may change a running pod; the policies also apply to users who may.
 			t.Run("another image later", func(t *testing.T) {
 				change := func(image string) error {
 					_, err := client.CoreV1().Pods(team.namespace).Patch(t.Context(), running.Name, types.StrategicMergePatchType,
@@ -143,7 +143,7 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
-// migrateLike is an init container as that of a service with a database.
+// migrateLike returns an init container like that of a service with a database.
 func migrateLike(pod corev1.Pod) corev1.Container {
 	container := pod.Spec.Containers[0].DeepCopy()
 	container.Name = "migrate"
@@ -157,8 +157,8 @@ type refusedPod struct {
 	change  func(*corev1.Pod)
 }
 
-// reachingBeyond are pods of a service that would reach beyond their namespace: to the other team's pods
-// on the same node, to what a node has only so much of, or to who may drain it.
+// reachingBeyond returns pods of a service with effects beyond their namespace: on the other team's pods on the same
+// node, on limited resources of the node, or on its draining.
 func reachingBeyond(service string) map[string]refusedPod {
 	yes, long := true, int64(301)
 	fields := func(names string) string {
@@ -269,10 +269,10 @@ func reachingBeyond(service string) map[string]refusedPod {
 	}
 }
 
-// No Service takes over traffic to an address that another has, or had.
+// No Service takes over traffic to an address that another one has, or had.
 func TestAdmissionOfServices(t *testing.T) {
 	long(t)
-	free := serviceAddress(t, "default", "kubernetes") // 10.96.0.1 443, say
+	free := serviceAddress(t, "default", "kubernetes") // for example 10.96.0.1 443
 	free = free[:strings.LastIndex(free, ".")] + ".251"
 	for _, team := range teams() {
 		t.Run(team.namespace, func(t *testing.T) {
@@ -302,7 +302,7 @@ func TestAdmissionOfServices(t *testing.T) {
 	}
 }
 
-// A budget of a team's never keeps the platform from draining a node.
+// A team's disruption budget never prevents the platform from draining a node.
 func TestAdmissionOfBudgets(t *testing.T) {
 	long(t)
 	for _, team := range teams() {
@@ -347,7 +347,7 @@ func TestAdmissionOfBudgets(t *testing.T) {
 				"every pod": {itself, func(budget *policyv1.PodDisruptionBudget) {
 					budget.Spec.Selector = &metav1.LabelSelector{}
 				}},
-				// Eviction of a pod that two budgets select is refused.
+				// Kubernetes refuses to evict a pod that two budgets select.
 				"a second budget": {itself, func(budget *policyv1.PodDisruptionBudget) {
 					budget.Spec.Selector.MatchLabels["app.kubernetes.io/name"] = team.service
 				}},
@@ -360,7 +360,7 @@ func TestAdmissionOfBudgets(t *testing.T) {
 	}
 }
 
-// As with Pod Security, who applies a Deployment is warned of what would happen to its pods.
+// As with Pod Security, applying a Deployment prints a warning if its pods would be refused.
 func TestAdmissionWarnsOfDeployments(t *testing.T) {
 	long(t)
 	for _, team := range teams() {
@@ -401,8 +401,7 @@ func TestAdmissionWarnsOfDeployments(t *testing.T) {
 	}
 }
 
-// Production's parameter lets nothing in that is named by a tag. It is tried where it binds the test
-// alone.
+// Production's parameter admits no image that is named by a tag. The test applies it to its own namespace only.
 func TestProductionTakesDigestsOnly(t *testing.T) {
 	long(t)
 	namespace := newNamespace(t)
@@ -439,7 +438,7 @@ func TestProductionTakesDigestsOnly(t *testing.T) {
 	}, time.Minute, time.Second)
 	for _, image := range images {
 		name, digest, _ := strings.Cut(image, "@")
-		if digest == "" { // it was never released
+		if digest == "" { // there is no release yet
 			assert.ErrorContains(t, create(image), allowed)
 			continue
 		}
@@ -450,7 +449,7 @@ func TestProductionTakesDigestsOnly(t *testing.T) {
 	}
 }
 
-// productionImages are those of the production overlay, and the pattern that it lets in.
+// productionImages returns the images of the production overlay, and the pattern of those that it admits.
 func productionImages(t *testing.T) (images []string, allowed string) {
 	t.Helper()
 	overlay := mustRun(t, command(t, "kubectl", "kustomize", "k8s/overlays/production"))
@@ -478,7 +477,7 @@ func productionImages(t *testing.T) (images []string, allowed string) {
 	return images, allowed
 }
 
-// A container that names no resources gets the platform's, and none gets more than the platform's.
+// A container without resources gets the platform's defaults, and none gets more than the platform's maximum.
 func TestContainersHaveBounds(t *testing.T) {
 	long(t)
 	for _, team := range teams() {
@@ -503,7 +502,7 @@ func refusedWith(t *testing.T, err error, message string) {
 	assert.ErrorContains(t, err, message)
 }
 
-// withUsers sets the user of a pod, and the one of each of its containers.
+// withUsers sets the user of a pod, and that of each of its containers.
 func withUsers(pod *corev1.Pod, ofPod, ofContainers *int64) {
 	pod.Spec.SecurityContext.RunAsUser = ofPod
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
@@ -513,7 +512,7 @@ func withUsers(pod *corev1.Pod, ofPod, ofContainers *int64) {
 	}
 }
 
-// debugContainer is the patch that kubectl debug makes to put a container into a running pod.
+// debugContainer returns the patch with which kubectl debug adds a container to a running pod.
 func debugContainer(t *testing.T, image string) []byte {
 	t.Helper()
 	yes, no := true, false
@@ -546,7 +545,7 @@ func encode(t *testing.T, value any) []byte {
 	return encoded
 }
 
-// warnings are what the API server says beside its answers.
+// warnings collects the warnings in responses of the API server.
 type warnings struct {
 	mu   sync.Mutex
 	said []string
@@ -558,7 +557,7 @@ func (w *warnings) HandleWarningHeader(_ int, _ string, text string) {
 	w.said = append(w.said, text)
 }
 
-// take forgets what it returns.
+// take returns the warnings so far, and removes them.
 func (w *warnings) take() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -22,8 +22,8 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// somebodyElses is a Kubernetes API server that is not ours, and writes down what it is asked.
-type somebodyElses struct {
+// foreignServer is the API server of a foreign cluster. It records its requests.
+type foreignServer struct {
 	*httptest.Server
 	mu       sync.Mutex
 	requests []string
@@ -31,11 +31,11 @@ type somebodyElses struct {
 
 const foreignContext = "kind-somebody-elses"
 
-// newSomebodyElses makes it the current context of a kubeconfig that also has everything of the
-// user's own, and returns the file's path too.
-func newSomebodyElses(t *testing.T) (server *somebodyElses, kubeconfig string) {
+// newForeignServer starts a foreignServer, and returns it with the path of a kubeconfig: the user's own, with the
+// server added as the current context.
+func newForeignServer(t *testing.T) (server *foreignServer, kubeconfig string) {
 	t.Helper()
-	server = &somebodyElses{}
+	server = &foreignServer{}
 	server.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		server.mu.Lock()
 		defer server.mu.Unlock()
@@ -55,21 +55,21 @@ func newSomebodyElses(t *testing.T) (server *somebodyElses, kubeconfig string) {
 	return server, kubeconfig
 }
 
-// assertUntouched allows the question that ctlptl and Tilt ask of the current context's cluster,
-// whichever it is.
-func (s *somebodyElses) assertUntouched(t *testing.T) {
+// assertUntouched fails if there was any request but the one that ctlptl and Tilt send to the cluster of the current
+// context, whichever it is.
+func (s *foreignServer) assertUntouched(t *testing.T) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, request := range s.requests {
-		assert.Equal(t, "GET /version", request, "asked of another cluster")
+		assert.Equal(t, "GET /version", request, "a request to another cluster")
 	}
 }
 
 func TestDeployingAgainChangesNothing(t *testing.T) {
 	awaitEverything(t)
 	before, keys := uids(t), kubeconfigs(t)
-	server, kubeconfig := newSomebodyElses(t)
+	server, kubeconfig := newForeignServer(t)
 
 	deploy := command(t, "./deploy.sh")
 	deploy.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
@@ -81,8 +81,8 @@ func TestDeployingAgainChangesNothing(t *testing.T) {
 	server.assertUntouched(t)
 }
 
-// A second cluster is told at once which ports it cannot have, and which it can.
-func TestASecondClusterIsToldItsPorts(t *testing.T) {
+// Deploying a second cluster fails at once if its ports are in use, and suggests free ones.
+func TestSecondClusterNeedsOtherPorts(t *testing.T) {
 	long(t)
 	_, answers, _ := strings.Cut(strings.TrimPrefix(invoiceApp, "http://"), ":")
 	_, pulls, _ := strings.Cut(registry(t), ":")
@@ -98,7 +98,7 @@ func TestASecondClusterIsToldItsPorts(t *testing.T) {
 	assert.Regexp(t, `\n  INVOICE_APP_PORT=\d+ REGISTRY_PORT=\d+ CLUSTER_NAME=`+second+` \./deploy\.sh`, string(output))
 }
 
-// kubeconfigs are the teams', as they are.
+// kubeconfigs returns the contents of the teams' kubeconfigs.
 func kubeconfigs(t *testing.T) (contents []string) {
 	t.Helper()
 	for _, team := range teams() {
@@ -111,7 +111,7 @@ func kubeconfigs(t *testing.T) (contents []string) {
 
 func TestTiltfileRefusesAnotherCluster(t *testing.T) {
 	long(t)
-	server, kubeconfig := newSomebodyElses(t)
+	server, kubeconfig := newForeignServer(t)
 
 	tilt := command(t, "tilt", "ci", "--port=0")
 	tilt.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
@@ -133,7 +133,7 @@ func TestOverlaysPassTheAPIServer(t *testing.T) {
 	}
 }
 
-// The same source gives the same image, from another folder and at another time.
+// The same source results in the same image, in another folder and at another time.
 func TestImagesAreReproducible(t *testing.T) {
 	long(t)
 	copied := copyOf(t)
@@ -157,7 +157,7 @@ func TestImagesAreReproducible(t *testing.T) {
 	}
 }
 
-// copyOf is another folder with all that images are built from, and with more, if named.
+// copyOf copies everything that images are built from to another folder, and further paths if given.
 func copyOf(t *testing.T, more ...string) string {
 	t.Helper()
 	folder := t.TempDir()

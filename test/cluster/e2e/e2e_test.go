@@ -1,5 +1,5 @@
-// Package e2e tests what ./deploy.sh has put on a real cluster, with that cluster. It pays
-// invoices and deletes pods, so it wants the cluster named, as package target says.
+// Package e2e tests the services and the platform on a real cluster, made by ./deploy.sh. Its tests pay invoices and
+// delete pods, so the cluster must be named: see package target.
 package e2e
 
 import (
@@ -28,15 +28,15 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// What every test works with.
+// Set by connect and TestMain, and used by all tests.
 var (
 	client      kubernetes.Interface
 	cluster     target.Target
 	kubeContext string
 	invoiceApp  string        // its URL outside the cluster
 	repository  string        // the root of the checkout
-	scratch     string        // a folder that goes with the tests
-	list        services.List // of the services
+	scratch     string        // a folder that is removed after the tests
+	list        services.List // the services
 )
 
 func TestMain(m *testing.M) {
@@ -53,15 +53,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// long marks a test that -short leaves out.
+// long marks a test that -short skips.
 func long(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("left out by -short")
+		t.Skip("skipped by -short")
 	}
 }
 
-// connect finds the cluster as it is now.
+// connect connects to the cluster, whose ports may have changed.
 func connect() (err error) {
 	if repository, err = filepath.Abs("../../.."); err != nil {
 		return err
@@ -79,7 +79,7 @@ func connect() (err error) {
 	if err != nil {
 		return err
 	}
-	config.QPS = -1 // as fast as it answers: the cluster is ours
+	config.QPS = -1 // no limit: the cluster is ours
 	config.WarningHandler = rest.NoWarnings{}
 	if client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
@@ -88,18 +88,18 @@ func connect() (err error) {
 	return err
 }
 
-// namespaceOf is the namespace of a service.
+// namespaceOf returns the namespace of a service.
 func namespaceOf(service string) string {
 	found, _ := list.Find(service)
 	return found.Team
 }
 
-// podsOf are the pods of a service that have not been told to go.
+// podsOf returns the pods of a service that are not being deleted.
 func podsOf(t require.TestingT, service string) []corev1.Pod {
 	return pods(t, namespaceOf(service), service)
 }
 
-// pods are the pods of an application that have not been told to go.
+// pods returns the pods of an application that are not being deleted.
 func pods(t require.TestingT, namespace, application string) []corev1.Pod {
 	list, err := client.CoreV1().Pods(namespace).List(context.Background(),
 		metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + application})
@@ -113,7 +113,7 @@ func pods(t require.TestingT, namespace, application string) []corev1.Pod {
 	return staying
 }
 
-// registry is where the cluster's images are, as localhost:port.
+// registry returns the address of the cluster's registry, as localhost:port.
 func registry(t *testing.T) string {
 	t.Helper()
 	address, _, _ := strings.Cut(podsOf(t, "invoice-app")[0].Spec.Containers[0].Image, "/")
@@ -129,8 +129,7 @@ func ready(pod corev1.Pod) bool {
 	return false
 }
 
-// awaitEverything waits until three pods of each service and the databases are Ready, and no
-// others are there.
+// awaitEverything waits until there are exactly three pods of each service and one of each database, and all are Ready.
 func awaitEverything(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -155,7 +154,7 @@ func awaitEverything(t *testing.T) {
 	}, 5*time.Minute, 500*time.Millisecond, "three Ready pods of each service, and their databases")
 }
 
-// uids are the identities of all pods, by namespace and name.
+// uids returns the UIDs of all pods, by namespace and name.
 func uids(t *testing.T) map[string]types.UID {
 	t.Helper()
 	found := map[string]types.UID{}
@@ -169,8 +168,8 @@ func uids(t *testing.T) map[string]types.UID {
 	return found
 }
 
-// throughAPIServer sends GET to one pod, whatever the network policies say: the API server runs on
-// the pod's own node.
+// throughAPIServer sends a GET request to a pod, and returns the body of the response. Network policies do not apply,
+// since the API server runs on the pod's node.
 func throughAPIServer(t *testing.T, pod corev1.Pod, path string) []byte {
 	t.Helper()
 	port := fmt.Sprint(pod.Spec.Containers[0].Ports[0].ContainerPort)
@@ -194,9 +193,9 @@ func decodeInvoices(t *testing.T, body []byte) []invoice {
 	return list
 }
 
-// call is a request from outside the cluster, by the port that its definition maps. Like any client
-// it tries again for a while when it gets no answer, or 503: nothing is lost by that. No answer is
-// what a pod gives that is Ready, and that the network's policies have not let anybody in to yet.
+// call sends a request from outside the cluster, to the port that the cluster's definition maps, and returns the body
+// of the response. Like any client it retries for a while if there is no response, or 503, which is safe. There is no
+// response from a pod that is Ready while the network policies do not admit anybody yet.
 func call(t *testing.T, method, path string, body any) []byte {
 	t.Helper()
 	sent, err := json.Marshal(body)
@@ -227,7 +226,7 @@ func ask(method, path string, body []byte) (status int, answer []byte, err error
 	return response.StatusCode, answer, err
 }
 
-// addUnpaid adds an invoice that nobody has seen before.
+// addUnpaid adds a new invoice.
 func addUnpaid(t *testing.T) invoice {
 	t.Helper()
 	added := invoice{InvoiceId: fmt.Sprintf("live-%d", time.Now().UnixNano()), Value: "12.34", Currency: "EUR"}
@@ -236,7 +235,7 @@ func addUnpaid(t *testing.T) invoice {
 	return added
 }
 
-// command is a program run in the checkout. What it says is shown when it fails.
+// command returns a command that runs in the checkout.
 func command(t *testing.T, name string, arguments ...string) *exec.Cmd {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), name, arguments...)
@@ -244,6 +243,7 @@ func command(t *testing.T, name string, arguments ...string) *exec.Cmd {
 	return command
 }
 
+// mustRun runs a command and returns its output, which is shown if the command fails.
 func mustRun(t *testing.T, command *exec.Cmd) string {
 	t.Helper()
 	output, err := command.CombinedOutput()
@@ -251,7 +251,7 @@ func mustRun(t *testing.T, command *exec.Cmd) string {
 	return string(output)
 }
 
-// newNamespace belongs to none of the teams, and to the test alone.
+// newNamespace creates a namespace that belongs to no team, and is deleted when the test ends.
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	namespace, err := client.CoreV1().Namespaces().Create(t.Context(),

@@ -21,7 +21,7 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// Each way to publish a service that is not public is tried, is refused, and is the way that works elsewhere.
+// Each way to publish a service that is not public is refused in its namespace, and works in another one.
 func TestOnlyThePublicServiceIsPublished(t *testing.T) {
 	long(t)
 	elsewhere := newNamespace(t)
@@ -44,7 +44,7 @@ func cannotBePublished(t *testing.T, service services.Service, elsewhere string)
 				},
 			}
 			if kind == corev1.ServiceTypeLoadBalancer {
-				no := false // or its node port would be what is refused
+				no := false // otherwise its node port would be refused first
 				published.Spec.AllocateLoadBalancerNodePorts = &no
 			}
 			_, err := client.CoreV1().Services(service.Team).Create(t.Context(), published, dryRunCreate)
@@ -93,10 +93,10 @@ func TestOnlyInvoiceAppAnswersOutside(t *testing.T) {
 	}
 }
 
-// Who reaches whom, by the pod's address, by the service's and by its name, as services.yaml says: every door is tried
-// from everywhere. Whoever may ask the DNS has the name resolved, so that its being unknown cannot pass for a refusal.
-// A door opens to somebody, or its being shut to the others would prove nothing; the pods of a service that nobody
-// calls are Ready, so that they listen.
+// Connections succeed exactly where services.yaml lists them: every address (a pod's, a Service's and its name) is
+// tried from everywhere. Probers that may use DNS must be able to resolve a name, so that an unknown name cannot pass
+// for a refusal. Each address is reachable from somewhere, otherwise a failure to connect would prove nothing; the pods
+// of a service without callers are Ready, so they listen.
 func TestNetworkEdges(t *testing.T) {
 	outside := newNamespace(t)
 
@@ -119,8 +119,8 @@ func TestNetworkEdges(t *testing.T) {
 		namespace, application string
 		reaches                []string
 	}
-	anybodys := append([]string{"DNS", "API server"}, doorsOf(list.Public().Name)...)
-	probers := map[string]prober{"stranger": {outside, "stranger", anybodys}}
+	public := append([]string{"DNS", "API server"}, doorsOf(list.Public().Name)...)
+	probers := map[string]prober{"stranger": {outside, "stranger", public}}
 	for _, team := range list.Teams() {
 		probers["stranger in "+team.Name] = prober{team.Name, "stranger", nil}
 	}
@@ -135,7 +135,7 @@ func TestNetworkEdges(t *testing.T) {
 		}
 		probers[service.Name] = prober{service.Team, service.Name, reaches}
 		if len(service.Calls) > 0 {
-			probers["stranger with the labels of "+service.Name] = prober{outside, service.Name, anybodys}
+			probers["stranger with the labels of "+service.Name] = prober{outside, service.Name, public}
 		}
 	}
 	for name, prober := range probers {
@@ -146,7 +146,7 @@ func TestNetworkEdges(t *testing.T) {
 	}
 }
 
-// serviceAddress is a service's address and port, with a space between.
+// serviceAddress returns a Service's address and port, separated by a space.
 func serviceAddress(t *testing.T, namespace, name string) string {
 	t.Helper()
 	service, err := client.CoreV1().Services(namespace).Get(t.Context(), name, metav1.GetOptions{})
@@ -154,10 +154,10 @@ func serviceAddress(t *testing.T, namespace, name string) string {
 	return fmt.Sprintf("%s %d", service.Spec.ClusterIP, service.Spec.Ports[0].Port)
 }
 
-// probe runs a pod that tries each door, and returns the names of those that opened; "DNS" is that
-// names are resolved. A new pod's rules take a moment to reach the node, and a busy machine's take longer:
-// a door that should open has a minute to do so, and one that should be shut must be found shut three
-// times in a row within a minute, since one that is slow once is not shut.
+// probe runs a pod that tries each door, and returns the names of the open ones; "DNS" means that names are resolved.
+// The network policies take a moment to apply to a new pod, and longer on a busy machine: a door that should be open
+// has a minute to open, and one that should be shut must be shut three times in a row within a minute, since a
+// connection may be slow once.
 func probe(t *testing.T, namespace, application string, doors map[string]string, expected []string) []string {
 	t.Helper()
 	var script strings.Builder
@@ -208,7 +208,7 @@ shut() { # NAME COMMAND...
 	return lines[:len(lines)-1]
 }
 
-// runToEnd waits for a pod that ends by itself, and returns whether it failed, and what it has said.
+// runToEnd runs a pod until it terminates, and returns its phase and its log.
 func runToEnd(t *testing.T, pod *corev1.Pod) (corev1.PodPhase, string) {
 	t.Helper()
 	pod = runPod(t, pod)
@@ -218,7 +218,7 @@ func runToEnd(t *testing.T, pod *corev1.Pod) (corev1.PodPhase, string) {
 			pod = now
 		}
 		return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-	}, 4*time.Minute, time.Second, "it runs to its end") {
+	}, 4*time.Minute, time.Second, "the pod terminates") {
 		t.Fatal(mustRun(t, command(t, "kubectl", "--context="+kubeContext, "--namespace="+pod.Namespace, "describe", "pod", pod.Name)))
 	}
 	output, err := client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(t.Context())
@@ -229,10 +229,10 @@ func runToEnd(t *testing.T, pod *corev1.Pod) (corev1.PodPhase, string) {
 	return pod.Status.Phase, string(output)
 }
 
-// shellPod is a pod that runs a script once, labelled as an application of its namespace.
+// shellPod returns a pod that runs a script once, labelled as an application of its namespace.
 func shellPod(t *testing.T, namespace, application, script string) *corev1.Pod {
 	t.Helper()
-	// The database's image has a shell; the services' have nothing but the service.
+	// The database's image has a shell; the services' images contain only the service.
 	pod := podLike(pods(t, namespaceOf("invoice-app"), "postgres")[0])
 	container := pod.Spec.Containers[0]
 	pod.Namespace = namespace
@@ -242,7 +242,7 @@ func shellPod(t *testing.T, namespace, application, script string) *corev1.Pod {
 	pod.Spec.Volumes = nil
 	pod.Spec.InitContainers = nil
 	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
-	container.Resources.Requests["cpu"] = resource.MustParse("10m") // so that a small node takes them all at once
+	container.Resources.Requests["cpu"] = resource.MustParse("10m") // a small node has room for all
 	pod.Spec.Containers = []corev1.Container{{
 		Name:            "probe",
 		Image:           container.Image,
@@ -250,15 +250,14 @@ func shellPod(t *testing.T, namespace, application, script string) *corev1.Pod {
 		Command:         []string{"bash", "-c", script},
 		SecurityContext: container.SecurityContext,
 		Resources:       container.Resources,
-		// Never Ready: a Service whose labels it copies sends nothing here.
+		// Never Ready, so that a Service with the same labels sends nothing here.
 		ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
 			Exec: &corev1.ExecAction{Command: []string{"false"}}}},
 	}}
 	return pod
 }
 
-// podLike is a pod with the same specification and no labels, so that no controller takes it for
-// one of its own.
+// podLike returns a pod with the same specification and no labels, so that no controller adopts it.
 func podLike(pod corev1.Pod) *corev1.Pod {
 	spec := pod.Spec.DeepCopy()
 	spec.NodeName = ""

@@ -35,7 +35,7 @@ const (
 	tokenLifetime    = 10 * time.Minute
 )
 
-// tokenOf is a token that the cluster issues to an account of invoice-app's namespace.
+// tokenOf returns a token that the cluster issues to an account of invoice-app's namespace.
 func tokenOf(t *testing.T, account, audience string, lifetime time.Duration) string {
 	t.Helper()
 	seconds := int64(lifetime.Seconds())
@@ -54,8 +54,8 @@ func claimsOf(t *testing.T, token string) (claims jwt.Claims) {
 	return claims
 }
 
-// caller is a pod beside invoice-app's, with their labels and so with their way through the
-// network, and with another account.
+// caller is a pod in invoice-app's namespace with the labels of invoice-app, so that the network policies admit it, but
+// with another ServiceAccount.
 type caller struct {
 	pod       *corev1.Pod
 	providers []string // the addresses of all replicas
@@ -74,11 +74,11 @@ func newCaller(t *testing.T) *caller {
 			}
 		}
 		return true
-	}, 2*time.Minute, time.Second, "the network lets it through")
+	}, 2*time.Minute, time.Second, "the network policies admit the caller")
 	return c
 }
 
-// call sends a request from inside the pod. Its answer is the provider's own.
+// call sends a request from inside the pod, with nothing between the pod and the provider.
 func (c *caller) call(provider, method, path, token, body string) (status int, answer string, err error) {
 	request, err := http.NewRequest(method, "http://"+provider+":8082"+path, strings.NewReader(body))
 	if err != nil {
@@ -116,13 +116,13 @@ func (c *caller) mustCall(t *testing.T, provider, method, path, token, body stri
 	return status, answer
 }
 
-// metric adds up a counter over all replicas of a service, by one of its labels.
+// metric returns the sums of a counter over all replicas of a service, by one of its labels.
 func metric(t *testing.T, service, name, label string) map[string]int {
 	t.Helper()
 	line := regexp.MustCompile(`(?m)^` + name + `\{` + label + `="([^"]*)"\} (\d+)$`)
 	sums := map[string]int{}
 	for _, pod := range podsOf(t, service) {
-		if !ready(pod) { // a caller, that only has the labels
+		if !ready(pod) { // a caller, which only has the labels
 			continue
 		}
 		for _, found := range line.FindAllStringSubmatch(string(throughAPIServer(t, pod, "/metrics")), -1) {
@@ -134,8 +134,8 @@ func metric(t *testing.T, service, name, label string) map[string]int {
 	return sums
 }
 
-// Expired tokens, and those of another issuer, are in TestKeysRotateWhilePaymentsGoOn: this cluster
-// issues none, so the test has to sign them.
+// payment-provider accepts only valid tokens of invoice-app. Expired tokens and those of another issuer are in
+// TestKeysRotateWhilePaymentsGoOn, since this cluster does not issue any and the test has to sign them.
 func TestWhoMayCallPaymentProvider(t *testing.T) {
 	long(t)
 	awaitEverything(t)
@@ -186,10 +186,10 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 		assert.Equal(t, open, status == http.StatusOK, "%s: %d", path, status)
 	}
 
-	// The same pod, the same way, the right token: so it was the token.
+	// The same pod on the same route succeeds with a valid token, so the token was the reason.
 	path := "/payments/" + invoice.InvoiceId
 	status, answer := inside.mustCall(t, inside.providers[0], http.MethodGet, path, good, "")
-	assert.Equal(t, http.StatusNotFound, status, "nothing was taken: %s", answer)
+	assert.Equal(t, http.StatusNotFound, status, "no payment was taken: %s", answer)
 	call(t, http.MethodPost, "/invoices/pay", nil) // by the real invoice-app
 	status, answer = inside.mustCall(t, inside.providers[0], http.MethodGet, path, good, "")
 	assert.Equal(t, http.StatusOK, status, answer)
@@ -197,8 +197,8 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 	assert.Equal(t, http.StatusOK, status, answer)
 }
 
-// The bound that docs/security.md gives for a deleted pod's token is that of a real pod's real one.
-func TestATokenOfAPodLivesForTenMinutes(t *testing.T) {
+// The tokens of pods have the lifetime that docs/security.md states for the token of a deleted pod.
+func TestPodTokensLiveForTenMinutes(t *testing.T) {
 	long(t)
 	awaitEverything(t)
 	for _, pod := range podsOf(t, "invoice-app") {
@@ -213,7 +213,7 @@ func TestATokenOfAPodLivesForTenMinutes(t *testing.T) {
 	}
 }
 
-// A second key, the test's own, is published and withdrawn, while invoices are paid without a pause.
+// A second key, created by the test, is published and withdrawn while invoices are paid without a pause.
 func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	long(t)
 	awaitEverything(t)
@@ -240,7 +240,7 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 		}
 		return true
 	}
-	require.True(t, everywhere(token, http.StatusUnauthorized), "a key that is not published")
+	require.True(t, everywhere(token, http.StatusUnauthorized), "refused before the key is published")
 
 	configMaps := client.CoreV1().ConfigMaps(namespaceOf("payment-provider"))
 	published, err := configMaps.Get(t.Context(), "caller-keys", metav1.GetOptions{})
@@ -254,7 +254,7 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	_, err = configMaps.Update(t.Context(), published, metav1.UpdateOptions{})
 	require.NoError(t, err)
 	touch(t)
-	require.Eventually(t, func() bool { return everywhere(token, http.StatusNotFound) }, 2*time.Minute, time.Second, "let in")
+	require.Eventually(t, func() bool { return everywhere(token, http.StatusNotFound) }, 2*time.Minute, time.Second, "accepted")
 
 	before := metric(t, "payment-provider", "callers_refused_total", "reason")
 	for reason, token := range map[string]string{
@@ -270,17 +270,16 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	touch(t)
 	require.Eventually(t, func() bool { return everywhere(token, http.StatusUnauthorized) }, 2*time.Minute, time.Second, "refused again")
 	publish() // again, with nothing to change
-	require.True(t, everywhere(tokenOf(t, "invoice-app", providerAudience, tokenLifetime), http.StatusNotFound), "the cluster's own key stays")
+	require.True(t, everywhere(tokenOf(t, "invoice-app", providerAudience, tokenLifetime), http.StatusNotFound), "the cluster's own key remains")
 
 	paid := stop()
 	assert.Positive(t, paid)
 	now := metric(t, "invoice-app", "provider_payments_total", "outcome")
 	assert.GreaterOrEqual(t, now["paid"], calls["paid"]+paid)
-	assert.Equal(t, calls["failed"], now["failed"], "a call was tried again")
+	assert.Equal(t, calls["failed"], now["failed"], "no call to payment-provider failed")
 }
 
-// touch has the kubelet look at payment-provider's pods, and so at their volumes, now: it does so
-// at any change, or once in a minute or two.
+// touch changes payment-provider's pods, so that the kubelet updates their volumes now and not within a minute or two.
 func touch(t *testing.T) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"metadata":{"annotations":{"example.com/touched":"%d"}}}`, time.Now().UnixNano())
@@ -290,7 +289,7 @@ func touch(t *testing.T) {
 	}
 }
 
-// payWithoutPause adds and pays invoices until it is stopped, and tells how many. None may fail.
+// payWithoutPause adds and pays invoices until stop is called, which returns their number. No request may fail.
 func payWithoutPause(t *testing.T) (stop func() (paid int)) {
 	t.Helper()
 	var paying sync.WaitGroup
@@ -316,7 +315,7 @@ func payWithoutPause(t *testing.T) (stop func() (paid int)) {
 	return stop
 }
 
-// Tokens are verified offline: an API server that answers nobody stops no payment.
+// Tokens are verified offline: payments continue while the API server is down.
 func TestPayingWhileTheAPIServerIsDown(t *testing.T) {
 	long(t)
 	awaitEverything(t)
@@ -332,13 +331,13 @@ func TestPayingWhileTheAPIServerIsDown(t *testing.T) {
 	t.Cleanup(func() { _ = signal("CONT") })
 	require.NoError(t, signal("STOP"))
 	// Its threads stop one by one. All of this takes less than the 10 s after which the controllers
-	// would give up their leases.
-	require.Eventually(t, func() bool { return !answers() }, time.Minute, 10*time.Millisecond, "it goes down")
+	// would lose their leases.
+	require.Eventually(t, func() bool { return !answers() }, time.Minute, 10*time.Millisecond, "the API server is down")
 	added := addUnpaid(t)
 	call(t, http.MethodPost, "/invoices/pay", nil)
 	added.IsPaid = true
 	assert.Contains(t, decodeInvoices(t, call(t, http.MethodGet, "/invoices", nil)), added)
-	require.False(t, answers(), "it was down all the time")
+	require.False(t, answers(), "the API server was down all the time")
 	require.NoError(t, signal("CONT"))
 	require.Eventually(t, answers, time.Minute, time.Second)
 	awaitEverything(t)

@@ -10,8 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The cluster's registry stands in for the world's: an image is pulled from it, carried across an
-// air gap in a file, and is the same.
+// An image is pulled from a registry, here the cluster's own, carried across an air gap in a file, and does not change.
 func TestImagesArePulledAndCarried(t *testing.T) {
 	long(t)
 	local, pulled := list.Product+"/registry:local", "test/pulled:local"

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The documentation's command: the pod is read-only, without a folder for temporary files.
+// The documented command imports invoices in a pod, which is read-only and has no folder for temporary files.
 func TestImportIntoThePod(t *testing.T) {
 	long(t)
 	awaitEverything(t)
@@ -32,7 +32,7 @@ func TestImportIntoThePod(t *testing.T) {
 	output, err := imported(rows.String())
 	require.NoError(t, err, output)
 	assert.Contains(t, output, fmt.Sprintf("%d invoices added, 0 already present", count))
-	assert.Contains(t, output, `"Note"`, "what was not read is named")
+	assert.Contains(t, output, `"Note"`, "the ignored column is named")
 	found := 0
 	for _, i := range decodeInvoices(t, call(t, http.MethodGet, "/invoices", nil)) {
 		if strings.HasPrefix(i.InvoiceId, prefix) {
@@ -48,5 +48,5 @@ func TestImportIntoThePod(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, http.StatusNotFound, status)
 
-	call(t, http.MethodPost, "/invoices/pay", nil) // so that the tests that follow have little to pay
+	call(t, http.MethodPost, "/invoices/pay", nil) // so that the following tests have little to pay
 }

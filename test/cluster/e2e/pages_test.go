@@ -12,8 +12,7 @@ import (
 	"example.com/invoices/internal/docstest"
 )
 
-// TestPages runs the blocks that the documentation's pages mark as `sh cluster`, with this cluster in place of the
-// default one.
+// TestPages runs the blocks that the documentation marks as `sh cluster`, on this cluster instead of the default one.
 func TestPages(t *testing.T) {
 	long(t)
 	awaitEverything(t)
@@ -34,5 +33,5 @@ func TestPages(t *testing.T) {
 			}
 		})
 	}
-	require.Greater(t, ran, 3, "blocks that are marked as sh cluster")
+	require.Greater(t, ran, 3, "blocks marked as sh cluster")
 }

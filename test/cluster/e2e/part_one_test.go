@@ -13,10 +13,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The bug of the challenge: runAsNonRoot, an image that names no user, and no runAsUser. The
-// kubelet will not start it; a numeric user, and nothing else, cures it. A team's namespace does
-// not even let it in any more, so the two are seen in another one, where the program can only
-// print its help.
+// The bug of the challenge is a pod with runAsNonRoot, but without runAsUser or a user in its image. The kubelet does
+// not start it; setting a numeric user is enough to fix it. A team's namespace no longer admits such a pod, so the test
+// starts both versions in another namespace, where the program can only print its help.
 func TestPartOne(t *testing.T) {
 	long(t)
 	awaitEverything(t)
@@ -26,7 +25,7 @@ func TestPartOne(t *testing.T) {
 
 	newPod := func(user *int64) *corev1.Pod {
 		pod := podLike(deployed)
-		pod.Labels = map[string]string{"app.kubernetes.io/name": "invoice-app"} // or it may not reach its database
+		pod.Labels = map[string]string{"app.kubernetes.io/name": "invoice-app"} // may reach the database
 		pod.Spec.InitContainers = nil
 		pod.Spec.Containers[0].Image = image
 		pod.Spec.SecurityContext.RunAsUser = nil
@@ -51,27 +50,27 @@ func TestPartOne(t *testing.T) {
 	require.Eventually(t, func() bool {
 		waiting = state(original).Waiting
 		return waiting != nil && waiting.Reason == "CreateContainerConfigError"
-	}, time.Minute, 200*time.Millisecond, "the original does not start")
+	}, time.Minute, 200*time.Millisecond, "the original pod does not start")
 	assert.Contains(t, waiting.Message, "container has runAsNonRoot and image will run as root")
 
-	mended := runPod(t, helping(&numeric))
+	fixed := runPod(t, helping(&numeric))
 	require.Eventually(t, func() bool {
-		ended := state(mended).Terminated
+		ended := state(fixed).Terminated
 		return ended != nil && ended.ExitCode == 0
-	}, time.Minute, 200*time.Millisecond, "the mended one has run")
+	}, time.Minute, 200*time.Millisecond, "the fixed pod runs")
 
 	_, err := client.CoreV1().Pods(namespaceOf("invoice-app")).Create(t.Context(), newPod(nil), dryRunCreate)
 	assert.ErrorContains(t, err, "set securityContext.runAsUser to 10000 or more")
 	inTheTeams := newPod(&numeric)
-	inTheTeams.Spec.Containers[0].SecurityContext.RunAsGroup = &numeric // which is asked for here, too
-	fixed := runPod(t, inTheTeams)
+	inTheTeams.Spec.Containers[0].SecurityContext.RunAsGroup = &numeric // also required there
+	admitted := runPod(t, inTheTeams)
 	require.Eventually(t, func() bool {
-		now, err := client.CoreV1().Pods(fixed.Namespace).Get(context.Background(), fixed.Name, metav1.GetOptions{})
+		now, err := client.CoreV1().Pods(admitted.Namespace).Get(context.Background(), admitted.Name, metav1.GetOptions{})
 		return err == nil && ready(*now)
-	}, time.Minute, 200*time.Millisecond, "the fixed one is Ready")
+	}, time.Minute, 200*time.Millisecond, "the fixed pod is Ready in the team's namespace")
 }
 
-// withoutUser publishes an image again, as it would be had nobody named a user.
+// withoutUser pushes a copy of an image that does not name a user, and returns its name.
 func withoutUser(t *testing.T, name string) string {
 	t.Helper()
 	image, err := crane.Pull(name)

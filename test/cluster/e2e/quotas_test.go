@@ -23,7 +23,7 @@ import (
 	"example.com/invoices/test/cluster/access"
 )
 
-// A fork bomb hits the bound of its pod, and the node has processes left for all others.
+// A fork bomb reaches the limit of its pod, and the node has processes left for all others.
 func TestProcessesOfAPodAreBounded(t *testing.T) {
 	long(t)
 	const bound = 512 // podPidsLimit in the cluster's definition
@@ -35,15 +35,15 @@ func TestProcessesOfAPodAreBounded(t *testing.T) {
 			while [ $n -lt %d ]; do
 				sleep 600 &
 				n=$((n + 1))
-			done'`, bound+100))) // bash would go on after the first that is refused
+			done'`, bound+100))) // bash would continue after the first fork that fails
 
 	assert.Equal(t, corev1.PodFailed, phase, output)
 	assert.Contains(t, output, "Cannot fork")
-	count := regexp.MustCompile(`(\d+) started`).FindStringSubmatch(output) // stdout and stderr come in any order
+	count := regexp.MustCompile(`(\d+) started`).FindStringSubmatch(output) // the order of stdout and stderr varies
 	require.NotNil(t, count, output)
 	started, err := strconv.Atoi(count[1])
 	require.NoError(t, err)
-	assert.InDelta(t, bound, started, 50, "some are the pod's own")
+	assert.InDelta(t, bound, started, 50, "the pod itself has some, too")
 	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
 	for _, node := range nodes.Items {
@@ -54,9 +54,9 @@ func TestProcessesOfAPodAreBounded(t *testing.T) {
 	}
 }
 
-// What a team overwrites counts in etcd until it is removed from there, and no quota bounds how often it
-// writes: it must be gone long before one client can have filled etcd.
-func TestWhatIsOverwrittenLeavesEtcd(t *testing.T) {
+// Overwritten versions of an object use space in etcd until etcd compacts them, and no quota limits how often a team
+// writes: they must be gone long before a single client can fill etcd.
+func TestOverwrittenVersionsLeaveEtcd(t *testing.T) {
 	long(t)
 	inUse := func() int {
 		metrics := mustRun(t, command(t, "docker", "exec", cluster.Node, "curl", "--silent", "http://127.0.0.1:2381/metrics"))
@@ -81,15 +81,15 @@ func TestWhatIsOverwrittenLeavesEtcd(t *testing.T) {
 		require.NoError(t, err)
 	}
 	full := inUse()
-	require.Greater(t, full, size*writes/2, "it counts at first")
+	require.Greater(t, full, size*writes/2, "the old versions use space at first")
 
-	// The API server's default keeps all of it for five minutes at least.
+	// By default, the API server keeps all of them for at least five minutes.
 	require.Eventually(t, func() bool { return inUse() < full-size*writes/2 }, 4*time.Minute, 5*time.Second)
 }
 
-// No team's requests wait behind another's, or before those of the cluster's own parts: each user has queues
-// of its own, in a level that is for users.
-func TestRequestsOfATeamWaitForTheirTurn(t *testing.T) {
+// A team's requests never delay those of another team or of the cluster's components: requests are queued by user, and
+// users have their own priority level.
+func TestRequestsAreQueuedByUser(t *testing.T) {
 	long(t)
 	flows, err := client.FlowcontrolV1().FlowSchemas().Get(t.Context(), "global-default", metav1.GetOptions{})
 	require.NoError(t, err)
@@ -111,8 +111,8 @@ func TestRequestsOfATeamWaitForTheirTurn(t *testing.T) {
 	}
 }
 
-// A team may create only so many objects of every kind that it may create. Its quota is tried where it
-// binds the test alone, with nothing left of it.
+// The number of objects is limited for every kind that a team may create. The test applies the team's quota, used up,
+// to its own namespace.
 func TestEveryKindIsCounted(t *testing.T) {
 	long(t)
 	labels := map[string]any{"app.kubernetes.io/name": "extra"}
@@ -133,10 +133,10 @@ func TestEveryKindIsCounted(t *testing.T) {
 	for _, team := range teams() {
 		t.Run(team.namespace, func(t *testing.T) {
 			namespace := newNamespace(t)
-			require.Eventually(t, func() bool { // before the quota, which would refuse it
+			require.Eventually(t, func() bool { // before there is a quota, which would refuse it
 				_, err := client.CoreV1().ServiceAccounts(namespace).Get(context.Background(), "default", metav1.GetOptions{})
 				return err == nil
-			}, time.Minute, 100*time.Millisecond, "pods have their ServiceAccount")
+			}, time.Minute, 100*time.Millisecond, "the ServiceAccount of pods exists")
 			quota, err := client.CoreV1().ResourceQuotas(team.namespace).Get(t.Context(), "team", metav1.GetOptions{})
 			require.NoError(t, err)
 			used := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "team"}}
@@ -162,7 +162,7 @@ func TestEveryKindIsCounted(t *testing.T) {
 				kind := schema.GroupResource{Group: cell.Group, Resource: cell.Resource}
 				t.Run(kind.String(), func(t *testing.T) {
 					manifest := maps.Clone(manifests[kind.String()])
-					require.NotNil(t, manifest, "the test must know how to make one")
+					require.NotNil(t, manifest, "the test must know how to create one")
 					path := "/api/v1"
 					if cell.Group != "" {
 						path = "/apis/" + cell.Group + "/v1"

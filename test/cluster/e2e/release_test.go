@@ -20,15 +20,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A release is made from a copy of the checkout, into the cluster's registry: the production overlay
-// then names what is there, with its SBOM beside it.
+// A release from a copy of the checkout pushes images and their SBOMs to the cluster's registry, and the production
+// overlay names these images.
 func TestRelease(t *testing.T) {
 	long(t)
 	releases := registry(t) + "/release"
 	copied := copyOf(t, "k8s")
 	release := command(t, "workspace/run", "release", releases)
 	release.Dir = copied
-	release.Env = append(os.Environ(), "GOARCH="+runtime.GOARCH) // as what runs here
+	release.Env = append(os.Environ(), "GOARCH="+runtime.GOARCH) // the architecture of this cluster
 	mustRun(t, release)
 	overlay := mustRun(t, command(t, "kubectl", "kustomize", copied+"/k8s/overlays/production"))
 	parameter := regexp.MustCompile(`(?m)^  images: (.*)$`).FindStringSubmatch(overlay)
@@ -37,14 +37,14 @@ func TestRelease(t *testing.T) {
 
 	for _, service := range list.Names() {
 		t.Run(service, func(t *testing.T) {
-			// The same source gives the same image, so that what was tested is what is released.
+			// The same source results in the same image, so the release contains the tested image.
 			digest, err := crane.Digest(podsOf(t, service)[0].Spec.Containers[0].Image)
 			require.NoError(t, err)
 			released := releases + "/" + service + "@" + digest
 			deployed := strings.Count(overlay, "image: "+released+"\n")
-			assert.NotZero(t, deployed, "itself, and its migration if it has one")
+			assert.NotZero(t, deployed, "the service, and its migration if it has one")
 			assert.Equal(t, deployed, strings.Count(overlay, "/"+service+"@sha256:"))
-			assert.Regexp(t, mayRun, released, "the cluster lets it run")
+			assert.Regexp(t, mayRun, released, "the cluster admits the image")
 			image, err := crane.Pull(released)
 			require.NoError(t, err)
 
@@ -53,7 +53,7 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// modules are what the program in an image says that it is made of, as module@version.
+// modules returns the modules that the program in an image was built from, as module@version.
 func modules(t *testing.T, image v1.Image) []string {
 	t.Helper()
 	reader, writer := io.Pipe()
@@ -73,7 +73,7 @@ func modules(t *testing.T, image v1.Image) []string {
 	return found
 }
 
-// sbomModules are what the CycloneDX document beside an image lists.
+// sbomModules returns the modules that an image's CycloneDX document lists, as module@version.
 func sbomModules(t *testing.T, image string) []string {
 	t.Helper()
 	const sbomType = "application/vnd.cyclonedx+json"
@@ -83,14 +83,14 @@ func sbomModules(t *testing.T, image string) []string {
 	require.NoError(t, err)
 	manifest, err := index.IndexManifest()
 	require.NoError(t, err)
-	require.Len(t, manifest.Manifests, 1, "one SBOM, however often it is released")
+	require.Len(t, manifest.Manifests, 1, "one SBOM, no matter how often the image is released")
 
 	artifact, err := remote.Image(subject.Digest(manifest.Manifests[0].Digest.String()))
 	require.NoError(t, err)
 	layers, err := artifact.Layers()
 	require.NoError(t, err)
 	require.Len(t, layers, 1)
-	content, err := layers[0].Compressed() // as it is in the registry: nothing compresses it
+	content, err := layers[0].Compressed() // as stored in the registry, where it is not compressed
 	require.NoError(t, err)
 	defer content.Close()
 	var sbom struct {

@@ -80,7 +80,7 @@ func TestNothingIsLostWithThePods(t *testing.T) {
 			for pod, uid := range uids(t) {
 				for _, victim := range victims {
 					if strings.HasPrefix(pod, victim+"-") {
-						assert.NotEqual(t, before[pod], uid, "%s is the same pod as before", pod)
+						assert.NotEqual(t, before[pod], uid, "%s was not replaced", pod)
 					}
 				}
 			}
@@ -91,8 +91,8 @@ func TestNothingIsLostWithThePods(t *testing.T) {
 	}
 }
 
-// A new kube-proxy reads what the last one has left in the node's kernel, and so does one each hour. It must
-// know all of that for its own, or it takes the Services apart.
+// A new kube-proxy reads the rules that the last one left in the node's kernel, as each one does every hour. It must
+// recognize all of them, otherwise it breaks the Services.
 func TestServicesOutliveKubeProxy(t *testing.T) {
 	long(t)
 	awaitEverything(t)
@@ -117,7 +117,7 @@ func TestServicesOutliveKubeProxy(t *testing.T) {
 			return false
 		}
 		for _, proxy := range now.Items {
-			var health struct{ Status map[string]any } // has what has been written to the kernel
+			var health struct{ Status map[string]any } // not empty once rules have been written to the kernel
 			answer, err := proxies.ProxyGet("http", proxy.Name, "10256", "/healthz", nil).DoRaw(context.Background())
 			if err != nil || json.Unmarshal(answer, &health) != nil || len(health.Status) == 0 {
 				return false
@@ -127,15 +127,15 @@ func TestServicesOutliveKubeProxy(t *testing.T) {
 	}, 2*time.Minute, 100*time.Millisecond, "the new ones have written their rules")
 
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
-		http.DefaultClient.CloseIdleConnections() // one that is open needs no rule any more
+		http.DefaultClient.CloseIdleConnections() // an open connection no longer needs the rules
 		status, answer, err := ask(http.MethodGet, "/livez", nil)
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, status, "%s", answer)
 	}
 }
 
-// paymentOf is what a payment-provider says of an invoice's payment, asked with invoice-app's token.
-// It goes through a port-forward, since the API server's proxy keeps that header for itself.
+// paymentOf returns payment-provider's response for an invoice's payment, using a token of invoice-app. The request
+// goes through a port-forward, since the API server's proxy does not pass on the Authorization header.
 func paymentOf(t *testing.T, paid invoice) string {
 	t.Helper()
 	provider := podsOf(t, "payment-provider")[0]

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What was stopped goes on where it was, at the ports that it was made with.
+// A stopped cluster resumes with all its data, on the ports that it was created with.
 func TestStoppingLosesNothing(t *testing.T) {
 	awaitEverything(t)
 	paid := addUnpaid(t)
@@ -23,9 +23,9 @@ func TestStoppingLosesNothing(t *testing.T) {
 
 	mustRun(t, command(t, "./deploy.sh", "--stop"))
 	_, _, err := ask(http.MethodGet, "/invoices", nil)
-	require.Error(t, err, "it is stopped")
+	require.Error(t, err, "the cluster is stopped")
 	_, err = http.Get(images)
-	require.Error(t, err, "and its registry")
+	require.Error(t, err, "and so is its registry")
 	mustRun(t, command(t, "./deploy.sh", "--stop")) // again
 	deploy := command(t, "./deploy.sh")
 	deploy.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
@@ -37,7 +37,7 @@ func TestStoppingLosesNothing(t *testing.T) {
 	awaitEverything(t)
 	assert.Equal(t, before, uids(t))
 	invoices := decodeInvoices(t, call(t, http.MethodGet, "/invoices", nil))
-	paid.IsPaid, unpaid.IsPaid = true, true // by test.sh, with which deploying ends
+	paid.IsPaid, unpaid.IsPaid = true, true // by test.sh, the last step of deploying
 	assert.Contains(t, invoices, paid)
 	assert.Contains(t, invoices, unpaid)
 	assert.JSONEq(t, payment, paymentOf(t, paid))
