@@ -1,4 +1,4 @@
-// Package inventory lists what is on this machine that a cluster can leave behind, or disturb.
+// Package inventory lists the state of this machine that a cluster can leave behind or disturb.
 package inventory
 
 import (
@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// Take lists Docker's containers (which one, in what state, since when), volumes, networks and image tags, kubectl's
-// contexts and minikube's profiles, and which of these is the current and the active one. One a line, sorted.
+// Take lists Docker's containers (with ID, state and start time), volumes, networks and image tags, kubectl's contexts
+// and its current one, and minikube's profiles and its active one. The lines are sorted.
 func Take() ([]string, error) {
 	var lines []string
 	add := func(prefix, said string) {
@@ -64,14 +64,14 @@ func Take() ([]string, error) {
 	return lines, nil
 }
 
-// ActiveProfile is minikube's, or "".
+// ActiveProfile returns the name of minikube's active profile, or "" if none is set.
 func ActiveProfile() string {
 	home, _ := os.UserHomeDir()
 	var config struct {
 		Profile string `json:"profile"`
 	}
 	if data, err := os.ReadFile(filepath.Join(home, ".minikube/config/config.json")); err == nil {
-		_ = json.Unmarshal(data, &config) // then there is none that minikube could read, either
+		_ = json.Unmarshal(data, &config) // minikube cannot read an invalid file either
 	}
 	return config.Profile
 }

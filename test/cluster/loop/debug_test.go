@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBreakpoint attaches like an editor with .vscode/launch.json.
+// TestBreakpoint attaches to a service as an editor with .vscode/launch.json does, and stops at a breakpoint.
 func TestBreakpoint(t *testing.T) {
 	long(t)
 	s := tiltUp(t, invoiceApp.name, paymentProvider.name, "--", "--debug", invoiceApp.name)
@@ -66,7 +66,7 @@ func TestBreakpoint(t *testing.T) {
 	// A new pod is Ready a moment before the network policies let anybody in.
 	require.Eventually(t, func() bool {
 		return s.running(s.invoiceApp) == s.versions[invoiceApp.name+" debugged"]
-	}, enough, pause, "it answers outside the cluster")
+	}, enough, pause, "invoice-app responds outside the cluster")
 	answered := make(chan int, 1)
 	go func() {
 		response, err := (&http.Client{Timeout: time.Minute}).Get(s.invoiceApp + "/invoices/none")
@@ -81,11 +81,11 @@ func TestBreakpoint(t *testing.T) {
 	assert.Equal(t, "breakpoint", stopped.Body.Reason)
 	editor.send(&dap.StackTraceRequest{Request: editor.request("stackTrace"), Arguments: dap.StackTraceArguments{ThreadId: stopped.Body.ThreadId}})
 	top := await[*dap.StackTraceResponse](editor).Body.StackFrames[0]
-	assert.Equal(t, s.file(file), top.Source.Path, "as it is called on this disk")
+	assert.Equal(t, s.file(file), top.Source.Path, "the path on this machine")
 	assert.Equal(t, line, top.Line)
 	select {
 	case status := <-answered:
-		t.Fatalf("status %d came from a program that stands still", status)
+		t.Fatalf("a program that is stopped at a breakpoint responded with status %d", status)
 	default:
 	}
 
@@ -103,7 +103,7 @@ func TestBreakpoint(t *testing.T) {
 			editor.Close()
 		}
 		return editor != nil
-	}, enough, pause, "the debugger answers again")
+	}, enough, pause, "the debugger responds again")
 }
 
 // adapter is a connection to the debugger, in the Debug Adapter Protocol.

@@ -17,7 +17,7 @@ import (
 
 var hello = service{"hello", "hello", "8080"}
 
-// TestAnotherProject is a project outside this repository: the two files on go_live's page.
+// TestAnotherProject uses go_live in a project outside this repository, made of the two files on go_live's page.
 func TestAnotherProject(t *testing.T) {
 	long(t)
 	root, err := filepath.Abs("../../..")
@@ -44,7 +44,7 @@ func TestAnotherProject(t *testing.T) {
 	require.NoError(t, os.Symlink(s.live, s.file(".live")))
 	s.save("Tiltfile", tiltfile)
 	s.save("main.go", programs[0])
-	// What go mod tidy would write, in the versions that are here.
+	// As go mod tidy would write it, with the versions that are already downloaded.
 	s.save("go.mod", strings.Replace(ours("go.mod"), "module example.com/invoices\n", "module example.com/hello\n", 1))
 	s.save("go.sum", ours("go.sum"))
 	t.Cleanup(func() { s.removeHello() })
@@ -77,7 +77,7 @@ func TestAnotherProject(t *testing.T) {
 		s.save("main.go", strings.Replace(programs[1], "func main() {", "func main() {\n\tpanic(\"no good\")", 1))
 		s.awaitLog(n, "ended before it was ready", 2)
 	})
-	assert.Equal(t, pods[0].Metadata.UID, s.pods(hello)[0].Metadata.UID, "the pod is the same all the while")
+	assert.Equal(t, pods[0].Metadata.UID, s.pods(hello)[0].Metadata.UID, "the pod was not replaced")
 	assert.Zero(t, s.pods(hello)[0].Status.ContainerStatuses[0].RestartCount)
 
 	for wrong, want := range map[string]string{
@@ -92,7 +92,7 @@ func TestAnotherProject(t *testing.T) {
 	s.end()
 }
 
-// askHello asks the pod for its root page.
+// askHello gets the pod's root page.
 func (s *session) askHello(p pod) (string, error) {
 	said, err := s.get(s.url(hello, p) + "/")
 	return string(said), err
@@ -109,10 +109,10 @@ func (s *session) awaitHello(want string) {
 		var err error
 		said, err = s.askHello(pods[0])
 		return err == nil && said == want
-	}, enough, pause, "the pod answers %q; last: %s", want, &said)
+	}, enough, pause, "the pod responds with %q; last: %s", want, &said)
 }
 
-// withoutAGap fails if the pod does not answer at any time while do runs.
+// withoutAGap fails if a request to the pod fails while do runs.
 func (s *session) withoutAGap(p pod, do func()) {
 	ctx, cancel := context.WithCancel(s.Context())
 	var load sync.WaitGroup
@@ -132,6 +132,7 @@ func (s *session) withoutAGap(p pod, do func()) {
 	assert.Greater(s, answered, 100)
 }
 
+// removeHello removes the project from the cluster and from the folder that tilt up builds into.
 func (s *session) removeHello() {
 	s.end()
 	down := exec.Command("tilt", "down", "--delete-namespaces", "--context", s.kubeContext)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// page is Tilt's page in a browser.
+// page is the page of Tilt in a browser.
 type page struct {
 	*session
 	ctx context.Context
@@ -86,7 +86,7 @@ func TestTiltPage(t *testing.T) {
 	}
 	p.awaitState("test", "idle") // it pays invoices, so it runs only on demand
 
-	// What a developer looks for: the address, and how long an update took.
+	// A developer looks for the address, and for the duration of an update.
 	assert.Equal(p, p.invoiceApp+"/invoices", p.evaluate(fmt.Sprintf("document.querySelector(`%s a`).href", row("invoice-app"))))
 	// Go's cache identifies a compilation by the content of its files before it: if a file changes
 	// during the compilation, the result is cached for the wrong content. So these tests end before
@@ -95,7 +95,7 @@ func TestTiltPage(t *testing.T) {
 	p.awaitState("unit-tests", "ok")
 
 	p.show("invoice-app")
-	p.saveVersion(invoiceApp, "first") // once that is live everywhere, all pods have started
+	p.saveVersion(invoiceApp, "first") // when this is live everywhere, all pods have started
 	p.awaitVersion(invoiceApp, 3, "first")
 	n := p.log.len()
 	p.saveVersion(invoiceApp, "page")
@@ -112,7 +112,7 @@ func TestTiltPage(t *testing.T) {
 	p.save(invoiceApp.routes(), original)
 	p.awaitState("invoice-app-build", "ok")
 
-	// Tests as you type: one compares the routes with openapi.yaml.
+	// A save runs the unit tests: one of them compares the routes with openapi.yaml.
 	renamed := strings.Replace(original, "/invoices/:id/retry", "/invoices/:id/again", 1)
 	require.NotEqual(p, original, renamed)
 	p.save(invoiceApp.routes(), renamed)
@@ -157,7 +157,7 @@ func TestTiltPage(t *testing.T) {
 	}, enough, pause)
 
 	p.press("platform", "Reset all data")
-	assert.NotEqual(p, "0", p.sql(invoices), "it asks first")
+	assert.NotEqual(p, "0", p.sql(invoices), "the button asks for confirmation")
 	p.press("platform", "Sure? Reset all data")
 	awaitRows(invoices, "0")
 }

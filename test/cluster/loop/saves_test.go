@@ -14,7 +14,7 @@ import (
 
 // TestSaves is one day with one `tilt up`: each step continues where the last one stopped.
 func TestSaves(t *testing.T) {
-	// With names, so that the unit tests after each save are left out.
+	// With names of services, so that no unit tests run after each save.
 	s := tiltUp(t, invoiceApp.name, paymentProvider.name)
 	step := func(name string, test func(*session)) {
 		if !t.Run(name, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestSaves(t *testing.T) {
 		assert.Equal(s, before, s.processes(invoiceApp))
 	})
 
-	step("what does not compile changes nothing", func(s *session) {
+	step("a program that does not compile changes nothing", func(s *session) {
 		before, n, good := s.processes(invoiceApp), s.log.len(), s.read(invoiceApp.routes())
 		s.save(invoiceApp.routes(), good+"\nthis is not Go\n")
 		s.awaitLog(n, "syntax error", 1)
@@ -100,7 +100,7 @@ func TestSaves(t *testing.T) {
 		s.awaitVersion(invoiceApp, 3, "fixed")
 	})
 
-	step("what crashes at its start never takes over", func(s *session) {
+	step("a program that crashes at its start never takes over", func(s *session) {
 		before, n, good := s.processes(invoiceApp), s.log.len(), s.read(invoiceApp.routes())
 		s.save(invoiceApp.routes(), good+"\nfunc init() { panic(\"crashes at its start\") }\n")
 		s.awaitLog(n, "panic: crashes at its start", 3)
@@ -112,7 +112,7 @@ func TestSaves(t *testing.T) {
 		s.awaitVersion(invoiceApp, 3, "newest")
 	})
 
-	step("a pod that is new has the newest code", func(s *session) {
+	step("a new pod has the newest code", func(s *session) {
 		gone := s.pods(invoiceApp)[0].Metadata
 		s.kubectl("--namespace", invoiceApp.namespace, "delete", "pod", gone.Name, "--wait=false")
 		require.Eventually(s, func() bool {
@@ -145,7 +145,7 @@ func TestSaves(t *testing.T) {
 		rows := s.sql("SELECT count(*) FROM invoices")
 		require.NotEqual(s, "0", rows)
 		require.Equal(s, "0", s.sql(schema))
-		s.Cleanup(func() { // or the next program would find a schema that it does not know
+		s.Cleanup(func() { // otherwise the next program would find an unknown schema
 			s.sql("ALTER TABLE invoices DROP COLUMN IF EXISTS loop_test")
 			s.sql("DELETE FROM goose_db_version WHERE version_id = 99")
 		})
@@ -161,7 +161,7 @@ func TestSaves(t *testing.T) {
 	})
 }
 
-// tilt up NAME runs that service and what it needs, and nothing else; tilt down keeps the data.
+// tilt up NAME runs that service and its dependencies only; tilt down keeps the data.
 func TestOneServiceAndDown(t *testing.T) {
 	long(t)
 	s := tiltUp(t, invoiceApp.name)
@@ -183,12 +183,12 @@ func TestOneServiceAndDown(t *testing.T) {
 	down.Dir = s.checkout
 	output, err := down.CombinedOutput()
 	require.NoError(t, err, "%s", output)
-	assert.Contains(t, string(output), " "+s.deploy+" --destroy", "how to remove the data, too")
+	assert.Contains(t, string(output), " "+s.deploy+" --destroy", "how to remove the data as well")
 	assert.Empty(t, everything("deployments,statefulsets,services"))
 	assert.Equal(t, before, everything("secrets"))
 	for _, v := range []service{invoiceApp, paymentProvider} {
 		assert.Contains(t, s.kubectl("--namespace", v.namespace, "get", "persistentvolumeclaims", "--output=name"), "data-postgres-0")
 	}
 
-	tiltUp(t, invoiceApp.name) // works again
+	tiltUp(t, invoiceApp.name) // works after tilt down
 }

@@ -1,6 +1,5 @@
-// Package loop tests `tilt up` from a developer's point of view: files are saved, and the pods of
-// a real cluster must run them. It works on a copy of the checkout, and on the cluster of
-// ./deploy.sh that package target finds.
+// Package loop tests `tilt up` from a developer's point of view: it saves files in a copy of the checkout, and the pods
+// of a real cluster must run them. ./deploy.sh has made the cluster, and package target finds it.
 package loop
 
 import (
@@ -40,14 +39,14 @@ type session struct {
 	*testing.T
 	kubeContext string
 	invoiceApp  string            // its URL, outside the cluster
-	deploy      string            // the command that has made the cluster
+	deploy      string            // the command that made the cluster
 	live        string            // the folder into which Tilt builds
 	apiServer   string            // the URL of kubectl proxy
-	page        string            // Tilt's own
-	checkout    string            // the copy
-	versions    map[string]string // the SHA-256 of programs that were delivered, by service and version
+	page        string            // the URL of Tilt's page
+	checkout    string            // the copy of the checkout
+	versions    map[string]string // the SHA-256 of the delivered programs, by service and version
 	log         *log
-	end         func() // of tilt up
+	end         func() // stops tilt up
 }
 
 // log is the output of Tilt.
@@ -77,7 +76,7 @@ func tiltUp(t *testing.T, arguments ...string) *session {
 	require.NoError(t, checkouttest.Copy("../../..", s.checkout))
 	s.start(arguments...)
 
-	// Pods of an earlier session, which are about to go, run what is built as well.
+	// Pods of an earlier session, which are about to be deleted, also run new builds.
 	for _, v := range []service{invoiceApp, paymentProvider} {
 		if len(arguments) > 0 && !slices.Contains(arguments, v.name) {
 			continue
@@ -88,7 +87,7 @@ func tiltUp(t *testing.T, arguments ...string) *session {
 	return s
 }
 
-// newSession is a session with an empty folder in place of the checkout.
+// newSession returns a session with an empty folder instead of the checkout.
 func newSession(t *testing.T) *session {
 	cluster, err := target.FromEnvironment("../../..", "--live")
 	require.NoError(t, err)
@@ -107,7 +106,7 @@ func (s *session) start(arguments ...string) {
 	tilt := exec.Command("tilt", append([]string{"up", "--stream", "--context", s.kubeContext, "--port", tiltPort}, arguments...)...)
 	tilt.Dir = s.checkout
 	tilt.Stdout, tilt.Stderr = s.log, s.log
-	tilt.WaitDelay = 10 * time.Second // for what it has started, and that has its output open
+	tilt.WaitDelay = 10 * time.Second // for child processes that have its output open
 	require.NoError(s, tilt.Start())
 	s.end = sync.OnceFunc(func() {
 		_ = tilt.Process.Signal(os.Interrupt)
@@ -121,11 +120,11 @@ func (s *session) start(arguments ...string) {
 	})
 }
 
-// long marks a test that -short leaves out.
+// long marks a test that -short skips.
 func long(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("left out by -short")
+		t.Skip("skipped by -short")
 	}
 }
 
@@ -165,7 +164,7 @@ func (s *session) awaitLog(n int, text string, count int) {
 		enough, pause, "%q, %d times, in Tilt's log", text, count)
 }
 
-// service is one of the list.
+// service is a service of the list.
 type service struct{ name, namespace, port string }
 
 var (
@@ -201,7 +200,7 @@ func (s *session) save(name, content string) {
 	require.NoError(s, os.WriteFile(s.file(name), []byte(content), 0o644))
 }
 
-// routes is a file of the service's code.
+// routes returns the name of a file of the service's code.
 func (v service) routes() string { return v.name + "/api/api.go" }
 
 // message is a text in each service's code. An edit adds a version to it.
@@ -218,7 +217,7 @@ func (s *session) saveVersion(v service, version string) {
 	s.save(file, message.ReplaceAllLiteralString(code, edited(version)))
 }
 
-// delivered returns the SHA-256 of the program that was built last, if that contains the version.
+// delivered returns the SHA-256 of the latest build, if that contains the version.
 func (s *session) delivered(v service, version string) (sum string, ok bool) {
 	program, err := os.ReadFile(filepath.Join(s.live, v.name, v.name))
 	if err != nil || !bytes.Contains(program, []byte(edited(version))) {
@@ -283,11 +282,11 @@ func (s *session) running(url string) string {
 	return version.SHA256
 }
 
-// everywhere reports whether there are this many pods, all Ready, and all of them run the program
-// that was delivered with that version.
+// everywhere reports whether there are exactly this many pods, and all are Ready and run the program that was delivered
+// with that version.
 func (s *session) everywhere(v service, replicas int, version string) bool {
 	want := s.versions[v.name+" "+version]
-	require.NotEmpty(s, want, "%s of %s was never live", version, v.name)
+	require.NotEmpty(s, want, "version %s of %s was never live", version, v.name)
 	pods := s.pods(v)
 	if len(pods) != replicas {
 		return false
@@ -300,8 +299,7 @@ func (s *session) everywhere(v service, replicas int, version string) bool {
 	return true
 }
 
-// newest reports whether the program that was delivered last contains the version, and this many
-// pods run it.
+// newest reports whether the latest build contains the version, and exactly this many pods run it.
 func (s *session) newest(v service, replicas int, version string) bool {
 	sum, ok := s.delivered(v, version)
 	if !ok {
@@ -328,7 +326,7 @@ func (s *session) awaitOthers(before map[string]string, version string) {
 			}
 		}
 		return s.newest(invoiceApp, 3, version)
-	}, enough, pause, "three other pods of invoice-app run the program with version %s", version)
+	}, enough, pause, "three new pods of invoice-app run the program with version %s", version)
 }
 
 // processes returns the start time of each pod's process, by the pod's UID.
@@ -372,7 +370,7 @@ func (s *session) underLoad(do func()) {
 					return
 				case <-time.After(50 * time.Millisecond):
 				}
-				// Nothing exists there. The client does not repeat a POST by itself.
+				// Nothing exists there. The client does not repeat a POST on its own.
 				response, err := client.Post(s.invoiceApp+path, "application/json", nil)
 				problem := ""
 				if err != nil {

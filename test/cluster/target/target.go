@@ -1,4 +1,4 @@
-// Package target tells which cluster is tested.
+// Package target finds the cluster to test.
 package target
 
 import (
@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-// Target is what the workspace says of a cluster that ./deploy.sh makes: see workspace/cluster.
+// Target describes a cluster made by ./deploy.sh, as `workspace/run describe --json` prints it: see workspace/cluster.
 type Target struct {
 	Product     string   `json:"product"`
 	Cluster     string   `json:"name"`
@@ -19,15 +19,15 @@ type Target struct {
 	Kubeconfigs string   `json:"kubeconfigs"`
 	InvoiceApp  string   `json:"invoice_app_url"`
 	Deploy      string   `json:"deploy"`
-	Live        string   `json:"live"` // the folder into which tilt up builds
+	Live        string   `json:"live"` // the folder that tilt up builds into
 	Environment []string `json:"environment"`
 }
 
-// FromEnvironment returns the cluster that CLUSTER_NAME names, made with CLUSTER_PRODUCT (kind). repository is
-// the root of the checkout, and flags are further ones of workspace/run describe.
+// FromEnvironment returns the cluster that CLUSTER_NAME names, made with CLUSTER_PRODUCT (default kind). repository is
+// the root of the checkout, and flags are further flags of workspace/run describe.
 func FromEnvironment(repository string, flags ...string) (Target, error) {
 	if os.Getenv("CLUSTER_NAME") == "" {
-		return Target{}, errors.New("CLUSTER_NAME does not say which cluster: one on which ./deploy.sh has run")
+		return Target{}, errors.New("CLUSTER_NAME is not set: it must name a cluster made by ./deploy.sh")
 	}
 	describe := exec.Command(filepath.Join(repository, "workspace/run"), append([]string{"describe", "--json"}, flags...)...)
 	describe.Stderr = os.Stderr
