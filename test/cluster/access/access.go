@@ -1,5 +1,5 @@
-// Package access is the table of who may do what in the cluster: access.csv. docs/security.md shows
-// it, and the live tests try every cell of it with real certificates.
+// Package access reads access.csv, the table of permissions in the cluster. docs/security.md shows the table, and the
+// tests in test/cluster/e2e check every cell with real certificates.
 package access
 
 import (
@@ -15,8 +15,8 @@ import (
 //go:embed access.csv
 var source string
 
-// Namespaces are those that the cells are tried in: the teams', the platform's, the cluster's own, and
-// one of nobody.
+// Namespaces returns the namespaces that the cells are for: the teams', the platform's, Kubernetes' own, and one that
+// nobody owns.
 func Namespaces(list services.List) (names []string) {
 	for _, team := range list.Teams() {
 		names = append(names, team.Name)
@@ -32,16 +32,16 @@ var abbreviations = map[string][]string{
 	"all":   verbs,
 }
 
-// A Cell is one question, and its answer.
+// A Cell is the permission of one user for one verb, granted or not.
 type Cell struct {
-	Who                          string // the user, who is in the group of the same name; a stranger is in none
+	Who                          string // the user, a member of the group of the same name; a stranger is in no group
 	Namespace                    string
 	Group, Resource, Subresource string
 	Verb                         string
 	Allowed                      bool
 }
 
-// Cells are all of the table for the teams of a list, each verb in each namespace apart, allowed or not.
+// Cells returns the table for the teams of a list, with one Cell for each verb in each namespace, allowed or not.
 func Cells(list services.List) []Cell {
 	rows := read()
 	var cells []Cell
@@ -70,7 +70,7 @@ func Cells(list services.List) []Cell {
 	return cells
 }
 
-// Markdown is the table for a reader.
+// Markdown returns the table as docs/security.md shows it.
 func Markdown() string {
 	rows := read()
 	var text strings.Builder
@@ -101,15 +101,15 @@ func Markdown() string {
 func read() [][]string {
 	rows, err := csv.NewReader(strings.NewReader(source)).ReadAll()
 	if err != nil {
-		panic(err) // it is part of the program
+		panic(err) // the file is embedded
 	}
 	return rows
 }
 
-// place is somebody in a namespace.
+// place is a user in a namespace.
 type place struct{ who, namespace string }
 
-// column is where the cells below a title are tried.
+// column returns the users and namespaces that the cells below a title are for.
 func column(title string, list services.List) (places []place) {
 	for _, namespace := range Namespaces(list) {
 		switch title {
@@ -123,7 +123,7 @@ func column(title string, list services.List) (places []place) {
 			who, _, _ := strings.Cut(title, " ")
 			places = append(places, place{who, namespace})
 		default:
-			panic(fmt.Sprintf("access.csv: nobody is called %q", title)) // it is part of the program
+			panic(fmt.Sprintf("access.csv: unknown title %q", title)) // the file is embedded
 		}
 	}
 	return places

@@ -18,7 +18,8 @@ const repository = "../../../"
 func TestTheDocumentationShowsTheTable(t *testing.T) {
 	security, err := os.ReadFile(repository + "docs/security.md")
 	require.NoError(t, err)
-	assert.True(t, strings.Contains(string(security), Markdown()), "docs/security.md: the table of who may do what must read:\n%s", Markdown())
+	assert.True(t, strings.Contains(string(security), Markdown()),
+		"docs/security.md: the table of permissions must read:\n%s", Markdown())
 }
 
 func TestEveryCellMeansSomething(t *testing.T) {
@@ -62,7 +63,7 @@ func TestEveryFileHasItsOwner(t *testing.T) {
 	require.NoError(t, err)
 	owners := readOwners(t)
 	for _, file := range files {
-		assert.NotEmpty(t, owners.of("/"+file), "nobody owns %s", file)
+		assert.NotEmpty(t, owners.of("/"+file), "%s has no owner", file)
 	}
 	for _, line := range owners {
 		if name, isFolder := strings.CutSuffix(line.pattern, "/"); isFolder {
@@ -104,7 +105,7 @@ type owner struct {
 
 type owners []owner
 
-// readOwners knows the two kinds of line that we use: /file and /folder/.
+// readOwners reads CODEOWNERS, in which each pattern is /file or /folder/.
 func readOwners(t *testing.T) owners {
 	content, err := os.ReadFile(repository + ".github/CODEOWNERS")
 	require.NoError(t, err)
@@ -126,7 +127,7 @@ func readOwners(t *testing.T) owners {
 	return all
 }
 
-// of is the last line that matches.
+// of returns the owners of a file: those of the last matching line.
 func (o owners) of(file string) []string {
 	for _, line := range slices.Backward(o) {
 		if file == line.pattern || strings.HasSuffix(line.pattern, "/") && strings.HasPrefix(file, line.pattern) {

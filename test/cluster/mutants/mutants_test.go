@@ -1,5 +1,5 @@
-// Package mutants takes what protects the cluster away, one piece at a time, and sees the one test that
-// is aimed at it fail: objects on a real cluster, and the checks in the code that verifies a caller.
+// Package mutants removes the protections of the cluster one at a time, and expects the test that is meant to notice to
+// fail. The protections are objects on a real cluster, and checks in the code that verifies callers.
 package mutants
 
 import (
@@ -26,22 +26,22 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// A mutant is one object without which, or with which changed, something is let through that must
-// not be, or is refused that must not be.
+// A mutant is an object to delete or change, after which something is permitted that must not be, or refused that must
+// not be.
 type mutant struct {
-	object  string // as kubectl names it: [namespace/]kind/name
-	patch   string // a JSON patch; none: the object is deleted
-	catcher string // a test of the package e2e, as -run takes it
+	object  string // in the notation [namespace/]kind/name
+	patch   string // a JSON patch; "": the object is deleted
+	catcher string // the test of package e2e that must fail, as a pattern for -run
 }
 
-// mutantsOf are those of the services of a list.
+// mutantsOf returns the mutants for a list of services.
 func mutantsOf(list services.List) map[string]mutant {
 	caller, _ := list.Find("invoice-app")
 	callee, _ := list.Find("payment-provider")
 	invoicing, payments := caller.Team, callee.Team
 	inInvoicing, inPayments := "TestAdmission$/"+invoicing+"/", "TestAdmission$/"+payments+"/"
 	mutants := map[string]mutant{
-		// Who talks to whom.
+		// Network edges.
 		"invoicing denies nothing by default": {invoicing + "/networkpolicy/default-deny", "",
 			"TestNetworkEdges/stranger_in_" + invoicing},
 		"payments denies nothing by default": {payments + "/networkpolicy/default-deny", "",
@@ -72,19 +72,19 @@ func mutantsOf(list services.List) map[string]mutant {
 		"the database reaches anybody": {payments + "/networkpolicy/postgres",
 			`[{"op": "add", "path": "/spec/egress", "value": [{}]}]`, "TestNetworkEdges/postgres_of_" + payments},
 
-		// Who may do what.
+		// Access.
 		"team invoicing has no rights": {invoicing + "/rolebinding/team", "", "TestAccess$/team-" + invoicing},
 		"team payments has no rights":  {payments + "/rolebinding/team", "", "TestAccess$/team-" + payments},
 		"the platform has no rights":   {"clusterrolebinding/platform", "", "TestAccess$/platform"},
 		"everybody is team payments": {payments + "/rolebinding/team",
 			`[{"op": "replace", "path": "/subjects/0/name", "value": "system:authenticated"}]`, "TestAccess$/stranger"},
-		"team payments is team invoicing, too": {invoicing + "/rolebinding/team",
+		"team payments is also team invoicing": {invoicing + "/rolebinding/team",
 			fmt.Sprintf(`[{"op": "add", "path": "/subjects/-", "value":
 				{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "team-%s"}}]`, payments),
 			"TestEscalation/team-" + payments + "/container_in_the_other"},
 		"team invoicing reads passwords": mayAlso(invoicing, "", "secrets", "get",
 			"TestEscalation/team-"+invoicing+"/passwords"),
-		"team invoicing makes tokens": mayAlso(invoicing, "", "serviceaccounts/token", "create",
+		"team invoicing creates tokens": mayAlso(invoicing, "", "serviceaccounts/token", "create",
 			"TestEscalation/team-"+invoicing+"/token_of_invoice-app"),
 		"team invoicing deletes policies": mayAlso(invoicing, "networking.k8s.io", "networkpolicies", "delete",
 			"TestEscalation/team-"+invoicing+"/default-deny"),
@@ -92,10 +92,10 @@ func mutantsOf(list services.List) map[string]mutant {
 			"TestEscalation/team-"+invoicing+"/quota"),
 		"team invoicing changes its namespace": mayAlso(invoicing, "", "namespaces", "patch",
 			"TestEscalation/team-"+invoicing+"/Pod_Security_label"),
-		"team invoicing does what nobody lists": mayAlso(invoicing, "coordination.k8s.io", "leases", "get",
+		"team invoicing has an unlisted permission": mayAlso(invoicing, "coordination.k8s.io", "leases", "get",
 			"TestAccessEndsWithTheTable/team-"+invoicing),
 
-		// How much they may use, and publish.
+		// Quotas and limits.
 		"payments may have a NodePort": {payments + "/resourcequota/team",
 			`[{"op": "remove", "path": "/spec/hard/services.nodeports"}]`,
 			"TestOnlyThePublicServiceIsPublished/payment-provider/NodePort"},
@@ -110,7 +110,7 @@ func mutantsOf(list services.List) map[string]mutant {
 		"containers of payments have no bounds": {payments + "/limitrange/team", "",
 			"TestContainersHaveBounds/" + payments},
 
-		// What may run.
+		// Pod Security and admission policies.
 		"invoicing has no Pod Security": {"namespace/" + invoicing,
 			`[{"op": "remove", "path": "/metadata/labels/pod-security.kubernetes.io~1enforce"}]`,
 			"TestEscalation/team-" + invoicing + "/hostPath"},
@@ -127,7 +127,7 @@ func mutantsOf(list services.List) map[string]mutant {
 		"any group":              withoutRule("team-pods", 3, inPayments+"^another_low_group"),
 		"any field of a pod":     withoutRule("team-pods", 4, inPayments+"^priority_class"),
 		"any value of a field":   withoutRule("team-pods", 5, inPayments+"^every_toleration"),
-		"any time to be deleted": {"validatingadmissionpolicybinding/team-deletions", "", inPayments + "long_deletion"},
+		"any grace period":       {"validatingadmissionpolicybinding/team-deletions", "", inPayments + "long_deletion"},
 		"any field of a service": withoutRule("team-services", 0, "TestAdmissionOfServices/"+payments+"/another_name"),
 		"any address":            withoutRule("team-services", 1, "TestAdmissionOfServices/"+payments+"/an_address"),
 		"no disruption":          withoutRule("team-budgets", 0, "TestAdmissionOfBudgets/"+payments+"/^none$"),
@@ -143,46 +143,46 @@ func mutantsOf(list services.List) map[string]mutant {
 		"any token": {"platform/configmap/admission",
 			`[{"op": "replace", "path": "/data/audiences", "value": "payment-provider, vault"}]`,
 			inPayments + "token_for_another"},
-		"init containers are not looked at": {"validatingadmissionpolicy/team-pods",
+		"init containers are not checked": {"validatingadmissionpolicy/team-pods",
 			`[{"op": "replace", "path": "/spec/variables/2/expression", "value": "variables.pod.containers"}]`,
 			inPayments + "init_image"},
-		"volumes are not looked at": {"validatingadmissionpolicy/team-pods",
+		"volumes are not checked": {"validatingadmissionpolicy/team-pods",
 			`[{"op": "replace", "path": "/spec/variables/4/expression", "value":
 			"variables.containers.filter(c, !c.image.matches(params.data.images)).map(c, c.name + ' (' + c.image + ')')"}]`,
 			inPayments + "volume_of_an_image"},
-		"ephemeral containers are not looked at": {"validatingadmissionpolicybinding/team-pods",
+		"ephemeral containers are not checked": {"validatingadmissionpolicybinding/team-pods",
 			`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/resources", "value": ["pods"]}]`,
 			inPayments + "ephemeral_container"},
-		"changes are not looked at": {"validatingadmissionpolicybinding/team-pods",
+		"changes are not checked": {"validatingadmissionpolicybinding/team-pods",
 			`[{"op": "replace", "path": "/spec/matchResources/resourceRules/0/operations", "value": ["CREATE"]}]`,
 			inPayments + "another_image_later"},
 	}
 	return mutants
 }
 
-// mayAlso gives a team a right.
+// mayAlso gives a team another permission.
 func mayAlso(team, group, resource, verb, catcher string) mutant {
 	return mutant{team + "/role/team", fmt.Sprintf(
 		`[{"op": "add", "path": "/rules/-", "value": {"apiGroups": [%q], "resources": [%q], "verbs": [%q]}}]`, group, resource, verb), catcher}
 }
 
-// uncounted takes a kind out of a team's quota.
+// uncounted removes a kind from a team's quota.
 func uncounted(team, kind string) mutant {
 	return mutant{team + "/resourcequota/team", fmt.Sprintf(`[{"op": "remove", "path": "/spec/hard/count~1%s"}]`, kind),
 		"TestEveryKindIsCounted/" + team + "/" + kind}
 }
 
-// withoutRule drops one validation of a policy.
+// withoutRule removes one validation of a policy.
 func withoutRule(policy string, index int, catcher string) mutant {
 	return mutant{"validatingadmissionpolicy/" + policy,
 		fmt.Sprintf(`[{"op": "remove", "path": "/spec/validations/%d"}]`, index), catcher}
 }
 
-// A change takes a moment to be heard of: of a network policy, by the node.
+// patience limits the time that a change takes to have an effect, for example a network policy on the node.
 const patience = time.Minute
 
-// TestMutants takes MUTANTS of them (3; or all), chosen by MUTANTS_SEED, which it prints. Should it be
-// interrupted, ./deploy.sh puts back what it has changed.
+// TestMutants tries MUTANTS mutants (default 3; or all), chosen by MUTANTS_SEED, which it prints. If it is interrupted,
+// ./deploy.sh restores the objects.
 func TestMutants(t *testing.T) {
 	cluster, err := target.FromEnvironment("../../..")
 	require.NoError(t, err)
@@ -223,28 +223,28 @@ func TestMutants(t *testing.T) {
 			}
 			restore := sync.OnceFunc(func() {
 				var output []byte
-				assert.Eventually(t, func() bool { // a controller may be writing the object's status just then
+				assert.Eventually(t, func() bool { // a controller may be writing the object's status at the same time
 					output, err = run(original, putBack, "--filename=-")
 					return err == nil
-				}, patience, time.Second, "put back %s", m.object)
+				}, patience, time.Second, "restore %s", m.object)
 				require.NoError(t, err, "%s", output)
 			})
 			t.Cleanup(restore) // whatever happens
 
 			kubectl(t, append(change, where...)...)
 			output, red := live.await(t, m.catcher, false)
-			require.True(t, red, "%s has not noticed:\n%s", m.catcher, output)
+			require.True(t, red, "%s does not fail:\n%s", m.catcher, output)
 			restore()
 			output, green := live.await(t, m.catcher, true)
-			require.True(t, green, "it is put back, and %s still fails:\n%s", m.catcher, output)
+			require.True(t, green, "the object is restored, and %s still fails:\n%s", m.catcher, output)
 			caught = m.catcher
 		})
 		table = append(table, fmt.Sprintf("| %-45s | %-65s |", name, caught))
 	}
-	t.Logf("each mutant, and the test that fails with it and passes again without:\n%s", strings.Join(table, "\n"))
+	t.Logf("each mutant, and the test that fails with it and passes without it:\n%s", strings.Join(table, "\n"))
 }
 
-// choose names the mutants of this run.
+// choose returns the names of the mutants of this run.
 func choose(t *testing.T, mutants map[string]mutant) []string {
 	t.Helper()
 	var names []string
@@ -268,7 +268,7 @@ func choose(t *testing.T, mutants map[string]mutant) []string {
 	return names[:min(int(count), len(names))]
 }
 
-// strip leaves of an object what makes the same one again.
+// strip removes the fields of an object that the API server sets, so that it can be created again.
 func strip(t *testing.T, encoded []byte) []byte {
 	t.Helper()
 	var object unstructured.Unstructured
@@ -282,7 +282,7 @@ func strip(t *testing.T, encoded []byte) []byte {
 	return encoded
 }
 
-// binary is the compiled package e2e.
+// binary is the path of the compiled tests of package e2e.
 type binary string
 
 func compile(t *testing.T) binary {
@@ -294,14 +294,14 @@ func compile(t *testing.T) binary {
 	return binary(file)
 }
 
-// await runs a test until it passes, or until it has failed twice in a row: once may be by chance. A
-// test that is not there does neither.
+// await runs a test until it passes, or until it has failed twice in a row, since one failure may be by chance. It
+// fails if there is no such test.
 func (b binary) await(t *testing.T, test string, pass bool) (output []byte, ok bool) {
 	t.Helper()
 	streak := 0
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
 		command := exec.Command(string(b), "-test.v", "-test.timeout=5m", "-test.run="+test)
-		command.Dir = "../e2e" // from where it finds the checkout
+		command.Dir = "../e2e" // the tests find the checkout relative to their folder
 		output, err := command.CombinedOutput()
 		require.Contains(t, string(output), "--- ", "there is no test %s", test)
 		if (err == nil) == pass {
