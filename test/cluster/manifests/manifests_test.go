@@ -1,4 +1,4 @@
-// Package manifests checks what k8s/ describes, as far as that goes without a cluster.
+// Package manifests checks the manifests in k8s/ as far as possible without a cluster.
 package manifests
 
 import (
@@ -44,7 +44,7 @@ func readList(t *testing.T) services.List {
 	return list
 }
 
-// The version that the cluster runs: some of kube-score's checks depend on it.
+// kubernetesVersion is the version that the cluster runs. Some of kube-score's checks depend on it.
 const kubernetesVersion = "v1.36"
 
 func TestEveryOverlay(t *testing.T) {
@@ -57,23 +57,23 @@ func TestEveryOverlay(t *testing.T) {
 			t.Run("kube-score has no complaint", func(t *testing.T) { kubeScore(t, documents) })
 			t.Run("namespaces enforce Pod Security restricted", func(t *testing.T) { namespaces(t, objects) })
 			t.Run("teams' namespaces are bound by the admission policies", func(t *testing.T) { admission(t, overlay, objects) })
-			t.Run("services are reached as they should be", func(t *testing.T) { doors(t, overlay, objects) })
+			t.Run("only the public service is published", func(t *testing.T) { doors(t, overlay, objects) })
 			t.Run("Go's memory limit is 90 % of the container's", func(t *testing.T) { memoryLimits(t, objects) })
 			t.Run("credentials stay where they belong", func(t *testing.T) { credentials(t, objects) })
-			t.Run("callers are known by their tokens", func(t *testing.T) { identity(t, objects) })
+			t.Run("tokens of callers match their callees", func(t *testing.T) { identity(t, objects) })
 			t.Run("logs are JSON", func(t *testing.T) {
 				logging := bytes.Count(bytes.Join(documents, nil), []byte("LOG_FORMAT: json\n"))
 				assert.Equal(t, len(readList(t).Services), logging, "services")
 			})
-			t.Run("a database's log of changes fits its volume", func(t *testing.T) { volumes(t, objects) })
-			t.Run("what a team can create is bounded", func(t *testing.T) { quotas(t, objects) })
-			t.Run("images are pulled once", func(t *testing.T) { pulling(t, objects) })
-			t.Run("exceptions give their reason", func(t *testing.T) { exceptions(t, objects) })
+			t.Run("a database's write-ahead log fits its volume", func(t *testing.T) { volumes(t, objects) })
+			t.Run("a team's objects and processes are limited", func(t *testing.T) { quotas(t, objects) })
+			t.Run("images are pulled only if missing", func(t *testing.T) { pulling(t, objects) })
+			t.Run("exceptions have a reason", func(t *testing.T) { exceptions(t, objects) })
 		})
 	}
 }
 
-// overlays are what can be deployed as it is.
+// overlays returns the names of the overlays.
 func overlays(t *testing.T) []string {
 	t.Helper()
 	entries, err := os.ReadDir(folder)
@@ -101,7 +101,7 @@ func build(t *testing.T, folder string) [][]byte {
 	return documents
 }
 
-// decodeStrictly fails on an unknown or a repeated field, which the API server would drop.
+// decodeStrictly fails on unknown and duplicate fields, which the API server would drop.
 func decodeStrictly(t *testing.T, documents [][]byte) []runtime.Object {
 	t.Helper()
 	decoder := json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme.Scheme, scheme.Scheme,
@@ -148,12 +148,12 @@ func podSecurity(t *testing.T, objects []runtime.Object) {
 	}
 }
 
-// kubeScore runs the command, which has a module of its own.
+// kubeScore runs kube-score, which has its own module.
 func kubeScore(t *testing.T, documents [][]byte) {
 	command := exec.Command("go", "-C", "../../../tools/kube-score", "tool", "kube-score", "score",
 		"--kubernetes-version="+kubernetesVersion, "--exit-one-on-warning", "--output-format=ci",
-		// It wants Always, with which no pod restarts while the registry is down. Our images are named by
-		// a digest, or by a tag that is a hash of their content.
+		// This check wants Always, with which no pod restarts while the registry is down. Our images are named
+		// by a digest, or by a tag that is a hash of their content.
 		"--ignore-test=container-image-pull-policy", "-")
 	command.Stdin = bytes.NewReader(bytes.Join(documents, []byte("---\n")))
 	output, err := command.CombinedOutput()
@@ -186,7 +186,7 @@ func namespaces(t *testing.T, objects []runtime.Object) {
 	assert.ElementsMatch(t, want, names)
 }
 
-// admission holds the overlay's images against its own parameter of the policies.
+// admission compares the overlay's images with the parameter that it sets for the admission policies.
 func admission(t *testing.T, overlay string, objects []runtime.Object) {
 	var parameter *corev1.ConfigMap
 	bound := map[string]string{}
@@ -212,7 +212,7 @@ func admission(t *testing.T, overlay string, objects []runtime.Object) {
 
 	for _, image := range images(objects) {
 		if overlay != "production" {
-			image = "localhost:5005/" + image // where Tilt pushes it
+			image = "localhost:5005/" + image // Tilt pushes it there
 		}
 		assert.NotRegexp(t, allowed, "elsewhere.example.com/"+image)
 		if overlay == "production" && isUnreleased(image) {
@@ -224,11 +224,10 @@ func admission(t *testing.T, overlay string, objects []runtime.Object) {
 	}
 }
 
-// isUnreleased tells whether production has no digest of a service's image yet.
+// isUnreleased reports whether production has no digest of a service's image yet.
 func isUnreleased(image string) bool { return strings.HasSuffix(image, ":unreleased") }
 
-// What production runs is named by digest, of services of the list alone, and the database is the one in
-// workspace/images/images.txt.
+// Production's images are named by digest, and the digest of the database is that in workspace/images/images.txt.
 func TestProductionNamesDigests(t *testing.T) {
 	list, err := os.ReadFile("../../../workspace/images/images.txt")
 	require.NoError(t, err)
@@ -244,8 +243,8 @@ func TestProductionNamesDigests(t *testing.T) {
 	}
 }
 
-// An image that production names is of a service of the list.
-func TestProductionNamesNoServiceThatIsGone(t *testing.T) {
+// Production names images of listed services only.
+func TestProductionNamesListedServices(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(folder, "production/kustomization.yaml"))
 	require.NoError(t, err)
 	var kustomization struct{ Images []struct{ Name string } }
@@ -268,7 +267,7 @@ func images(objects []runtime.Object) []string {
 	return found
 }
 
-// doors is how each Service is reached: the public one from outside in development, all others from inside only.
+// doors checks that in development the public Service can be reached from outside, and all others only from inside.
 func doors(t *testing.T, overlay string, objects []runtime.Object) {
 	list := readList(t)
 	types := map[string]corev1.ServiceType{}
@@ -300,7 +299,7 @@ func doors(t *testing.T, overlay string, objects []runtime.Object) {
 	assert.Equal(t, want, types)
 }
 
-// databases is how many services have one.
+// databases returns the number of services with a database.
 func databases(t *testing.T) (count int) {
 	for _, service := range readList(t).Services {
 		if service.Database {
@@ -310,7 +309,7 @@ func databases(t *testing.T) (count int) {
 	return count
 }
 
-// memoryLimits compares two numbers that no field of a manifest can derive from each other.
+// memoryLimits compares GOMEMLIMIT with the memory limit, since a manifest cannot derive one from the other.
 func memoryLimits(t *testing.T, objects []runtime.Object) {
 	found := 0
 	for _, workload := range workloads(objects) {
@@ -334,7 +333,7 @@ func memoryLimits(t *testing.T, objects []runtime.Object) {
 func credentials(t *testing.T, objects []runtime.Object) {
 	for _, object := range objects {
 		_, isSecret := object.(*corev1.Secret)
-		assert.False(t, isSecret, "passwords are made at deploy time")
+		assert.False(t, isSecret, "passwords are created at deploy time")
 	}
 
 	for _, workload := range workloads(objects) {
@@ -344,14 +343,14 @@ func credentials(t *testing.T, objects []runtime.Object) {
 		assert.False(t, *pod.AutomountServiceAccountToken, workload.GetName())
 		for _, container := range pod.Containers {
 			for _, mount := range container.VolumeMounts {
-				assert.NotEqual(t, "owner", mount.Name, "%s may not see the owner's password", container.Name)
+				assert.NotEqual(t, "owner", mount.Name, "%s must not have the owner's password", container.Name)
 			}
 		}
 	}
 }
 
-// identity compares what callers' pods ask the kubelet for with what their callees expect: files of two teams, which
-// have to agree.
+// identity compares the tokens that callers' pods request with those that their callees expect. They are in files of
+// different teams, which must agree.
 func identity(t *testing.T, objects []runtime.Object) {
 	list := readList(t)
 	configurations := map[string]map[string]string{}
@@ -387,7 +386,7 @@ func identity(t *testing.T, objects []runtime.Object) {
 		assert.Equal(t, callee.Name, configuration["CALLER_AUDIENCE"], callee.Name)
 		for _, caller := range list.Callers(callee) {
 			account := "system:serviceaccount:" + caller.Team + ":" + caller.Name
-			assert.Equal(t, account, configuration["CALLER_ACCOUNT"], "%s lets in one account", callee.Name)
+			assert.Equal(t, account, configuration["CALLER_ACCOUNT"], "%s admits one account", callee.Name)
 			if want[account] == nil {
 				want[account] = map[string]*corev1.ServiceAccountTokenProjection{}
 			}
@@ -395,11 +394,11 @@ func identity(t *testing.T, objects []runtime.Object) {
 				Audience: callee.Name, ExpirationSeconds: &expiration, Path: "token"}
 		}
 	}
-	assert.Equal(t, want, tokens, "a token for each service that asks for one, and for nobody else")
+	assert.Equal(t, want, tokens, "a token for each service that requires one, and for no other")
 }
 
-// volumes compares what PostgreSQL may keep beside the data with the claim: too little space for the log of
-// changes stops the server.
+// volumes compares the maximum sizes of PostgreSQL's write-ahead log with the claim: the server stops if the volume has
+// no space for the log.
 func volumes(t *testing.T, objects []runtime.Object) {
 	settings := regexp.MustCompile(`(?m)^(max_wal_size|max_slot_wal_keep_size) = (\d+)MB$`)
 	found := 0
@@ -414,7 +413,7 @@ func volumes(t *testing.T, objects []runtime.Object) {
 			require.NoError(t, err)
 			sizes[match[1]] = megabytes << 20
 		}
-		require.Len(t, sizes, 2, "postgresql.conf sets both")
+		require.Len(t, sizes, 2, "postgresql.conf sets both sizes")
 		for _, object := range objects {
 			set, ok := object.(*appsv1.StatefulSet)
 			if !ok || set.Namespace != configuration.Namespace {
@@ -430,12 +429,12 @@ func volumes(t *testing.T, objects []runtime.Object) {
 	assert.Equal(t, databases(t), found, "databases")
 }
 
-// quotas has a count for every kind that a team can create; and what all teams can create fits into etcd, and their
-// processes onto a node.
+// quotas checks that the quotas count every kind that a team can create, that the objects of all teams fit into etcd,
+// and that their processes fit onto a node.
 func quotas(t *testing.T, objects []runtime.Object) {
 	const (
 		mebi      = 1 << 20
-		largest   = mebi * 3 / 2 // an object of etcd's
+		largest   = mebi * 3 / 2 // size of an object in etcd
 		etcd      = 2048 * mebi  // etcd's default quota
 		perObject = "count/"
 	)
@@ -462,7 +461,7 @@ func quotas(t *testing.T, objects []runtime.Object) {
 		assert.Contains(t, counted[cell.Namespace], corev1.ResourceName(perObject+kind.String()), "the quota of %s", cell.Namespace)
 	}
 	assert.NotZero(t, kinds)
-	assert.Less(t, all, int64(etcd*2/3), "the rest is the cluster's own: lower the counts in k8s/team/quotas.yaml")
+	assert.Less(t, all, int64(etcd*2/3), "the rest is for the cluster itself: lower the counts in k8s/team/quotas.yaml")
 
 	definition, err := os.ReadFile(repository + "/ctlptl.yaml")
 	require.NoError(t, err)
@@ -470,11 +469,11 @@ func quotas(t *testing.T, objects []runtime.Object) {
 	require.NotNil(t, match)
 	processes, err := strconv.ParseInt(string(match[1]), 10, 64)
 	require.NoError(t, err)
-	assert.LessOrEqual(t, pods*processes, int64(32768-2048), "Linux's default number of processes, without the node's own: "+
+	assert.LessOrEqual(t, pods*processes, int64(32768-2048), "Linux's default limit of processes, without the node's: "+
 		"lower the pods in k8s/team/quotas.yaml, or podPidsLimit in both files of ctlptl")
 }
 
-// A registry that is down keeps no pod from restarting where the node has its image.
+// pulling checks that a pod can restart while the registry is down, if the node has its image.
 func pulling(t *testing.T, objects []runtime.Object) {
 	for _, workload := range workloads(objects) {
 		pod := workload.template.Spec

@@ -1,5 +1,5 @@
-// Package newservice does what docs/adding-a-service.md says, in a clone, on a cluster that ./deploy.sh has made and that
-// has to be named, as package target says. It leaves the cluster as it was.
+// Package newservice follows docs/adding-a-service.md in a clone, on a cluster made by ./deploy.sh that must be named:
+// see package target. It leaves the cluster unchanged.
 package newservice
 
 import (
@@ -31,7 +31,7 @@ const (
 	page       = "docs/adding-a-service.md"
 	added      = "reporting" // the service, and its team
 
-	// enough is how long anything may take that is bound to happen.
+	// enough is a generous limit for everything that must happen.
 	enough = 5 * time.Minute
 )
 
@@ -57,11 +57,11 @@ func TestThePageAddsAService(t *testing.T) {
 			}
 		}
 		c.do("generate")
-		assert.Len(t, c.changed(), 8, "the page says so: %v", c.changed())
+		assert.Len(t, c.changed(), 8, "as the page says: %v", c.changed())
 	})
 	c.Run("the checks pass", func(t *testing.T) {
 		c := c.in(t)
-		assert.Equal(t, "make check\n", c.block("check")) // of which this is the part that could fail
+		assert.Equal(t, "make check\n", c.block("check")) // the following are the parts that could fail
 		c.run("gofmt", "-d", added)
 		c.run("go", "vet", "./"+added)
 		c.run("workspace/run", "generate", "--check")
@@ -70,26 +70,26 @@ func TestThePageAddsAService(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	t.Cleanup(func() { // by the page's words, if the test comes so far
+	t.Cleanup(func() { // if the test does not get to the page's own removal
 		_ = c.kubectl("delete", "namespace", added, "--ignore-not-found").Run()
 	})
-	c.Run("it is deployed beside the others", func(t *testing.T) {
+	c.Run("deploying leaves the other services alone", func(t *testing.T) {
 		c := c.in(t)
 		c.do("deploy")
 		for name, uid := range c.pods() {
 			if !strings.HasPrefix(name, added+"/") {
-				assert.Equal(t, pods[name], uid, "%s is another pod than before", name)
+				assert.Equal(t, pods[name], uid, "%s was replaced", name)
 			}
 		}
 	})
-	c.Run("it responds", func(t *testing.T) {
+	c.Run("the service responds", func(t *testing.T) {
 		c := c.in(t)
 		total := func() json.Number {
 			var totals map[string]json.Number
 			require.NoError(t, json.Unmarshal([]byte(c.do("call")), &totals))
 			return totals["EUR"]
 		}
-		require.Empty(t, total(), "deploying has paid all")
+		require.Empty(t, total(), "deploying has paid all invoices")
 		body := fmt.Sprintf(`{"InvoiceId": "reporting-%d", "Value": 12.34, "Currency": "EUR"}`, time.Now().UnixNano())
 		response, err := http.Post(c.cluster.InvoiceApp+"/invoices", "application/json", strings.NewReader(body))
 		require.NoError(t, err)
@@ -97,8 +97,8 @@ func TestThePageAddsAService(t *testing.T) {
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		assert.EqualValues(t, "12.34", total())
 	})
-	c.Run("it is held to the policies", func(t *testing.T) {
-		// Who reaches it and whom it reaches, what its team may do, and what may run there.
+	c.Run("the policies apply to it", func(t *testing.T) {
+		// Its network edges, the permissions of its team, and the admission policies.
 		const tests = "^(TestNetworkEdges|TestAccess|TestTeamsKubeconfig|TestAdmission)$/" + added
 		said := c.in(t).run("go", "-C", "test/cluster", "test", "-count=1", "-v", "-run="+tests, "./e2e")
 		for _, test := range []string{"TestNetworkEdges/" + added, "TestNetworkEdges/stranger_in_" + added,
@@ -107,11 +107,11 @@ func TestThePageAddsAService(t *testing.T) {
 		}
 	})
 	c.Run("a save is live", func(t *testing.T) { c.in(t).save() })
-	c.Run("it is removed", func(t *testing.T) {
+	c.Run("the service is removed", func(t *testing.T) {
 		c := c.in(t)
 		c.write(services.File, list)
 		c.do("remove")
-		assert.Empty(t, c.changed(), "nothing is left of it")
+		assert.Empty(t, c.changed(), "the clone is as before")
 		c.do("remove-from-cluster")
 		assert.Equal(t, before, c.objects())
 	})
@@ -121,18 +121,18 @@ func TestThePageAddsAService(t *testing.T) {
 type clone struct {
 	*testing.T
 	cluster target.Target
-	product string // which the usual cluster is named after
+	product string // part of the usual cluster's name
 	folder  string
 	blocks  []docstest.Block
 }
 
-// in is the same clone, in a part of the test.
+// in returns the same clone for a subtest.
 func (c clone) in(t *testing.T) clone {
 	c.T = t
 	return c
 }
 
-// block returns the commands of a block that is marked with newservice and this word.
+// block returns the commands of the block that is marked with newservice and this word.
 func (c clone) block(mark string) string {
 	c.Helper()
 	i := slices.IndexFunc(c.blocks, func(b docstest.Block) bool { return b.Is("newservice", mark) })
@@ -140,13 +140,13 @@ func (c clone) block(mark string) string {
 	return c.blocks[i].Code
 }
 
-// do runs the commands of a block as they are there, but for the cluster's name.
+// do runs the commands of a block, with the name of this cluster.
 func (c clone) do(mark string) string {
 	c.Helper()
 	return c.run("sh", "-ec", strings.ReplaceAll(c.block(mark), "kind-"+c.product, c.cluster.Context))
 }
 
-// run runs a command in the clone, and returns what it says.
+// run runs a command in the clone, and returns its standard output.
 func (c clone) run(name string, args ...string) string {
 	c.Helper()
 	began := time.Now()
@@ -185,7 +185,7 @@ func (c clone) write(name, content string) {
 	require.NoError(c, os.WriteFile(c.path(name), []byte(content), 0o644))
 }
 
-// copyCheckout commits a copy of the checkout as it is now.
+// copyCheckout commits a copy of the checkout with its uncommitted changes.
 func (c clone) copyCheckout() {
 	c.Helper()
 	require.NoError(c, checkouttest.Copy(repository, c.folder))
@@ -194,14 +194,14 @@ func (c clone) copyCheckout() {
 	c.run("git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now")
 }
 
-// changed are the files that are not as they were committed.
+// changed returns the files that differ from the commit.
 func (c clone) changed() []string {
 	c.Helper()
 	return strings.FieldsFunc(c.run("git", "status", "--porcelain", "--untracked-files=all"),
 		func(r rune) bool { return r == '\n' })
 }
 
-// objects are the names of what the cluster has, but for what comes and goes by itself.
+// objects returns the names of the cluster's objects, except those that Kubernetes creates and deletes on its own.
 func (c clone) objects() string {
 	c.Helper()
 	const kinds = "namespaces,persistentvolumes,deployments,statefulsets,services,serviceaccounts,networkpolicies," +
@@ -209,7 +209,7 @@ func (c clone) objects() string {
 	return c.get(kinds, "--all-namespaces", "--output=custom-columns=:.kind,:.metadata.namespace,:.metadata.name")
 }
 
-// pods are the UIDs of the services' pods, by namespace and name.
+// pods returns the UIDs of the services' pods, by namespace and name.
 func (c clone) pods() map[string]string {
 	c.Helper()
 	found := map[string]string{}
@@ -228,7 +228,7 @@ func (c clone) save() {
 	var said bytes.Buffer
 	tilt := exec.Command("tilt", "up", "--stream", "--context", c.cluster.Context, "--port", port, added)
 	tilt.Dir, tilt.Stdout, tilt.Stderr = c.folder, &said, &said
-	tilt.WaitDelay = 10 * time.Second // for what it has started, and that has its output open
+	tilt.WaitDelay = 10 * time.Second // for child processes that have its output open
 	require.NoError(c, tilt.Start())
 	defer func() {
 		_ = tilt.Process.Signal(os.Interrupt)
@@ -257,13 +257,13 @@ func (c clone) save() {
 	name := added + "/main.go"
 	code := c.read(name)
 	require.Contains(c, code, `version: "1"`)
-	// What runs then is built by Tilt: the image is the supervisor's.
+	// The image of tilt up's pods is the supervisor's, and Tilt builds the program.
 	require.Eventually(c, func() bool {
 		images, err := c.kubectl("--namespace="+added, "get", "pods",
 			"--output=jsonpath={.items[*].spec.containers[*].image}").Output()
 		return err == nil && strings.Count(string(images), "supervisor") == 3 && !strings.Contains(string(images), "/"+added)
 	}, enough, time.Second, "tilt up has replaced the pods")
-	require.Eventually(c, live(`version: "1"`), enough, time.Second, "three pods")
+	require.Eventually(c, live(`version: "1"`), enough, time.Second, "three pods respond")
 	saved := time.Now()
 	c.write(name, strings.Replace(code, `version: "1"`, `version: "saved"`, 1))
 	require.Eventually(c, live(`version: "saved"`), enough, 100*time.Millisecond, "the save is live")

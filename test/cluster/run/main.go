@@ -26,14 +26,14 @@ import (
 
 const usage = `usage: go -C test/cluster run ./run [--short] PRODUCT [OTHER]     (make test-cluster, make test-minikube)
 
-Sets up a cluster of its own name and ports with ./deploy.sh, made with PRODUCT (kind or minikube), runs
-test/cluster/e2e, a few of test/cluster/mutants, test/cluster/newservice and test/cluster/loop on it, removes it and
-checks that nothing is left: containers, volumes, networks, image tags, contexts. All the while there is a cluster that
-is not its own, made by hand with the same product and stopped, which must stay as it is. One made with OTHER, if that
-is named, comes and goes beside it, --short. Then come test/cluster/machines.
+Creates a cluster with its own name and ports, using ./deploy.sh and PRODUCT (kind or minikube), runs test/cluster/e2e,
+a few of test/cluster/mutants, test/cluster/newservice and test/cluster/loop on it, removes it and checks that nothing
+is left: containers, volumes, networks, image tags, contexts. Meanwhile there is a foreign cluster, made by hand with
+the same product and stopped, which must not change. If OTHER is given, a cluster of that product is created, tested
+with --short and removed beside the first one. test/cluster/machines runs last.
 
-  --short   of e2e: six pods Ready, paying from outside, the network's edges, stopping and starting, deploying again;
-            of loop: a save that becomes live; no mutants and no newservice
+  --short   e2e: six pods Ready, paying from outside, network edges, stopping and starting, deploying again;
+            loop: a save is live; no mutants, no newservice
 
   CLUSTER_NAME (PRODUCT-test, of services.yaml), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
 `
@@ -45,7 +45,7 @@ type run struct {
 	product string
 	other   string
 	short   bool
-	beside  string // the product of the cluster that this run is beside
+	beside  string // the product of the existing cluster, if this is the run for OTHER
 }
 
 func main() {
@@ -70,7 +70,7 @@ func main() {
 	setDefault("INVOICE_APP_PORT", "18081")
 	setDefault("REGISTRY_PORT", "15005")
 	set("CLUSTER_PRODUCT", r.product)
-	// A cluster that is not ours: its name begins as ours does.
+	// The foreign cluster's name has ours as a prefix.
 	set("NEIGHBOUR", os.Getenv("CLUSTER_NAME")+"-"+r.product)
 	if err := r.run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -79,14 +79,14 @@ func main() {
 }
 
 func (r *run) run() (err error) {
-	if err := r.clean(); err != nil { // what an interrupted run may have left
+	if err := r.clean(); err != nil { // an interrupted run may have left something
 		return err
 	}
 	for _, product := range []string{r.product, r.other} {
 		if product == "" {
 			continue
 		}
-		if err := r.do("workspace/run", "images", "--product", product); err != nil { // they stay, for the next time
+		if err := r.do("workspace/run", "images", "--product", product); err != nil { // kept for the next run
 			return err
 		}
 	}
@@ -104,7 +104,7 @@ func (r *run) run() (err error) {
 	}
 	defer func() { err = errors.Join(err, r.clean()) }()
 	if err := r.makeNeighbour(); err != nil {
-		return fmt.Errorf("a cluster that is not ours, beside it: %w", err)
+		return fmt.Errorf("make the foreign cluster: %w", err)
 	}
 	before, err := inventory.Take()
 	if err != nil {
@@ -157,15 +157,15 @@ func (r *run) test() error {
 	return r.do("make", "test-machines")
 }
 
-// clean removes both clusters.
+// clean removes this cluster and the foreign one.
 func (r *run) clean() error {
 	neighbour := r.command("./deploy.sh", "--destroy")
 	neighbour.Env = append(os.Environ(), "CLUSTER_NAME="+os.Getenv("NEIGHBOUR"))
 	return errors.Join(r.do("./deploy.sh", "--destroy"), neighbour.Run())
 }
 
-// asOnANewMachine takes away what lets Docker start privileged containers, unless something that is there needs it,
-// and lets it be found out anew.
+// asOnANewMachine removes the workaround for a Docker that cannot start privileged containers, unless there are
+// containers that may need it, and then installs it again if it is needed.
 func (r *run) asOnANewMachine() error {
 	containers, err := r.output("docker", "ps", "--all", "--quiet")
 	if err != nil {
@@ -179,8 +179,8 @@ func (r *run) asOnANewMachine() error {
 	return r.do("workspace/run", "privileged", "install")
 }
 
-// makeNeighbour makes a cluster by hand, and stops it: by ctlptl alone, told what doctor says that it needs here. It
-// is minikube's active profile, if none of yours is.
+// makeNeighbour makes the foreign cluster by hand, with ctlptl alone and the variables that ctlptl needs on this
+// machine, and stops it. It becomes minikube's active profile, unless there is another one.
 func (r *run) makeNeighbour() error {
 	name := os.Getenv("NEIGHBOUR")
 	describe := func(args ...string) (string, error) {
@@ -223,7 +223,7 @@ func (r *run) makeNeighbour() error {
 	if err := apply.Run(); err != nil {
 		return err
 	}
-	if current != "" { // ctlptl has made its own the current one, as by hand
+	if current != "" { // ctlptl has changed the current context
 		if err := r.do("kubectl", "config", "use-context", current); err != nil {
 			return err
 		}
@@ -239,7 +239,7 @@ func (r *run) makeNeighbour() error {
 	return nil
 }
 
-// deployToBoth deploys to this cluster and to the one that this run is beside at once.
+// deployToBoth deploys to this cluster and to the existing one at the same time.
 func (r *run) deployToBoth() error {
 	other := r.command("./deploy.sh")
 	for _, variable := range os.Environ() {
@@ -254,7 +254,7 @@ func (r *run) deployToBoth() error {
 	return errors.Join(r.do("./deploy.sh"), other.Wait())
 }
 
-// otherBeside lets a cluster of the other product come and go. This one is the same afterwards.
+// otherBeside tests a cluster of the other product beside this one, which must not change.
 func (r *run) otherBeside() error {
 	cluster, err := target.FromEnvironment(repository)
 	if err != nil {
@@ -292,7 +292,8 @@ func (r *run) otherBeside() error {
 	}
 	after, err := pods()
 	if err == nil && after != before {
-		err = fmt.Errorf("cluster %s is not as it was before the other came and went:\n%s\nand then:\n%s", cluster.Cluster, before, after)
+		err = fmt.Errorf("testing the other cluster changed the pods of %s, from:\n%s\nto:\n%s",
+			cluster.Cluster, before, after)
 	}
 	return err
 }
@@ -303,7 +304,7 @@ func (r *run) goTest(args ...string) error {
 	return command.Run()
 }
 
-// command prepares a program that works in the repository. When the run is ended, it is told to end, and cleans up.
+// command returns a command that runs in the repository. When the run is interrupted, it gets SIGTERM and can clean up.
 func (r *run) command(name string, args ...string) *exec.Cmd {
 	if strings.Contains(name, "/") && !filepath.IsAbs(name) {
 		name, _ = filepath.Abs(filepath.Join(repository, name))
@@ -340,7 +341,7 @@ func (r *run) output(name string, args ...string) (string, error) {
 func set(name, value string)        { _ = os.Setenv(name, value) }
 func setDefault(name, value string) { set(name, cmp.Or(os.Getenv(name), value)) }
 
-// next is a variable with the port after the one that it has.
+// next returns an assignment of a variable, with the port that follows its current one.
 func next(name string) string {
 	port, _ := strconv.Atoi(os.Getenv(name))
 	return fmt.Sprintf("%s=%d", name, port+1)
