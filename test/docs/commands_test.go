@@ -19,9 +19,9 @@ import (
 	"example.com/invoices/internal/docstest"
 )
 
-// TestCommandsExist checks every command of every page without running it: its program, its subcommand, and each
-// flag, file and Kubernetes object that it names. Those are the lines of shell blocks, and inline code that starts with
-// one of programs.
+// TestCommandsExist checks every command on every page without running it: its program, its subcommand, and each flag,
+// file and Kubernetes object that it names. Commands are the lines of shell blocks, and inline code that starts with
+// one of the programs in checker.check.
 func TestCommandsExist(t *testing.T) {
 	c := newChecker(t)
 	for file, page := range docstest.Pages(t, repository) {
@@ -48,7 +48,7 @@ func TestCommandsExist(t *testing.T) {
 
 var assignments = regexp.MustCompile(`^([A-Z_]+=\S* )+`)
 
-// rule returns what is wrong with a block that no test knows how to try, or "".
+// rule returns the problem of a block that no test runs or checks, or "".
 func rule(b docstest.Block) string {
 	switch {
 	case b.Is(), b.Is("dry"), b.Is("cluster"), b.Is("cluster", "fails"):
@@ -66,8 +66,8 @@ func rule(b docstest.Block) string {
 	return ""
 }
 
-// ofNewService reports whether test/cluster/newservice runs the block, which it finds by its second mark. What such a
-// block names is not there before the page's first step.
+// ofNewService reports whether test/cluster/newservice runs the block, which it finds by its second mark. The files and
+// objects in such a block do not exist before the page's first step.
 func ofNewService(b docstest.Block) bool {
 	return b.Language == "sh" && len(b.Marks) == 2 && b.Marks[0] == "newservice"
 }
@@ -117,12 +117,12 @@ func TestMistakesInCommandsAreFound(t *testing.T) {
 	}
 }
 
-// checker knows what the commands of the pages can name.
+// checker checks the commands on the pages.
 type checker struct {
 	t          *testing.T
 	sources    string // all files but the pages
-	path       string // PATH, and where the workspace keeps its tools
-	targets    string // what make help prints
+	path       string // PATH, and the folder of the workspace's tools
+	targets    string // the output of make help
 	contexts   map[string]bool
 	namespaces map[string]bool
 	workloads  map[string]bool
@@ -134,7 +134,7 @@ func newChecker(t *testing.T) *checker {
 	c := &checker{
 		t:       t,
 		targets: run(t, repository, nil, "make", "help"),
-		// A cluster's context is what its definition calls it.
+		// A cluster's context has the name in its definition.
 		contexts:   names(t, `(?m)^name: ((?:kind|minikube)-[a-z]+)$`, "ctlptl.yaml", "ctlptl-minikube.yaml"),
 		namespaces: names(t, `(?m)^(?:kind: Namespace\nmetadata:\n  name|    team): (.*)$`, "k8s/platform/namespace.yaml", "services.yaml"),
 		workloads:  map[string]bool{},
@@ -154,7 +154,7 @@ func newChecker(t *testing.T) *checker {
 	}
 	c.sources = sources.String()
 	for _, known := range []map[string]bool{c.contexts, c.namespaces, c.workloads} {
-		require.GreaterOrEqual(t, len(known), 2, "%v: where are the others now?", known)
+		require.GreaterOrEqual(t, len(known), 2, "%v: the pattern must match at least two", known)
 	}
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)
@@ -166,7 +166,7 @@ func newChecker(t *testing.T) *checker {
 	return c
 }
 
-// names returns what the group of a pattern matches in some files.
+// names returns the texts that the pattern's group matches in the files.
 func names(t *testing.T, pattern string, files ...string) map[string]bool {
 	found := map[string]bool{}
 	for _, file := range files {
@@ -226,7 +226,7 @@ func (c *checker) call(call *syntax.CallExpr) error {
 		return check(words)
 	}
 	if strings.Contains(words[0], "/") {
-		return fmt.Errorf("no test knows how to check %s: teach it to newChecker", words[0])
+		return fmt.Errorf("no test checks %s: add it to newChecker", words[0])
 	}
 	if exec.Command("sh", "-c", `command -v "$0"`, words[0]).Run() != nil {
 		return fmt.Errorf("there is no program %s", words[0])
@@ -234,7 +234,7 @@ func (c *checker) call(call *syntax.CallExpr) error {
 	return nil
 }
 
-// literal returns a word without its quotes. What only running would tell is an ellipsis.
+// literal returns a word without its quotes. An ellipsis replaces each expansion, since nothing runs.
 func literal(parts []syntax.WordPart) string {
 	var word strings.Builder
 	for _, part := range parts {
@@ -252,8 +252,8 @@ func literal(parts []syntax.WordPart) string {
 	return word.String()
 }
 
-// ours checks a command of the workspace's program: it fails on unknown flags even when it is asked for help, and the
-// help names each subcommand and mode.
+// ours checks a command of the workspace's program, which fails on unknown flags even with --help, and whose help names
+// each subcommand and mode.
 func (c *checker) ours(words []string) error {
 	program := "./" + strings.TrimPrefix(words[0], "./")
 	command := exec.Command(program, append(slices.Clone(words[1:]), "--help")...)
@@ -272,8 +272,8 @@ func (c *checker) ours(words []string) error {
 
 var bareWord = regexp.MustCompile(`^[a-z][a-z-]*$`)
 
-// help checks the flags of a program that fails on unknown ones even when it is asked for help. Where the program is not
-// installed, the tests on a cluster remain.
+// help checks the flags of a program that fails on unknown ones even with --help. If the program is not installed, only
+// the tests on a cluster check them.
 func (c *checker) help(words []string) error {
 	program := c.lookUp(words[0])
 	if program == "" || len(words) == 1 {
@@ -335,7 +335,7 @@ func (c *checker) objects(words []string) error {
 			"--context": c.contexts, "--namespace": c.namespaces, "-n": c.namespaces,
 		}[name]
 		if known != nil && !known[value] {
-			return fmt.Errorf("%s %s: it is one of %v", name, value, known)
+			return fmt.Errorf("%s %s: must be one of %v", name, value, known)
 		}
 		if match := workload.FindStringSubmatch(word); match != nil && !c.workloads[match[1]] {
 			return fmt.Errorf("%s: the manifests have %v", word, c.workloads)

@@ -19,8 +19,8 @@ import (
 
 func TestTheREADMEIsShort(t *testing.T) {
 	readme := read(t, "README.md")
-	assert.LessOrEqual(t, strings.Count(readme, "\n"), 150, "lines: move what not every reader needs to docs/")
-	assert.LessOrEqual(t, len(strings.Fields(readme)), 1200, "words: move what not every reader needs to docs/")
+	assert.LessOrEqual(t, strings.Count(readme, "\n"), 150, "lines: move details to docs/")
+	assert.LessOrEqual(t, len(strings.Fields(readme)), 1200, "words: move details to docs/")
 }
 
 func TestDependabotKnowsEveryModule(t *testing.T) {
@@ -51,7 +51,7 @@ func TestActionsArePinned(t *testing.T) {
 	}
 }
 
-// results maps each tool to its sorted samples in bench/results, of the last make bench-loop.
+// results maps each tool to its sorted samples of the last make bench-loop, from bench/results.
 type results map[string][]float64
 
 func readResults(t *testing.T, product string) results {
@@ -133,7 +133,7 @@ func mustContain(t *testing.T, file, content, want string) {
 			return
 		}
 	}
-	assert.Fail(t, file+" must say, in this order:\n"+want)
+	assert.Fail(t, file+" must contain, in this order:\n"+want)
 }
 
 // countMutants counts the mutants of programs, of the cluster's objects and of the verifier.

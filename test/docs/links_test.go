@@ -34,7 +34,7 @@ func TestEveryLinkLeadsSomewhere(t *testing.T) {
 	}
 }
 
-// follow returns what is wrong with a link, as far as this repository can tell.
+// follow returns an error if a link is broken, as far as the repository can tell.
 func follow(files map[string]bool, pages map[string]docstest.Page, from, link string) error {
 	target, err := url.Parse(link)
 	if err != nil {
@@ -42,13 +42,13 @@ func follow(files map[string]bool, pages map[string]docstest.Page, from, link st
 	}
 	if target.IsAbs() {
 		if target.Scheme != "https" {
-			return fmt.Errorf("only https is linked to")
+			return fmt.Errorf("must be https")
 		}
 		return nil
 	}
 	name := from
 	if target.Path != "" {
-		// GitHub shows a link that begins with a slash relative to the repository, other viewers do not.
+		// On GitHub, a link that begins with a slash is relative to the repository; in other viewers it is not.
 		if path.IsAbs(target.Path) {
 			return fmt.Errorf("a relative path works everywhere, %s does not", target.Path)
 		}
@@ -90,7 +90,7 @@ func read(t *testing.T, file string) string {
 	return string(content)
 }
 
-// repositoryFiles lists the files that git tracks, or would add.
+// repositoryFiles returns the files that git tracks or would add.
 func repositoryFiles(t *testing.T) []string {
 	t.Helper()
 	files, err := checkouttest.Files(repository)

@@ -22,11 +22,11 @@ import (
 	"example.com/invoices/internal/porttest"
 )
 
-// patience bounds what takes seconds on an idle machine.
+// patience is a limit for operations that take seconds on an idle machine.
 const patience = 5 * time.Minute
 
-// TestNewcomer runs the shell blocks of each page that need no cluster, as their readers do: in a fresh clone made by a
-// git that is set up as on Windows, with a new make run in another terminal.
+// TestNewcomer runs each page's shell blocks that need no cluster like a reader: in a fresh clone, made by a git that
+// is configured as on Windows, and with a new make run in another terminal.
 func TestNewcomer(t *testing.T) {
 	clone := t.TempDir()
 	require.NoError(t, checkouttest.Clone(repository, t.TempDir(), clone))
@@ -99,7 +99,7 @@ func start(t *testing.T, folder string, environment []string, name string, argum
 	command.Stdout, command.Stderr = &output, &output
 	require.NoError(t, command.Start())
 	t.Cleanup(func() {
-		_ = command.Wait() // the test's context has ended; make counts being interrupted as a failure
+		_ = command.Wait() // the test's context has ended; an interrupted make fails
 		assert.Contains(t, output.String(), "they are stopped")
 		if t.Failed() {
 			t.Logf("%v:\n%s", command.Args, output.Bytes())

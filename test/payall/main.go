@@ -1,5 +1,5 @@
-// payall is the program behind test.sh: it pays every unpaid invoice of a running invoice-app,
-// from outside, and checks that nothing changed but their state.
+// payall is the program behind test.sh: it pays all invoices of a running invoice-app, and checks that nothing but
+// their state has changed.
 package main
 
 import (
@@ -21,14 +21,14 @@ import (
 
 const usage = `usage: ./test.sh [--wait DURATION]
 
-Waits until invoice-app is ready, adds an invoice if none is unpaid, pays all,
-and checks: every invoice is paid (rejected ones are named apart), no amount or
-currency changed by a digit, and none is missing. Any doubt is an error.
+Waits until invoice-app is ready, adds an invoice if none is unpaid, pays all
+invoices, and checks that each is paid (rejected ones are listed separately),
+that no amount or currency has changed, and that none is missing.
 
 Standard output is the list of paid invoices, as JSON.
 
   --wait DURATION   how long to wait for invoice-app to be ready (default 1m)
-  INVOICE_APP_URL   where invoice-app is (default http://localhost:8081)
+  INVOICE_APP_URL   URL of invoice-app (default http://localhost:8081)
 `
 
 func main() {
@@ -59,10 +59,10 @@ func main() {
 	}
 }
 
-// invoice is an invoice in the list. Value is the text of the number: a float would hide a changed
-// digit.
+// invoice is an invoice in the response to GET /invoices. Value is the text of the number, since a float would hide a
+// changed digit.
 type invoice struct {
-	InvoiceId string //nolint:revive,staticcheck // as the API spells it
+	InvoiceId string //nolint:revive,staticcheck // the API's spelling
 	Value     json.Number
 	Currency  string
 	IsPaid    bool
@@ -117,8 +117,8 @@ func run(ctx context.Context, app app, wait time.Duration, out io.Writer) error 
 	return encoder.Encode(paid)
 }
 
-// compare returns what is wrong with the list after everything was paid. Invoices that were added
-// in the meantime may be unpaid.
+// compare returns an error if the list is wrong after a pay-all. Invoices that were added in the meantime may be
+// unpaid.
 func compare(before, after []invoice) error {
 	now := make(map[string]invoice, len(after))
 	for _, i := range after {
@@ -136,9 +136,9 @@ func compare(before, after []invoice) error {
 		case is.Value != was.Value || is.Currency != was.Currency:
 			return fmt.Errorf("invoice %q was %s %s and is %s %s", was.InvoiceId, was.Value, was.Currency, is.Value, is.Currency)
 		case was.IsPaid && !is.IsPaid:
-			return fmt.Errorf("invoice %q was paid and is not any more", was.InvoiceId)
+			return fmt.Errorf("invoice %q was paid and is no longer", was.InvoiceId)
 		case is.open():
-			return fmt.Errorf("invoice %q is unpaid, though the answer was that all are settled", was.InvoiceId)
+			return fmt.Errorf("invoice %q is unpaid, although the pay-all succeeded", was.InvoiceId)
 		case is.Rejected != "":
 			say("rejected: invoice %q: %s", is.InvoiceId, is.Rejected)
 		case !was.IsPaid:
@@ -165,7 +165,8 @@ func (a app) awaitReady(ctx context.Context, wait time.Duration) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("invoice-app was not ready after %s: %w; is it running there? INVOICE_APP_URL says where it is", wait, err)
+			return fmt.Errorf("invoice-app was not ready after %s: %w; is it running there? INVOICE_APP_URL sets its URL",
+				wait, err)
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
@@ -178,7 +179,7 @@ func (a app) list(ctx context.Context) ([]invoice, error) {
 	}
 	var list []invoice
 	if err := json.Unmarshal(body, &list); err != nil {
-		return nil, fmt.Errorf("GET /invoices is no list of invoices: %w", err)
+		return nil, fmt.Errorf("GET /invoices did not return a list of invoices: %w", err)
 	}
 	return list, nil
 }
@@ -198,10 +199,10 @@ func (a app) payAll(ctx context.Context) error {
 		switch {
 		case err != nil:
 			return err
-		case status == http.StatusAccepted: // it takes long: the next call waits for the end
+		case status == http.StatusAccepted: // paying continues: the next call waits for its end
 			say("%.200s", body)
 		case status != http.StatusOK || string(body) != "{}":
-			return fmt.Errorf("POST /invoices/pay answered %d %.500q, and not 200 {}", status, body)
+			return fmt.Errorf("POST /invoices/pay returned %d %.500q instead of 200 {}", status, body)
 		default:
 			return nil
 		}
@@ -212,7 +213,7 @@ func (a app) payAll(ctx context.Context) error {
 func (a app) call(ctx context.Context, method, path string, body []byte, want int) ([]byte, error) {
 	status, answer, err := a.ask(ctx, method, path, body)
 	if err == nil && status != want {
-		err = fmt.Errorf("%s %s answered %d %s: %.500s", method, path, status, http.StatusText(status), answer)
+		err = fmt.Errorf("%s %s returned %d %s: %.500s", method, path, status, http.StatusText(status), answer)
 	}
 	return answer, err
 }

@@ -1,5 +1,5 @@
-// Package rename gives a clone another module path, product and teams, by `workspace/run rename`, and runs the checks and
-// the unit tests of the result.
+// Package rename changes the module path, the product and the teams of a clone with `workspace/run rename`, and runs
+// the checks and the unit tests of the result.
 package rename
 
 import (
@@ -34,9 +34,10 @@ func TestRename(t *testing.T) {
 		"the module":  `example\.com/invoices`,
 		"the product": `(kind|minikube)-invoices|invoices-(registry|test|bench)|invoices/[a-z-]+:(local|root)|cache/invoices|=invoices\b`,
 	} {
-		assert.Empty(t, grep(t, clone, "-E", pattern), "%s has its old name", name)
+		assert.Empty(t, grep(t, clone, "-E", pattern), "%s still has its old name", name)
 	}
-	// In Go, tests have databases and variables of a team's name. One is the name of a table and of a path as well.
+	// Go code is excluded, since its tests name databases and variables like a team; payments is also the name of a table
+	// and of a path.
 	assert.Empty(t, grep(t, clone, "-w", "invoicing", "--", ":!*.go"))
 	assert.Empty(t, grep(t, clone, "-E", `team-payments|payments\.svc|namespace[:= ]payments`, "--", ":!*.go"))
 
@@ -46,7 +47,7 @@ func TestRename(t *testing.T) {
 	run("go", "-C", "workspace", "test", "./...")
 }
 
-// grep are the lines of the clone that match, but for what is about renaming.
+// grep returns the matching lines of the clone, except those of the code that renames and of its tests.
 func grep(t *testing.T, clone string, args ...string) string {
 	t.Helper()
 	args = append([]string{"grep", "-nI", "--untracked"}, args...)
@@ -57,12 +58,12 @@ func grep(t *testing.T, clone string, args ...string) string {
 	var stderr bytes.Buffer
 	command := inFolder(t, clone, "git", args...)
 	command.Stderr = &stderr
-	output, _ := command.Output() // it fails if nothing matches
+	output, _ := command.Output() // git grep fails if nothing matches
 	require.Empty(t, stderr.String())
 	return string(output)
 }
 
-// cloneOf has the files as they are now, in a new repository.
+// cloneOf commits a copy of the checkout with its uncommitted changes, and returns its folder.
 func cloneOf(t *testing.T) string {
 	t.Helper()
 	clone := t.TempDir()
@@ -80,7 +81,7 @@ func cloneOf(t *testing.T) string {
 func inFolder(t *testing.T, folder, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(t.Context(), name, args...)
 	command.Dir = folder
-	// Not what a make or a git that started this test has told it.
+	// Without the variables of a make or git that started this test.
 	for _, variable := range os.Environ() {
 		if !strings.HasPrefix(variable, "MAKE") && !strings.HasPrefix(variable, "GIT_") {
 			command.Env = append(command.Env, variable)
