@@ -25,8 +25,8 @@ import (
 // patience is a limit for operations that take seconds on an idle machine.
 const patience = 5 * time.Minute
 
-// TestNewcomer runs each page's shell blocks that need no cluster like a reader: in a fresh clone, made by a git that
-// is configured as on Windows, and with a new make run in another terminal.
+// TestNewcomer does what a reader of each page does: it runs the shell blocks that need no cluster in a fresh clone,
+// made by a git that is configured as on Windows, with a new make run in another terminal.
 func TestNewcomer(t *testing.T) {
 	clone := t.TempDir()
 	require.NoError(t, checkouttest.Clone(repository, t.TempDir(), clone))

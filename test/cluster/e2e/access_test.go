@@ -83,8 +83,8 @@ func as(t *testing.T, who string) kubernetes.Interface {
 	return client
 }
 
-// The API server's answer to every cell of the table, denials included, is that of the table. The question is asked
-// with the certificate of the cell's user.
+// Every user has exactly the permissions in the table: the API server is asked about each cell with the certificate of
+// the cell's user.
 func TestAccess(t *testing.T) {
 	long(t)
 	namespaced := namespacedResources(t)

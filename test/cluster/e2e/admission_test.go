@@ -71,7 +71,7 @@ func TestAdmission(t *testing.T) {
 					func(pod *corev1.Pod) { pod.Spec.Containers[0].Image = "localhost:5005" }},
 				"writable root": {"writable root file system of " + team.service + ": " + writableRoot,
 					func(pod *corev1.Pod) { pod.Spec.Containers[0].SecurityContext.ReadOnlyRootFilesystem = &no }},
-				"root not said to be read-only": {"writable root file system of migrate: " + writableRoot,
+				"read-only root not set": {"writable root file system of migrate: " + writableRoot,
 					func(pod *corev1.Pod) { pod.Spec.InitContainers[0].SecurityContext.ReadOnlyRootFilesystem = nil }},
 				"low user": {"user of " + team.service + ": " + lowUser,
 					func(pod *corev1.Pod) { pod.Spec.Containers[0].SecurityContext.RunAsUser = &low }},
@@ -100,12 +100,12 @@ func TestAdmission(t *testing.T) {
 				refusedWith(t, remove(301), "gracePeriodSeconds must be 300 or less")
 				assert.NoError(t, remove(300))
 			})
-			t.Run("annotations of kubectl and of its own", func(t *testing.T) {
+			t.Run("permitted annotations", func(t *testing.T) {
 				assert.NoError(t, create(func(pod *corev1.Pod) {
 					pod.Annotations = map[string]string{"kubectl.kubernetes.io/restartedAt": "now", "note": "seen"}
 				}))
 			})
-			t.Run("user of the pod alone", func(t *testing.T) {
+			t.Run("user set on the pod only", func(t *testing.T) {
 				assert.NoError(t, create(func(pod *corev1.Pod) { withUsers(pod, &ours, nil) }))
 			})
 
@@ -198,11 +198,11 @@ func reachingBeyond(service string) map[string]refusedPod {
 		"every toleration": {tolerations, tolerating(corev1.Toleration{Operator: corev1.TolerationOpExists})},
 		"toleration of the control plane": {tolerations, tolerating(corev1.Toleration{
 			Key: "node-role.kubernetes.io/control-plane", Operator: corev1.TolerationOpExists})},
-		"toleration for ever": {tolerations, tolerating(corev1.Toleration{Key: corev1.TaintNodeUnreachable,
+		"unlimited toleration": {tolerations, tolerating(corev1.Toleration{Key: corev1.TaintNodeUnreachable,
 			Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute})},
-		"toleration for long": {tolerations, tolerating(corev1.Toleration{Key: corev1.TaintNodeUnreachable,
+		"long toleration": {tolerations, tolerating(corev1.Toleration{Key: corev1.TaintNodeUnreachable,
 			Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &long})},
-		"nobody else's pods on its node": {"required podAntiAffinity must be to pods of the same namespace",
+		"anti-affinity to other namespaces": {"required podAntiAffinity must be to pods of the same namespace",
 			spec(func(spec *corev1.PodSpec) {
 				spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
 					RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
@@ -253,13 +253,13 @@ func reachingBeyond(service string) map[string]refusedPod {
 			})},
 		"volume of a driver": {fields("extra: csi"), volume(corev1.VolumeSource{
 			CSI: &corev1.CSIVolumeSource{Driver: "example.com"}})},
-		"claim of a pod's own": {fields("extra: ephemeral"), volume(corev1.VolumeSource{
+		"generic ephemeral volume": {fields("extra: ephemeral"), volume(corev1.VolumeSource{
 			Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{
 				Spec: corev1.PersistentVolumeClaimSpec{
 					AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
 					Resources: corev1.VolumeResourceRequirements{
 						Requests: corev1.ResourceList{"storage": resource.MustParse("1Mi")}}}}}})},
-		"boundless emptyDir": {"emptyDir must have a sizeLimit", volume(corev1.VolumeSource{
+		"unlimited emptyDir": {"emptyDir must have a sizeLimit", volume(corev1.VolumeSource{
 			EmptyDir: &corev1.EmptyDirVolumeSource{}})},
 		"token for another": {tokens, volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 			Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
@@ -340,7 +340,7 @@ func TestAdmissionOfBudgets(t *testing.T) {
 					all := intstr.FromString("100%")
 					budget.Spec.MaxUnavailable, budget.Spec.MinAvailable = nil, &all
 				}},
-				"nothing said": {most, func(budget *policyv1.PodDisruptionBudget) { budget.Spec.MaxUnavailable = nil }},
+				"not set": {most, func(budget *policyv1.PodDisruptionBudget) { budget.Spec.MaxUnavailable = nil }},
 				"broken pods": {unwell, func(budget *policyv1.PodDisruptionBudget) {
 					budget.Spec.UnhealthyPodEvictionPolicy = nil
 				}},

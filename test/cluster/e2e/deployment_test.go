@@ -56,7 +56,7 @@ func newForeignServer(t *testing.T) (server *foreignServer, kubeconfig string) {
 }
 
 // assertUntouched fails if there was any request but the one that ctlptl and Tilt send to the cluster of the current
-// context, whichever it is.
+// context.
 func (s *foreignServer) assertUntouched(t *testing.T) {
 	t.Helper()
 	s.mu.Lock()

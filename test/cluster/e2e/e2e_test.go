@@ -195,7 +195,7 @@ func decodeInvoices(t *testing.T, body []byte) []invoice {
 
 // call sends a request from outside the cluster, to the port that the cluster's definition maps, and returns the body
 // of the response. Like any client it retries for a while if there is no response, or 503, which is safe. There is no
-// response from a pod that is Ready while the network policies do not admit anybody yet.
+// response from a pod that is Ready while the network policies do not admit connections yet.
 func call(t *testing.T, method, path string, body any) []byte {
 	t.Helper()
 	sent, err := json.Marshal(body)

@@ -155,7 +155,7 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 	}{
 		"no token":         {"", 401, "no_token"},
 		"another audience": {tokenOf(t, "invoice-app", issuer, tokenLifetime), 401, "audience"},
-		"a long life":      {tokenOf(t, "invoice-app", providerAudience, time.Hour), 401, "long_lived"},
+		"long-lived":       {tokenOf(t, "invoice-app", providerAudience, time.Hour), 401, "long_lived"},
 		"another account":  {tokenOf(t, "default", providerAudience, tokenLifetime), 403, "account"},
 		"forged":           {identitytest.Sign(t, jose.ES256, identitytest.NewKey(t, kid), claimsOf(t, good)), 401, "signature"},
 		"another's key":    {identitytest.Sign(t, jose.ES256, identitytest.NewKey(t, "another"), claimsOf(t, good)), 401, "unknown_key"},

@@ -63,7 +63,7 @@ func TestBreakpoint(t *testing.T) {
 	editor.send(&dap.ConfigurationDoneRequest{Request: editor.request("configurationDone")})
 	await[*dap.ConfigurationDoneResponse](editor)
 
-	// A new pod is Ready a moment before the network policies let anybody in.
+	// A new pod is Ready a moment before the network policies admit connections to it.
 	require.Eventually(t, func() bool {
 		return s.running(s.invoiceApp) == s.versions[invoiceApp.name+" debugged"]
 	}, enough, pause, "invoice-app responds outside the cluster")

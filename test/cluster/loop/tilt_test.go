@@ -110,12 +110,12 @@ func (s *session) start(arguments ...string) {
 	require.NoError(s, tilt.Start())
 	s.end = sync.OnceFunc(func() {
 		_ = tilt.Process.Signal(os.Interrupt)
-		_ = tilt.Wait() // says that it was interrupted
+		_ = tilt.Wait() // an error, since it was interrupted
 	})
 	s.Cleanup(func() {
 		s.end()
 		if s.Failed() {
-			s.Logf("tilt up said:\n%s", s.log.since(0))
+			s.Logf("output of tilt up:\n%s", s.log.since(0))
 		}
 	})
 }
@@ -136,7 +136,7 @@ func (s *session) proxyAPIServer() {
 	require.NoError(s, proxy.Start())
 	s.Cleanup(func() {
 		_ = proxy.Process.Kill()
-		_ = proxy.Wait() // says that it was killed
+		_ = proxy.Wait() // an error, since it was killed
 	})
 	line, err := bufio.NewReader(output).ReadString('\n') // Starting to serve on 127.0.0.1:40123
 	require.NoError(s, err, "kubectl proxy")
@@ -272,7 +272,7 @@ func (s *session) get(url string) ([]byte, error) {
 	return io.ReadAll(response.Body)
 }
 
-// running returns the SHA-256 of the program that answers at url.
+// running returns the SHA-256 of the program that responds at url.
 func (s *session) running(url string) string {
 	body, err := s.get(url + "/version")
 	var version struct{ SHA256 string }

@@ -204,7 +204,7 @@ func TestMutants(t *testing.T) {
 
 	var table []string
 	for _, name := range choose(t, mutants) {
-		m, caught := mutants[name], "nobody"
+		m, caught := mutants[name], "not caught"
 		t.Run(name, func(t *testing.T) {
 			if lapse, code := lapses[name]; code {
 				lapse.run(t)

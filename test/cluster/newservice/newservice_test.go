@@ -232,9 +232,9 @@ func (c clone) save() {
 	require.NoError(c, tilt.Start())
 	defer func() {
 		_ = tilt.Process.Signal(os.Interrupt)
-		_ = tilt.Wait() // says that it was interrupted
+		_ = tilt.Wait() // an error, since it was interrupted
 		if c.Failed() {
-			c.Logf("tilt up said:\n%s", &said)
+			c.Logf("output of tilt up:\n%s", &said)
 		}
 	}()
 
