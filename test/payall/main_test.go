@@ -38,16 +38,19 @@ func liar(t *testing.T, after string) app {
 func TestEveryViolationIsFound(t *testing.T) {
 	const a, b = `{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":true}`, `{"InvoiceId":"B","Value":2,"Currency":"JPY","IsPaid":true}`
 	for name, test := range map[string]struct{ after, says string }{
-		"still unpaid":     {`[{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":false},` + b + `]`, "is unpaid"},
-		"missing":          {`[` + a + `]`, "missing"},
-		"a digit changed":  {`[{"InvoiceId":"A","Value":131072.02,"Currency":"EUR","IsPaid":true},` + b + `]`, "was 131072.01 EUR and is 131072.02 EUR"},
-		"currency changed": {`[{"InvoiceId":"A","Value":131072.01,"Currency":"GBP","IsPaid":true},` + b + `]`, "is 131072.01 GBP"},
-		"unpaid again":     {`[` + a + `,{"InvoiceId":"B","Value":2,"Currency":"JPY","IsPaid":false}]`, "no longer"},
-		"twice":            {`[` + a + `,` + a + `,` + b + `]`, "twice"},
-		"rejected, all":    {`[{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":false,"Rejected":"no"},` + b + `]`, "no invoice was paid"},
-		"no list":          {`<html>`, "did not return a list"},
-		"nothing listed":   {`[]`, "missing"},
-		"empty":            {``, "did not return a list"},
+		"still unpaid": {`[{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":false},` + b + `]`, "is unpaid"},
+		"missing":      {`[` + a + `]`, "missing"},
+		"a digit changed": {`[{"InvoiceId":"A","Value":131072.02,"Currency":"EUR","IsPaid":true},` + b + `]`,
+			"was 131072.01 EUR and is 131072.02 EUR"},
+		"currency changed": {`[{"InvoiceId":"A","Value":131072.01,"Currency":"GBP","IsPaid":true},` + b + `]`,
+			"is 131072.01 GBP"},
+		"unpaid again": {`[` + a + `,{"InvoiceId":"B","Value":2,"Currency":"JPY","IsPaid":false}]`, "no longer"},
+		"twice":        {`[` + a + `,` + a + `,` + b + `]`, "twice"},
+		"rejected, all": {`[{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":false,"Rejected":"no"},` + b + `]`,
+			"no invoice was paid"},
+		"no list":        {`<html>`, "did not return a list"},
+		"nothing listed": {`[]`, "missing"},
+		"empty":          {``, "did not return a list"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer

@@ -254,7 +254,8 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	_, err = configMaps.Update(t.Context(), published, metav1.UpdateOptions{})
 	require.NoError(t, err)
 	touch(t)
-	require.Eventually(t, func() bool { return everywhere(token, http.StatusNotFound) }, 2*time.Minute, time.Second, "accepted")
+	require.Eventually(t, func() bool { return everywhere(token, http.StatusNotFound) },
+		2*time.Minute, time.Second, "accepted")
 
 	before := metric(t, "payment-provider", "callers_refused_total", "reason")
 	for reason, token := range map[string]string{
@@ -270,7 +271,8 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	touch(t)
 	require.Eventually(t, func() bool { return everywhere(token, http.StatusUnauthorized) }, 2*time.Minute, time.Second, "refused again")
 	publish() // again, with nothing to change
-	require.True(t, everywhere(tokenOf(t, "invoice-app", providerAudience, tokenLifetime), http.StatusNotFound), "the cluster's own key remains")
+	require.True(t, everywhere(tokenOf(t, "invoice-app", providerAudience, tokenLifetime), http.StatusNotFound),
+		"the cluster's own key remains")
 
 	paid := stop()
 	assert.Positive(t, paid)
