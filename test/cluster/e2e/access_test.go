@@ -139,7 +139,7 @@ func TestAccess(t *testing.T) {
 	}
 }
 
-// namespacedResources reports of each resource and subresource of the API server whether it is namespaced.
+// namespacedResources returns, for each resource and subresource of the API server, whether it is namespaced.
 func namespacedResources(t *testing.T) map[schema.GroupResource]bool {
 	t.Helper()
 	_, lists, err := client.Discovery().ServerGroupsAndResources()

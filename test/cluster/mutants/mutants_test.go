@@ -182,7 +182,7 @@ func withoutRule(policy string, index int, catcher string) mutant {
 const patience = time.Minute
 
 // TestMutants tries MUTANTS mutants (default 3; or all), chosen by MUTANTS_SEED, which it prints. If it is interrupted,
-// ./deploy.sh restores the objects.
+// running ./deploy.sh restores the objects.
 func TestMutants(t *testing.T) {
 	cluster, err := target.FromEnvironment("../../..")
 	require.NoError(t, err)
