@@ -41,7 +41,7 @@ func TestRename(t *testing.T) {
 	assert.Empty(t, grep(t, clone, "-E", `team-payments|payments\.svc|namespace[:= ]payments`, "--", ":!*.go"))
 
 	run("make", "check")
-	run("go", "test", "-count=1", "-run=Link", "./test/docs")
+	run("go", "test", "-count=1", "-run=Link|Command|Message", "./test/docs")
 	run("sh", "-c", `go test $(go list ./... | grep -v /test/)`)
 	run("go", "-C", "workspace", "test", "./...")
 }
