@@ -1,5 +1,4 @@
-// Package rename gives a clone another module path, product and teams, by `workspace/run rename`, and runs the checks and
-// the unit tests of the result.
+// Package rename runs workspace/run rename in a clone, and then the checks and unit tests there.
 package rename
 
 import (
@@ -32,11 +31,12 @@ func TestRename(t *testing.T) {
 
 	for name, pattern := range map[string]string{
 		"the module":  `example\.com/invoices`,
-		"the product": `(kind|minikube)-invoices|invoices-(registry|test|bench)|invoices/[a-z-]+:(local|root)|cache/invoices|=invoices\b`,
+		"the product": `(kind|minikube)-invoices|invoices-(registry|test|bench)|invoices/[a-z-]+:(local|root)|` +
+			`cache/invoices|=invoices\b`,
 	} {
 		assert.Empty(t, grep(t, clone, "-E", pattern), "%s has its old name", name)
 	}
-	// In Go, tests have databases and variables of a team's name. One is the name of a table and of a path as well.
+	// Go tests use these names for databases and variables, and payments is also a table and a path.
 	assert.Empty(t, grep(t, clone, "-w", "invoicing", "--", ":!*.go"))
 	assert.Empty(t, grep(t, clone, "-E", `team-payments|payments\.svc|namespace[:= ]payments`, "--", ":!*.go"))
 
@@ -46,7 +46,7 @@ func TestRename(t *testing.T) {
 	run("go", "-C", "workspace", "test", "./...")
 }
 
-// grep are the lines of the clone that match, but for what is about renaming.
+// grep returns the matching lines of the clone, except in the code for renaming.
 func grep(t *testing.T, clone string, args ...string) string {
 	t.Helper()
 	args = append([]string{"grep", "-nI", "--untracked"}, args...)
@@ -57,12 +57,12 @@ func grep(t *testing.T, clone string, args ...string) string {
 	var stderr bytes.Buffer
 	command := inFolder(t, clone, "git", args...)
 	command.Stderr = &stderr
-	output, _ := command.Output() // it fails if nothing matches
+	output, _ := command.Output() // fails if nothing matches
 	require.Empty(t, stderr.String())
 	return string(output)
 }
 
-// cloneOf has the files as they are now, in a new repository.
+// cloneOf returns a new repository with the current files.
 func cloneOf(t *testing.T) string {
 	t.Helper()
 	clone := t.TempDir()
@@ -80,7 +80,7 @@ func cloneOf(t *testing.T) string {
 func inFolder(t *testing.T, folder, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(t.Context(), name, args...)
 	command.Dir = folder
-	// Not what a make or a git that started this test has told it.
+	// Without the variables of a make or git that started this test.
 	for _, variable := range os.Environ() {
 		if !strings.HasPrefix(variable, "MAKE") && !strings.HasPrefix(variable, "GIT_") {
 			command.Env = append(command.Env, variable)

@@ -1,5 +1,5 @@
-// Package newservice does what docs/adding-a-service.md says, in a clone, on a cluster that ./deploy.sh has made and that
-// has to be named, as package target says. It leaves the cluster as it was.
+// Package newservice follows docs/adding-a-service.md in a clone, on a cluster that ./deploy.sh created: see package
+// target for how to name it. The test leaves the cluster unchanged.
 package newservice
 
 import (
@@ -31,7 +31,7 @@ const (
 	page       = "docs/adding-a-service.md"
 	added      = "reporting" // the service, and its team
 
-	// enough is how long anything may take that is bound to happen.
+	// enough limits every wait.
 	enough = 5 * time.Minute
 )
 
@@ -40,7 +40,10 @@ func TestThePageAddsAService(t *testing.T) {
 	require.NoError(t, err)
 	known, err := services.Read(repository)
 	require.NoError(t, err)
-	c := clone{T: t, cluster: cluster, product: known.Product, folder: t.TempDir(), blocks: docstest.Pages(t, repository)[page].Blocks}
+	c := clone{
+		T: t, cluster: cluster, product: known.Product, folder: t.TempDir(),
+		blocks: docstest.Pages(t, repository)[page].Blocks,
+	}
 	c.copyCheckout()
 	before, pods := c.objects(), c.pods()
 	list := c.read(services.File)
@@ -61,7 +64,7 @@ func TestThePageAddsAService(t *testing.T) {
 	})
 	c.Run("the checks pass", func(t *testing.T) {
 		c := c.in(t)
-		assert.Equal(t, "make check\n", c.block("check")) // of which this is the part that could fail
+		assert.Equal(t, "make check\n", c.block("check")) // the steps of it that could fail follow
 		c.run("gofmt", "-d", added)
 		c.run("go", "vet", "./"+added)
 		c.run("workspace/run", "generate", "--check")
@@ -70,7 +73,7 @@ func TestThePageAddsAService(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	t.Cleanup(func() { // by the page's words, if the test comes so far
+	t.Cleanup(func() { // also if the test fails
 		_ = c.kubectl("delete", "namespace", added, "--ignore-not-found").Run()
 	})
 	c.Run("it is deployed beside the others", func(t *testing.T) {
@@ -98,7 +101,7 @@ func TestThePageAddsAService(t *testing.T) {
 		assert.EqualValues(t, "12.34", total())
 	})
 	c.Run("it is held to the policies", func(t *testing.T) {
-		// Who reaches it and whom it reaches, what its team may do, and what may run there.
+		// The network, the team's access rights, and admission.
 		const tests = "^(TestNetworkEdges|TestAccess|TestTeamsKubeconfig|TestAdmission)$/" + added
 		said := c.in(t).run("go", "-C", "test/cluster", "test", "-count=1", "-v", "-run="+tests, "./e2e")
 		for _, test := range []string{"TestNetworkEdges/" + added, "TestNetworkEdges/stranger_in_" + added,
@@ -121,12 +124,12 @@ func TestThePageAddsAService(t *testing.T) {
 type clone struct {
 	*testing.T
 	cluster target.Target
-	product string // which the usual cluster is named after
+	product string // the name of the default cluster
 	folder  string
 	blocks  []docstest.Block
 }
 
-// in is the same clone, in a part of the test.
+// in returns the clone for a subtest.
 func (c clone) in(t *testing.T) clone {
 	c.T = t
 	return c
@@ -140,13 +143,13 @@ func (c clone) block(mark string) string {
 	return c.blocks[i].Code
 }
 
-// do runs the commands of a block as they are there, but for the cluster's name.
+// do runs the commands of a block, with this cluster's context.
 func (c clone) do(mark string) string {
 	c.Helper()
 	return c.run("sh", "-ec", strings.ReplaceAll(c.block(mark), "kind-"+c.product, c.cluster.Context))
 }
 
-// run runs a command in the clone, and returns what it says.
+// run runs a command in the clone, and returns its standard output.
 func (c clone) run(name string, args ...string) string {
 	c.Helper()
 	began := time.Now()
@@ -194,14 +197,14 @@ func (c clone) copyCheckout() {
 	c.run("git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now")
 }
 
-// changed are the files that are not as they were committed.
+// changed lists the uncommitted changes.
 func (c clone) changed() []string {
 	c.Helper()
 	return strings.FieldsFunc(c.run("git", "status", "--porcelain", "--untracked-files=all"),
 		func(r rune) bool { return r == '\n' })
 }
 
-// objects are the names of what the cluster has, but for what comes and goes by itself.
+// objects lists the cluster's objects, except those that controllers create and delete.
 func (c clone) objects() string {
 	c.Helper()
 	const kinds = "namespaces,persistentvolumes,deployments,statefulsets,services,serviceaccounts,networkpolicies," +
@@ -209,7 +212,7 @@ func (c clone) objects() string {
 	return c.get(kinds, "--all-namespaces", "--output=custom-columns=:.kind,:.metadata.namespace,:.metadata.name")
 }
 
-// pods are the UIDs of the services' pods, by namespace and name.
+// pods returns the UIDs of all labelled pods, by namespace and name.
 func (c clone) pods() map[string]string {
 	c.Helper()
 	found := map[string]string{}
@@ -222,17 +225,17 @@ func (c clone) pods() map[string]string {
 	return found
 }
 
-// save changes the program while `tilt up` runs it, and waits until each pod has the change.
+// save changes the program while tilt up is running, and waits until every pod runs the new version.
 func (c clone) save() {
 	port := strconv.Itoa(porttest.Free(c))
 	var said bytes.Buffer
 	tilt := exec.Command("tilt", "up", "--stream", "--context", c.cluster.Context, "--port", port, added)
 	tilt.Dir, tilt.Stdout, tilt.Stderr = c.folder, &said, &said
-	tilt.WaitDelay = 10 * time.Second // for what it has started, and that has its output open
+	tilt.WaitDelay = 10 * time.Second // its children keep the output open
 	require.NoError(c, tilt.Start())
 	defer func() {
 		_ = tilt.Process.Signal(os.Interrupt)
-		_ = tilt.Wait() // says that it was interrupted
+		_ = tilt.Wait() // it was interrupted
 		if c.Failed() {
 			c.Logf("tilt up said:\n%s", &said)
 		}
@@ -257,7 +260,7 @@ func (c clone) save() {
 	name := added + "/main.go"
 	code := c.read(name)
 	require.Contains(c, code, `version: "1"`)
-	// What runs then is built by Tilt: the image is the supervisor's.
+	// The pods' image is then the supervisor's.
 	require.Eventually(c, func() bool {
 		images, err := c.kubectl("--namespace="+added, "get", "pods",
 			"--output=jsonpath={.items[*].spec.containers[*].image}").Output()
