@@ -30,7 +30,7 @@ func TestRename(t *testing.T) {
 		"--team=invoicing=sales,payments=treasury")
 
 	for name, pattern := range map[string]string{
-		"the module":  `example\.com/invoices`,
+		"the module": `example\.com/invoices`,
 		"the product": `(kind|minikube)-invoices|invoices-(registry|test|bench)|invoices/[a-z-]+:(local|root)|` +
 			`cache/invoices|=invoices\b`,
 	} {
