@@ -82,7 +82,7 @@ func TestMistakesInCommandsAreFound(t *testing.T) {
 		"make bench-pay BENCH_PAY=-short":                      "",
 		"go test -count=1 ./internal/money":                    "",
 		"go -C test/cluster test ./page -invoices 9 -run Many": "",
-		"kubectl --context CONTEXT -n payments get pods":       "",
+		"kubectl --context CONTEXT -n platform get pods":       "",
 		"tilt up --context CONTEXT -- --debug invoice-app":     "",
 		"workspace/run images | grep x":                        "",
 		"./deploy.sh --halt":                                   "--halt",
@@ -97,8 +97,8 @@ func TestMistakesInCommandsAreFound(t *testing.T) {
 		"go test ./internal/monye":                             "monye",
 		"go test ./internal/money -run TestNothing":            "TestNothing",
 		"go -C test/cluster test ./page -invoice 9":            "-invoice",
-		"kubectl --context another -n payments get pods":       "another",
-		"kubectl --context CONTEXT --namespace=payment get po": "payment",
+		"kubectl --context another -n platform get pods":       "another",
+		"kubectl --context CONTEXT --namespace=platfrm get po": "platfrm",
 		"kubectl --context CONTEXT logs deployment/invoiceapp": "invoiceapp",
 		"tilt up -- --dbug invoice-app":                        "--dbug",
 		"ctlptl apply -f ctlptl.yml":                           "ctlptl.yml",
@@ -158,7 +158,8 @@ func newChecker(t *testing.T) *checker {
 	}
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)
-	c.path = os.Getenv("PATH") + string(os.PathListSeparator) + filepath.Join(cache, "invoices", "bin")
+	product := slices.Collect(maps.Keys(names(t, `(?m)^product: (.*)$`, "services.yaml")))[0]
+	c.path = os.Getenv("PATH") + string(os.PathListSeparator) + filepath.Join(cache, product, "bin")
 	c.check = map[string]func([]string) error{
 		"deploy.sh": c.ours, "test.sh": c.ours, "workspace/run": c.ours, "make": c.make, "go": c.golang,
 		"kubectl": c.kubectl, "tilt": c.tilt, "ctlptl": c.help, "docker": c.help, "minikube": c.help,

@@ -1,7 +1,7 @@
-// Package rename gives a clone another Go module path, product or teams.
+// Package rename changes the Go module path, the product's name and the teams' names in all files.
 //
-// Go code reads the product and the teams from services.yaml, so that it contains the module path alone. In other files
-// the names are found by what is around them: "invoices" and "payments" are also words of the domain, and stay there.
+// Go code contains only the module path: it reads the other names from services.yaml. In all other files, a name is
+// replaced only in certain contexts, because "invoices" and "payments" are also words of the domain.
 package rename
 
 import (
@@ -20,14 +20,14 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// Names are the new names. What is empty keeps its name.
+// Names are the new names. Empty ones do not change.
 type Names struct {
 	Module  string
 	Product string
-	Teams   map[string]string // by the old name
+	Teams   map[string]string // new by old name
 }
 
-// Where a name stands for the module, the product or a team: regular expressions in which %s is the name.
+// Contexts of the module path, of the product's name and of a team's name, as regular expressions. %s is the name.
 var (
 	modulePlaces  = []string{`(^|[^\w.-])%s\b`}
 	productPlaces = []string{
@@ -61,8 +61,8 @@ var (
 
 var modulePath = regexp.MustCompile(`^[a-z0-9.-]+(/[A-Za-z0-9._~-]+)+$`)
 
-// Rename changes the files of the clone in the folder root that git knows, or would add, and generates what follows from
-// services.yaml. It returns the paths of the files that have changed.
+// Rename changes the names in the files in the folder root that git tracks or would add, and runs the generator. It
+// returns the paths of the changed files.
 func Rename(ctx context.Context, root string, names Names) ([]string, error) {
 	everywhere, outsideGo, err := names.replacements(root)
 	if err != nil {
@@ -84,10 +84,10 @@ func Rename(ctx context.Context, root string, names Names) ([]string, error) {
 		}
 		after := before
 		switch {
-		case bytes.ContainsRune(before, 0): // a picture, say
+		case bytes.ContainsRune(before, 0): // binary
 		case filepath.Ext(path) == ".go":
 			after = replaceAll(before, everywhere)
-			if formatted, err := format.Source(after); err == nil { // imports are sorted by their paths
+			if formatted, err := format.Source(after); err == nil { // sorts the imports
 				after = formatted
 			}
 		default:
@@ -115,9 +115,9 @@ func Rename(ctx context.Context, root string, names Names) ([]string, error) {
 	return slices.Compact(paths), err
 }
 
-// replacement is a name and its new one, in one kind of place.
+// replacement replaces a name in one context.
 type replacement struct {
-	place *regexp.Regexp // whose group "name" is the name
+	place *regexp.Regexp // the group "name" is replaced
 	by    string
 }
 

@@ -79,7 +79,7 @@ func TestWhatCannotBeRenamed(t *testing.T) {
 		"no module path":     {Names{Module: "Billing App"}, `module "Billing App" is invalid`},
 		"no name":            {Names{Product: "Bills"}, `product "Bills" must be a DNS label`},
 		"no such team":       {Names{Teams: map[string]string{"nobody": "sales"}}, "there is no team nobody"},
-		"a team of platform": {Names{Teams: map[string]string{"money": "platform"}}, "team platform of bank is the name of a namespace"},
+		"a team of platform": {Names{Teams: map[string]string{"money": "platform"}}, "team platform of bank is the name of a system namespace"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := clone(t, map[string]string{"services.yaml": list, "go.mod": "module example.com/things\n"})

@@ -13,16 +13,16 @@ import (
 	"text/template"
 )
 
-// header is the first line of what is generated.
-const header = "# generated from services.yaml by make generate; do not edit\n"
+// header is the first line of generated files.
+const header = "# Generated from services.yaml by make generate; do not edit.\n"
 
-// teamsFolder is where each team has a folder, all of which is generated.
+// teamsFolder contains a generated folder for each team.
 const teamsFolder = "k8s/teams"
 
 //go:embed templates
 var templates embed.FS
 
-// files are the files that follow from the list, by their paths in the clone.
+// files returns the content of all generated files, by path.
 func (l List) files() map[string]string {
 	files := map[string]string{
 		".github/CODEOWNERS":                      l.fill("CODEOWNERS", l),
@@ -45,16 +45,17 @@ func (l List) files() map[string]string {
 }
 
 func (l List) fill(name string, data any) string {
-	t := template.Must(template.New(name).Funcs(template.FuncMap{"join": strings.Join}).ParseFS(templates, "templates/"+name))
+	functions := template.FuncMap{"join": strings.Join}
+	t := template.Must(template.New(name).Funcs(functions).ParseFS(templates, "templates/"+name))
 	var text bytes.Buffer
 	if err := t.Execute(&text, data); err != nil {
-		panic(err) // the template is part of the program
+		panic(err) // the templates are embedded
 	}
 	return header + strings.TrimSuffix(strings.TrimSpace(text.String()), "\n---") + "\n"
 }
 
-// Generate writes the files that are not as the list has them, and removes those of a team that is gone. It returns the
-// paths of both.
+// Generate writes the generated files that are out of date, and removes those of teams that no longer exist. It returns
+// the paths of both.
 func (l List) Generate(root string) ([]string, error) {
 	stale, files, err := l.stale(root)
 	if err != nil {
@@ -67,7 +68,7 @@ func (l List) Generate(root string) ([]string, error) {
 			if err := os.Remove(file); err != nil {
 				return nil, err
 			}
-			_ = os.Remove(filepath.Dir(file)) // if nothing else is in it
+			_ = os.Remove(filepath.Dir(file)) // if it is empty now
 			continue
 		}
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -80,16 +81,16 @@ func (l List) Generate(root string) ([]string, error) {
 	return stale, nil
 }
 
-// Check fails if a file is not as the list has it.
+// Check fails if a generated file is out of date.
 func (l List) Check(root string) error {
 	stale, _, err := l.stale(root)
 	if err != nil || len(stale) == 0 {
 		return err
 	}
-	return fmt.Errorf("not as %s has it: %s; run: make generate", File, strings.Join(stale, ", "))
+	return fmt.Errorf("these files do not match %s, run make generate: %s", File, strings.Join(stale, ", "))
 }
 
-// stale are the paths in the clone of what is not as the list has it, and all files that follow from the list.
+// stale returns the paths of the generated files that are out of date or no longer needed, and all generated files.
 func (l List) stale(root string) (paths []string, files map[string]string, err error) {
 	files = l.files()
 	for path, content := range files {

@@ -17,9 +17,9 @@ func TestPages(t *testing.T) {
 	long(t)
 	awaitEverything(t)
 	replace := map[string]string{
-		"kind-" + list.Product:       kubeContext,
-		".build/kubeconfig/invoices": cluster.Kubeconfigs,
-		"http://localhost:8081":      invoiceApp,
+		"kind-" + list.Product:              kubeContext,
+		".build/kubeconfig/" + list.Product: cluster.Kubeconfigs,
+		"http://localhost:8081":             invoiceApp,
 	}
 	ran := 0
 	pages := docstest.Pages(t, repository)

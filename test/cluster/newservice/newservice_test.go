@@ -40,7 +40,10 @@ func TestThePageAddsAService(t *testing.T) {
 	require.NoError(t, err)
 	known, err := services.Read(repository)
 	require.NoError(t, err)
-	c := clone{T: t, cluster: cluster, product: known.Product, folder: t.TempDir(), blocks: docstest.Pages(t, repository)[page].Blocks}
+	c := clone{
+		T: t, cluster: cluster, product: known.Product, folder: t.TempDir(),
+		blocks: docstest.Pages(t, repository)[page].Blocks,
+	}
 	c.copyCheckout()
 	before, pods := c.objects(), c.pods()
 	list := c.read(services.File)
@@ -222,7 +225,7 @@ func (c clone) pods() map[string]string {
 	return found
 }
 
-// save changes the program while `tilt up` runs it, and waits until each pod has the change.
+// save changes the program while tilt up is running, and waits until every pod runs the new version.
 func (c clone) save() {
 	port := strconv.Itoa(porttest.Free(c))
 	var said bytes.Buffer
