@@ -10,9 +10,9 @@ func (w *workspace) generateCommand() *cobra.Command {
 	check := false
 	command := &cobra.Command{
 		Use:   "generate",
-		Short: "Write the files that follow from services.yaml (make generate)",
-		Long: `Writes the files that follow from services.yaml: k8s/teams, k8s/base/kustomization.yaml, the NodePort of development
-and .github/CODEOWNERS. They are to be committed. Prints the ones that have changed.`,
+		Short: "Generate files from services.yaml (make generate)",
+		Long: `Generates k8s/teams, k8s/base/kustomization.yaml, the NodePort for development and .github/CODEOWNERS from
+services.yaml, and prints the files that have changed. Commit them.`,
 		Args: arguments(0, 0),
 		RunE: func(command *cobra.Command, _ []string) error {
 			if check {
@@ -25,6 +25,6 @@ and .github/CODEOWNERS. They are to be committed. Prints the ones that have chan
 			return err
 		},
 	}
-	command.Flags().BoolVar(&check, "check", false, "only fail if a file is not as services.yaml has it")
+	command.Flags().BoolVar(&check, "check", false, "write nothing, and fail if a file is out of date")
 	return command
 }

@@ -100,7 +100,7 @@ func start(t *testing.T, folder string, environment []string, name string, argum
 	require.NoError(t, command.Start())
 	t.Cleanup(func() {
 		_ = command.Wait() // the test's context has ended; make counts being interrupted as a failure
-		assert.Contains(t, output.String(), "they are stopped")
+		assert.Contains(t, output.String(), "all services are stopped")
 		if t.Failed() {
 			t.Logf("%v:\n%s", command.Args, output.Bytes())
 		}

@@ -1,7 +1,8 @@
-// Package rename gives a clone another Go module path, product or teams.
+// Package rename renames the Go module, the product and the teams of a clone.
 //
-// Go code reads the product and the teams from services.yaml, so that it contains the module path alone. In other files
-// the names are found by what is around them: "invoices" and "payments" are also words of the domain, and stay there.
+// Go code reads the product and the teams from services.yaml, so it contains only the module path. In other files,
+// names are recognized by their context: "invoices" and "payments" are also words of the domain, and are not renamed
+// there.
 package rename
 
 import (
@@ -20,14 +21,14 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// Names are the new names. What is empty keeps its name.
+// Names are the new names. An empty name means no change.
 type Names struct {
 	Module  string
 	Product string
 	Teams   map[string]string // by the old name
 }
 
-// Where a name stands for the module, the product or a team: regular expressions in which %s is the name.
+// Regular expressions for the places where a name refers to the module, the product or a team; %s is the name.
 var (
 	modulePlaces  = []string{`(^|[^\w.-])%s\b`}
 	productPlaces = []string{
@@ -61,7 +62,7 @@ var (
 
 var modulePath = regexp.MustCompile(`^[a-z0-9.-]+(/[A-Za-z0-9._~-]+)+$`)
 
-// Rename changes the files of the clone in the folder root that git knows, or would add, and generates what follows from
+// Rename changes all files that git does not ignore in the clone at root, and generates the files that depend on
 // services.yaml. It returns the paths of the files that have changed.
 func Rename(ctx context.Context, root string, names Names) ([]string, error) {
 	everywhere, outsideGo, err := names.replacements(root)
@@ -84,10 +85,10 @@ func Rename(ctx context.Context, root string, names Names) ([]string, error) {
 		}
 		after := before
 		switch {
-		case bytes.ContainsRune(before, 0): // a picture, say
+		case bytes.ContainsRune(before, 0): // binary, such as a picture
 		case filepath.Ext(path) == ".go":
 			after = replaceAll(before, everywhere)
-			if formatted, err := format.Source(after); err == nil { // imports are sorted by their paths
+			if formatted, err := format.Source(after); err == nil { // sorts the imports again
 				after = formatted
 			}
 		default:
@@ -115,9 +116,9 @@ func Rename(ctx context.Context, root string, names Names) ([]string, error) {
 	return slices.Compact(paths), err
 }
 
-// replacement is a name and its new one, in one kind of place.
+// replacement replaces a name in one kind of place.
 type replacement struct {
-	place *regexp.Regexp // whose group "name" is the name
+	place *regexp.Regexp // its group "name" matches the old name
 	by    string
 }
 

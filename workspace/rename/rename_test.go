@@ -16,7 +16,7 @@ services:
   - {name: bank, description: pays, team: money, port: 8082, user: 10002}
 `
 
-// clone is a new repository with files.
+// clone creates a repository with the files.
 func clone(t *testing.T, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -70,7 +70,7 @@ func TestRename(t *testing.T) {
 	assert.NotContains(t, changed, "picture")
 }
 
-// With an error nothing has changed.
+// If there is an error, nothing is changed.
 func TestWhatCannotBeRenamed(t *testing.T) {
 	for name, test := range map[string]struct {
 		names Names
@@ -79,7 +79,7 @@ func TestWhatCannotBeRenamed(t *testing.T) {
 		"no module path":     {Names{Module: "Billing App"}, `module "Billing App" is invalid`},
 		"no name":            {Names{Product: "Bills"}, `product "Bills" must be a DNS label`},
 		"no such team":       {Names{Teams: map[string]string{"nobody": "sales"}}, "there is no team nobody"},
-		"a team of platform": {Names{Teams: map[string]string{"money": "platform"}}, "team platform of bank is the name of a namespace"},
+		"a team of platform": {Names{Teams: map[string]string{"money": "platform"}}, "team platform of bank is a reserved"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := clone(t, map[string]string{"services.yaml": list, "go.mod": "module example.com/things\n"})

@@ -13,16 +13,16 @@ import (
 	"text/template"
 )
 
-// header is the first line of what is generated.
+// header is the first line of each generated file.
 const header = "# generated from services.yaml by make generate; do not edit\n"
 
-// teamsFolder is where each team has a folder, all of which is generated.
+// teamsFolder contains a folder for each team. All files in it are generated.
 const teamsFolder = "k8s/teams"
 
 //go:embed templates
 var templates embed.FS
 
-// files are the files that follow from the list, by their paths in the clone.
+// files returns the generated files, by their paths in the clone.
 func (l List) files() map[string]string {
 	files := map[string]string{
 		".github/CODEOWNERS":                      l.fill("CODEOWNERS", l),
@@ -53,8 +53,8 @@ func (l List) fill(name string, data any) string {
 	return header + strings.TrimSuffix(strings.TrimSpace(text.String()), "\n---") + "\n"
 }
 
-// Generate writes the files that are not as the list has them, and removes those of a team that is gone. It returns the
-// paths of both.
+// Generate writes the generated files that are out of date, and removes the files of teams that are no longer in the
+// list. It returns the paths of both.
 func (l List) Generate(root string) ([]string, error) {
 	stale, files, err := l.stale(root)
 	if err != nil {
@@ -67,7 +67,7 @@ func (l List) Generate(root string) ([]string, error) {
 			if err := os.Remove(file); err != nil {
 				return nil, err
 			}
-			_ = os.Remove(filepath.Dir(file)) // if nothing else is in it
+			_ = os.Remove(filepath.Dir(file)) // fails unless it is empty
 			continue
 		}
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -80,16 +80,16 @@ func (l List) Generate(root string) ([]string, error) {
 	return stale, nil
 }
 
-// Check fails if a file is not as the list has it.
+// Check returns an error if a generated file is out of date.
 func (l List) Check(root string) error {
 	stale, _, err := l.stale(root)
 	if err != nil || len(stale) == 0 {
 		return err
 	}
-	return fmt.Errorf("not as %s has it: %s; run: make generate", File, strings.Join(stale, ", "))
+	return fmt.Errorf("out of date with %s: %s; run: make generate", File, strings.Join(stale, ", "))
 }
 
-// stale are the paths in the clone of what is not as the list has it, and all files that follow from the list.
+// stale returns the paths in the clone of the generated files that are out of date, and all generated files.
 func (l List) stale(root string) (paths []string, files map[string]string, err error) {
 	files = l.files()
 	for path, content := range files {

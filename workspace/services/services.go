@@ -1,4 +1,4 @@
-// Package services reads services.yaml, the list of the product's services, and generates the files that follow from it.
+// Package services reads services.yaml, the list of the product's services, and generates files from it.
 package services
 
 import (
@@ -17,23 +17,23 @@ import (
 // File is the list's path in the clone.
 const File = "services.yaml"
 
-// List is the product's services, in the order of the file.
+// List is the list of the product's services, in the order of the file.
 type List struct {
 	Product  string    `yaml:"product"`
 	Services []Service `yaml:"services"`
 }
 
-// Service is a program of the product, which has a folder of its name.
+// Service is a program of the product, in the folder of the same name.
 type Service struct {
 	Name          string   `yaml:"name" json:"name"`
-	Description   string   `yaml:"description" json:"description"`     // of its image
-	Team          string   `yaml:"team" json:"team"`                   // and its namespace, and its database's name
+	Description   string   `yaml:"description" json:"description"`     // for its image
+	Team          string   `yaml:"team" json:"team"`                   // also the namespace and the database's name
 	Port          int      `yaml:"port" json:"port"`                   //
 	User          int      `yaml:"user" json:"user"`                   // the UID and GID of its pods
-	Calls         []string `yaml:"calls" json:"calls"`                 // the services that it sends requests to
-	Database      bool     `yaml:"database" json:"database"`           // whether it has one
-	Public        bool     `yaml:"public" json:"public"`               // whether it is reached from outside the cluster
-	Authenticated bool     `yaml:"authenticated" json:"authenticated"` // whether it asks callers for a token with its name as audience
+	Calls         []string `yaml:"calls" json:"calls"`                 // the services that it calls
+	Database      bool     `yaml:"database" json:"database"`           // whether it has a database
+	Public        bool     `yaml:"public" json:"public"`               // whether it is reachable from outside the cluster
+	Authenticated bool     `yaml:"authenticated" json:"authenticated"` // whether callers need a token for it as audience
 }
 
 // Team is a team and its services.
@@ -42,22 +42,22 @@ type Team struct {
 	Services []Service
 }
 
-// postgresUser is the user of the databases' pods.
+// postgresUser is the UID of the databases' pods.
 const postgresUser = 10003
 
 var (
 	label = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
-	// Other images, folders of the clone, and resources of Tilt.
+	// Names of other images, folders of the clone and Tilt resources.
 	reserved = strings.Fields(`postgres
 		bench data docs go_live internal k8s offline test tools workspace
 		platform passwords caller-keys unit-tests`)
 
-	// Namespaces that belong to the platform, or to Kubernetes.
+	// Namespaces of the platform and of Kubernetes.
 	notATeam = regexp.MustCompile(`^(platform|default|kube-.*|local-path-storage)$`)
 )
 
-// Read reads the list of the clone in the folder root.
+// Read reads the list of the clone at root.
 func Read(root string) (List, error) {
 	data, err := os.ReadFile(filepath.Join(root, File))
 	if err != nil {
@@ -66,7 +66,7 @@ func Read(root string) (List, error) {
 	return Parse(data)
 }
 
-// Parse reads a list, and returns everything that is wrong with it.
+// Parse parses a list. Its error contains everything that is wrong with the list.
 func Parse(data []byte) (List, error) {
 	var list List
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
@@ -95,28 +95,28 @@ func (l List) check() (wrong []error) {
 		case slices.Contains(reserved, s.Name):
 			complain("name %s is taken by another image, folder or resource: choose another one", s.Name)
 		case names[s.Name]:
-			complain("name %s is there twice: each service needs a name of its own", s.Name)
+			complain("name %s is used twice: each service needs its own name", s.Name)
 		}
 		names[s.Name] = true
 		if s.Description == "" {
-			complain("%s has no description: say in a line what it does", s.Name)
+			complain("%s has no description: describe it in one line", s.Name)
 		}
 		switch {
 		case !label.MatchString(s.Team):
 			complain("team %q of %s %s", s.Team, s.Name, isLabel)
 		case notATeam.MatchString(s.Team):
-			complain("team %s of %s is the name of a namespace that is no team's: choose another one", s.Team, s.Name)
+			complain("team %s of %s is a reserved namespace: choose another one", s.Team, s.Name)
 		}
 		switch other := ports[s.Port]; {
 		case s.Port < 1024 || s.Port > 65535:
-			complain("port %d of %s must be from 1024 to 65535: others need privileges", s.Port, s.Name)
+			complain("port %d of %s must be from 1024 to 65535: lower ports need privileges", s.Port, s.Name)
 		case other != "":
 			complain("port %d of %s is %s's: choose another one, since make run starts both on one machine", s.Port, s.Name, other)
 		}
 		ports[s.Port] = s.Name
 		switch other := users[s.User]; {
 		case s.User < 10000 || s.User > 65535:
-			complain("user %d of %s must be from 10000 to 65535: the cluster admits no other", s.User, s.Name)
+			complain("user %d of %s must be from 10000 to 65535: the cluster admits no others", s.User, s.Name)
 		case s.User == postgresUser:
 			complain("user %d of %s is PostgreSQL's: choose another one", s.User, s.Name)
 		case other != "":
@@ -124,7 +124,7 @@ func (l List) check() (wrong []error) {
 		}
 		users[s.User] = s.Name
 		if other := databases[s.Team]; s.Database && other != "" {
-			complain("%s and %s have a database, and team %s can have one: put them into two teams, or let one ask the other",
+			complain("%s and %s have a database, but team %s can have one: put them into two teams, or let one call the other",
 				other, s.Name, s.Team)
 		}
 		if s.Database {
@@ -152,7 +152,7 @@ func (l List) check() (wrong []error) {
 	return wrong
 }
 
-// ordered is the services so that each comes after those that it calls.
+// ordered returns the services, each after the services that it calls.
 func (l List) ordered() ([]Service, error) {
 	var ordered []Service
 	placed := map[string]bool{}
@@ -170,19 +170,20 @@ func (l List) ordered() ([]Service, error) {
 					circle = append(circle, s.Name)
 				}
 			}
-			return nil, fmt.Errorf("some of %s call each other in a circle: none of these could start first", strings.Join(circle, ", "))
+			return nil, fmt.Errorf("some of %s call each other in a circle: none of them can start first",
+				strings.Join(circle, ", "))
 		}
 	}
 	return ordered, nil
 }
 
-// Ordered is the services in the order in which they can start: each after those that it calls.
+// Ordered returns the services in their start order: each after the services that it calls.
 func (l List) Ordered() []Service {
-	ordered, _ := l.ordered() // Parse has seen to it
+	ordered, _ := l.ordered() // Parse has checked it
 	return ordered
 }
 
-// Names are the services' names.
+// Names returns the services' names.
 func (l List) Names() []string {
 	var names []string
 	for _, s := range l.Services {
@@ -191,7 +192,7 @@ func (l List) Names() []string {
 	return names
 }
 
-// Find finds a service by its name.
+// Find returns the service with the name.
 func (l List) Find(name string) (Service, bool) {
 	i := slices.IndexFunc(l.Services, func(s Service) bool { return s.Name == name })
 	if i < 0 {
@@ -200,13 +201,13 @@ func (l List) Find(name string) (Service, bool) {
 	return l.Services[i], true
 }
 
-// Public is the service that is reached from outside the cluster.
+// Public returns the service that can be reached from outside the cluster.
 func (l List) Public() Service {
 	i := slices.IndexFunc(l.Services, func(s Service) bool { return s.Public })
-	return l.Services[i] // Parse has seen to it
+	return l.Services[i] // Parse has checked it
 }
 
-// Callers are the services that call one.
+// Callers returns the services that call the given one.
 func (l List) Callers(of Service) (callers []Service) {
 	for _, s := range l.Services {
 		if slices.Contains(s.Calls, of.Name) {
@@ -216,7 +217,7 @@ func (l List) Callers(of Service) (callers []Service) {
 	return callers
 }
 
-// Callees are the services that one calls.
+// Callees returns the services that the given one calls.
 func (l List) Callees(of Service) (callees []Service) {
 	for _, name := range of.Calls {
 		callee, _ := l.Find(name)
@@ -225,7 +226,7 @@ func (l List) Callees(of Service) (callees []Service) {
 	return callees
 }
 
-// Authenticated are the services that ask their callers for a token.
+// Authenticated returns the names of the services that require a token of their callers.
 func (l List) Authenticated() (names []string) {
 	for _, s := range l.Services {
 		if s.Authenticated {
@@ -235,7 +236,7 @@ func (l List) Authenticated() (names []string) {
 	return names
 }
 
-// Teams are the teams, in the order in which the list names them.
+// Teams returns the teams, in the order of the list.
 func (l List) Teams() (teams []Team) {
 	for _, s := range l.Services {
 		i := slices.IndexFunc(teams, func(team Team) bool { return team.Name == s.Team })
@@ -248,10 +249,10 @@ func (l List) Teams() (teams []Team) {
 	return teams
 }
 
-// Group is the group of the team's members, as their certificates name it.
+// Group returns the group in the certificates of the team's members.
 func (t Team) Group() string { return "team-" + t.Name }
 
-// WithDatabase is the team's service that has a database, if there is one.
+// WithDatabase returns the team's service with a database, if there is one.
 func (t Team) WithDatabase() (Service, bool) {
 	i := slices.IndexFunc(t.Services, func(s Service) bool { return s.Database })
 	if i < 0 {
@@ -260,7 +261,7 @@ func (t Team) WithDatabase() (Service, bool) {
 	return t.Services[i], true
 }
 
-// Variable is the name of an environment variable about the service, such as INVOICE_APP_PORT.
+// Variable returns the name of an environment variable for the service, such as INVOICE_APP_PORT.
 func (s Service) Variable(about string) string {
 	return strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_")) + "_" + about
 }

@@ -55,7 +55,7 @@ func TestList(t *testing.T) {
 	assert.False(t, found)
 }
 
-// Each case is one change to the list above.
+// Each case makes one change to the valid list.
 func TestWhatIsInvalid(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, says string }{
 		"an unknown key":            {"port: 8081", "ports: 8081", "field ports not found"},
@@ -63,12 +63,12 @@ func TestWhatIsInvalid(t *testing.T) {
 		"a product with capitals":   {"product: things", "product: Things", `product "Things" must be a DNS label`},
 		"no product":                {"product: things", "", `product "" must be a DNS label`},
 		"a name with a dot":         {"name: stock", "name: st.ock", `name "st.ock" must be a DNS label`},
-		"a name twice":              {"name: stock", "name: shop", "name shop is there twice"},
+		"a name twice":              {"name: stock", "name: shop", "name shop is used twice"},
 		"the name of an image":      {"name: stock", "name: postgres", "name postgres is taken"},
 		"no description":            {"description: keeps, ", "", "stock has no description"},
 		"a team with a blank":       {"team: money", "team: m oney", `team "m oney" of bank must be a DNS label`},
-		"a namespace of Kubernetes": {"team: money", "team: kube-system", "team kube-system of bank is the name of a namespace"},
-		"the platform's namespace":  {"team: money", "team: platform", "team platform of bank is the name of a namespace"},
+		"a namespace of Kubernetes": {"team: money", "team: kube-system", "team kube-system of bank is a reserved namespace"},
+		"the platform's namespace":  {"team: money", "team: platform", "team platform of bank is a reserved namespace"},
 		"a port twice":              {"port: 8083", "port: 8081", "port 8081 of stock is shop's"},
 		"a port for root":           {"port: 8083", "port: 80", "port 80 of stock must be from 1024"},
 		"a user twice":              {"user: 10004", "user: 10001", "user 10001 of stock is shop's"},
@@ -114,7 +114,8 @@ func TestGenerate(t *testing.T) {
 	t.Run("a file that was edited", func(t *testing.T) {
 		file := filepath.Join(root, "k8s/teams/money/services.yaml")
 		require.NoError(t, os.WriteFile(file, []byte("edited"), 0o644))
-		assert.EqualError(t, list.Check(root), "not as services.yaml has it: k8s/teams/money/services.yaml; run: make generate")
+		assert.EqualError(t, list.Check(root),
+			"out of date with services.yaml: k8s/teams/money/services.yaml; run: make generate")
 		changed, err := list.Generate(root)
 		require.NoError(t, err)
 		assert.Equal(t, []string{"k8s/teams/money/services.yaml"}, changed)
