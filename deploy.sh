@@ -1,3 +1,3 @@
 #!/bin/sh
-# Sets up a real Kubernetes cluster on this machine's Docker and deploys both services to it: see ./deploy.sh --help.
+# Creates a Kubernetes cluster in Docker on this machine and deploys both services to it. See ./deploy.sh --help.
 exec "$(dirname -- "$0")/workspace/run" deploy "$@"

@@ -12,8 +12,8 @@ import (
 func (w *workspace) buttonCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "button ACTION CONTEXT URL",
-		Short: "Do what a button of tilt up says",
-		Long: `Does one of these to the cluster that kubectl knows as CONTEXT, whose invoice-app answers at URL:
+		Short: "Run the action of a button in tilt up",
+		Long: `Runs one of these actions in the cluster of the kubectl context CONTEXT, whose invoice-app listens at URL:
 
   pay-all       pay every unpaid invoice
   add-invoices  add 1,000 unpaid invoices

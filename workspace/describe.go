@@ -15,17 +15,18 @@ import (
 func (w *workspace) describeCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "describe",
-		Short: "Say what a cluster is called, and where what belongs to it is",
-		Long: `Prints the definition of the cluster of CLUSTER_NAME (` + w.Services.Product + `, unless it says otherwise): what it and its parts
-are called, its ports, its folders, and with --json the services that are deployed to it. Whatever needs one of these asks
-here.`,
+		Short: "Print the names, ports and folders of a cluster",
+		Long: `Prints the definition of the cluster named by CLUSTER_NAME (default: ` + w.Services.Product + `): the names of
+the cluster and its parts, its ports and its folders, and with --json the services that are deployed to it. The Tiltfile
+and the tests read these values from here.`,
 		Args: arguments(0, 0),
 	}
 	flags := command.Flags()
 	asJSON := flags.Bool("json", false, "as JSON")
-	definition := flags.Bool("ctlptl", false, "as the file with which ctlptl makes it")
-	kubeContext := flags.String("context", "", "the cluster that kubectl knows by this name, if it is kind's or minikube's of CLUSTER_NAME")
-	live := flags.Bool("live", false, "make sure that its node sees the folder that tilt up shares with it")
+	definition := flags.Bool("ctlptl", false, "as the file from which ctlptl creates the cluster")
+	kubeContext := flags.String("context", "",
+		"the cluster of this kubectl context, if it is the kind or minikube cluster of CLUSTER_NAME")
+	live := flags.Bool("live", false, "make sure that the cluster's node sees the folder that tilt up shares with it")
 	product := productFlag(flags)
 	command.RunE = func(command *cobra.Command, _ []string) error {
 		ctx := command.Context()
@@ -65,7 +66,7 @@ here.`,
 	return command
 }
 
-// printFields prints the fields of a JSON object, one a line, in their order.
+// printFields prints the fields of a JSON object in their order, one per line.
 func printFields(out io.Writer, object []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(object))
 	if _, err := decoder.Token(); err != nil {
@@ -81,7 +82,7 @@ func printFields(out io.Writer, object []byte) error {
 			return err
 		}
 		if _, isList := value.([]any); isList && name == "services" {
-			continue // services.yaml says it better
+			continue // services.yaml is easier to read
 		}
 		if _, err := fmt.Fprintf(out, "%-18s%v\n", name, value); err != nil {
 			return err

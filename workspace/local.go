@@ -24,7 +24,7 @@ func (w *workspace) runCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "run",
 		Short: "Run the services on this machine (make run, make reset)",
-		Long: `Builds the services and runs them, with their data in data/, until Ctrl-C. The next run remembers.
+		Long: `Builds the services and runs them until Ctrl-C. Their data is in data/, and the next run uses it again.
 ` + variables,
 		Args: arguments(0, 0),
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -38,7 +38,7 @@ func (w *workspace) runCommand() *cobra.Command {
 				Programs:   w.Build("bin"),
 				Out:        command.OutOrStdout(),
 				Minder:     []string{program, "mind"},
-				WithParent: os.Getenv("MAKELEVEL") != "", // make is what is killed, by somebody who means make run
+				WithParent: os.Getenv("MAKELEVEL") != "", // killing make run kills make, but not this process
 			}
 			if reset {
 				return services.Reset()
@@ -46,15 +46,15 @@ func (w *workspace) runCommand() *cobra.Command {
 			return services.Run(command.Context())
 		},
 	}
-	command.Flags().BoolVar(&reset, "reset", false, "forget: delete data/, and do not run")
+	command.Flags().BoolVar(&reset, "reset", false, "delete data/ and run nothing")
 	return command
 }
 
 func (w *workspace) testCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:                "test",
-		Short:              "Pay every unpaid invoice of a running invoice-app, and prove that they are paid (./test.sh)",
-		DisableFlagParsing: true, // they are that program's own
+		Short:              "Pay every unpaid invoice of a running invoice-app, and verify that they are paid (./test.sh)",
+		DisableFlagParsing: true, // payall parses them
 		RunE: func(_ *cobra.Command, args []string) error {
 			program, err := exec.LookPath("go")
 			if err != nil {

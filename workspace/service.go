@@ -16,20 +16,20 @@ func (w *workspace) buildImageCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "build-image SERVICE FOLDER",
 		Short: "Build the image of a service and push it to the cluster's registry",
-		Long: `Builds the image of one service, FROM scratch with a static binary in it and nothing else, and pushes it to the
-cluster's registry. The same source gives the same digest.
+		Long: `Builds the image of one service, which contains only a static binary (FROM scratch), and pushes it to the
+cluster's registry. The same source results in the same digest.
 
-SERVICE is one of services.yaml. The image's full name, tagged with a hash of its content, is written to
-FOLDER/SERVICE.ref and printed. FOLDER/SERVICE keeps the program; each cluster has a FOLDER of its own, so that two may
-be deployed to at once.
+SERVICE must be in services.yaml. The image's full name, tagged with a hash of its content, is written to
+FOLDER/SERVICE.ref and printed. The program is kept in FOLDER/SERVICE. Each cluster has its own FOLDER, so two clusters
+can be deployed to at the same time.
 
-  EXPECTED_REGISTRY   where to push to, such as localhost:5005; Tilt sets it to the registry of its cluster
-  GOARCH              the node's architecture; where it is not set, Docker is asked`,
+  EXPECTED_REGISTRY   registry to push to, such as localhost:5005; Tilt sets it to the registry of its cluster
+  GOARCH              architecture of the node (default: Docker's architecture)`,
 		Args: arguments(2, 2),
 		RunE: func(command *cobra.Command, args []string) error {
 			program, found := w.Services.Find(args[0])
 			if !found {
-				return usageError{command, fmt.Errorf("SERVICE is one of %s", strings.Join(w.Services.Names(), ", "))}
+				return usageError{command, fmt.Errorf("SERVICE must be one of %s", strings.Join(w.Services.Names(), ", "))}
 			}
 			registry, err := expectedRegistry()
 			if err != nil {
@@ -51,11 +51,11 @@ be deployed to at once.
 func (w *workspace) pushImageCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "push-image IMAGE NAME FOLDER",
-		Short: "Push an image that Docker has to the cluster's registry",
-		Long: `Pushes IMAGE, which Docker has, as NAME to the cluster's registry. The full name, tagged with a hash of the
+		Short: "Push a local Docker image to the cluster's registry",
+		Long: `Pushes the local Docker image IMAGE as NAME to the cluster's registry. The full name, tagged with a hash of the
 image's content, is written to FOLDER/NAME.ref and printed.
 
-  EXPECTED_REGISTRY   where to push to, such as localhost:5005; Tilt sets it to the registry of its cluster`,
+  EXPECTED_REGISTRY   registry to push to, such as localhost:5005; Tilt sets it to the registry of its cluster`,
 		Args: arguments(3, 3),
 		RunE: func(command *cobra.Command, args []string) error {
 			registry, err := expectedRegistry()
@@ -75,20 +75,20 @@ func expectedRegistry() (string, error) {
 	if registry := os.Getenv("EXPECTED_REGISTRY"); registry != "" {
 		return registry, nil
 	}
-	return "", errors.New("EXPECTED_REGISTRY is not set: it is where to push to, such as localhost:5005; Tilt sets it")
+	return "", errors.New("EXPECTED_REGISTRY is not set: must be a registry to push to, such as localhost:5005")
 }
 
 func (w *workspace) releaseCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "release REGISTRY",
 		Short: "Publish the services for production (make release REGISTRY=…)",
-		Long: `Builds the images of the services and pushes them to REGISTRY, each with its list of parts (an SBOM:
-CycloneDX, as an OCI referrer of the image). Then writes the images' digests into
-k8s/overlays/production/kustomization.yaml, and REGISTRY as where images may come from: a service that is released for
-the first time gets an entry there. That file is to be committed: it is what runs in production.
+		Long: `Builds the images of the services and pushes them to REGISTRY, each with an SBOM (CycloneDX, as an OCI referrer
+of the image). Then writes the images' digests, and REGISTRY as the allowed registry, into
+k8s/overlays/production/kustomization.yaml. A service that is released for the first time gets an entry there. Commit
+that file: it defines what runs in production.
 
-The same source, Go and GOARCH (amd64, unless it says otherwise) give the same digests. Logging in is Docker's (docker
-login, or crane auth login).`,
+The same source, Go version and GOARCH (default: amd64) result in the same digests. Registry logins are Docker's: use
+docker login or crane auth login.`,
 		Args: arguments(1, 1),
 		RunE: func(command *cobra.Command, args []string) error {
 			if args[0] == "" { // make release without REGISTRY

@@ -16,38 +16,38 @@ import (
 	"time"
 )
 
-// build is one program that pods run. Paths are those of the developer's machine.
+// build builds one program that pods run. Its paths are on the developer's machine.
 type build struct {
 	name         string
-	folder       string // the program is folder/name/name, of which the pods see the folder
+	folder       string // the program is folder/name/name; the pods see folder/name
 	module       string
 	pkg          string
 	sources      []string // in module
 	flags        []string
 	restartOn    []string
-	debugger     string // "" without one; with it, every change restarts the pods
+	debugger     string // the folder of delve's module, or ""; with a debugger, every change restarts the pods
 	architecture string
 	context      string
 	namespace    string
 	out          io.Writer
 }
 
-// run replaces the program in the shared folder, where each pod notices it. What has not changed is not replaced, and
-// what does not compile replaces nothing. When something in restartOn has changed, the pods restart.
+// run replaces the program in the shared folder, where each pod notices it. It replaces nothing if the program is
+// unchanged or does not compile. It restarts the pods if a file in restartOn has changed.
 func (b build) run(ctx context.Context) error {
 	pods := filepath.Join(b.folder, b.name)
 	program := filepath.Join(pods, b.name)
 	if err := os.MkdirAll(pods, 0o755); err != nil {
 		return err
 	}
-	if err := os.Chmod(pods, 0o755); err != nil { // whatever the umask is: the pods run as other users
+	if err := os.Chmod(pods, 0o755); err != nil { // regardless of the umask, because the pods run as other users
 		return err
 	}
-	// The time of this file is when the build began: the supervisor shows how long it took.
+	// This file's modification time is the start of the build, from which the supervisor reports the duration.
 	if err := os.WriteFile(program+".begun", []byte(time.Now().Format(time.RFC3339Nano)+"\n"), 0o644); err != nil {
 		return err
 	}
-	flags := []string{"-ldflags=-s -w"} // linking is most of a build, and what is left out is not linked
+	flags := []string{"-ldflags=-s -w"} // linking takes most of the time, and is faster without symbols
 	if b.debugger != "" {
 		debugger := filepath.Join(pods, "dlv")
 		if err := b.compile(ctx, b.debugger, "github.com/go-delve/delve/cmd/dlv", debugger, flags...); err != nil {
@@ -56,7 +56,7 @@ func (b build) run(ctx context.Context) error {
 		if err := os.Chmod(debugger, 0o755); err != nil {
 			return err
 		}
-		flags = []string{"-gcflags=./...=-N -l"} // the module's own code as it is written
+		flags = []string{"-gcflags=./...=-N -l"} // no optimizations in the module's own code
 	}
 	source := filepath.Join(b.folder, b.name+".source")
 	if err := b.copySources(source); err != nil {
@@ -87,11 +87,11 @@ func (b build) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Without a known sum there are no pods yet, or pods that Tilt is about to replace.
+	// Without a recorded sum there are no pods yet, or only pods that Tilt is about to replace.
 	known, _ := os.ReadFile(program + ".restart-on")
 	restart := program + ".restart"
 	if b.debugger != "" && !same || len(known) > 0 && string(known) != sum {
-		if err := os.WriteFile(restart, nil, 0o644); err != nil { // until it was done
+		if err := os.WriteFile(restart, nil, 0o644); err != nil { // exists until the restart has succeeded
 			return err
 		}
 	}
@@ -113,7 +113,7 @@ func (b build) compile(ctx context.Context, module, pkg, program string, flags .
 	if err != nil {
 		return err
 	}
-	work, err := filepath.Abs(filepath.Join(module, "go.work")) // no other, wherever these folders are
+	work, err := filepath.Abs(filepath.Join(module, "go.work")) // never one of a parent folder
 	if err != nil {
 		return err
 	}
@@ -131,9 +131,9 @@ func (b build) compile(ctx context.Context, module, pkg, program string, flags .
 	return nil
 }
 
-// copySources copies what the program is built from, so that nothing is saved there during the build: Go looks up what
-// it has compiled by what a file held when the build began. A save before the file is compiled would be kept under the
-// old content's name, and come back with an undo.
+// copySources copies the sources, so that no file changes during the build. Go's cache identifies a compiled package by
+// the files' content at the start of the build. If a file were saved before it is compiled, the result would be cached
+// for the old content, and an undo would bring it back.
 func (b build) copySources(to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
@@ -173,7 +173,7 @@ func (b build) copySources(to string) error {
 	return nil
 }
 
-// copyFile copies what Go may build a program from. A file that is gone meanwhile was an editor's.
+// copyFile copies a file, unless Go ignores it in a build. A missing file was an editor's temporary file.
 func copyFile(from, to string) error {
 	info, err := os.Stat(from)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() || strings.HasSuffix(from, "_test.go") {
@@ -189,7 +189,7 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, content, 0o644)
 }
 
-// sameContent tells whether two files have the same content. One that is not there has none.
+// sameContent reports whether two files have the same content. The second one may be missing.
 func sameContent(path, other string) (bool, error) {
 	a, err := os.Open(path)
 	if err != nil {
@@ -204,7 +204,7 @@ func sameContent(path, other string) (bool, error) {
 	}
 	defer b.Close()
 	ofA, ofB := make([]byte, 1<<20), make([]byte, 1<<20)
-	for { // two versions differ in their first bytes, if they do, and often not in their size
+	for { // different builds usually differ in the first bytes, but often have the same size
 		n, errA := io.ReadFull(a, ofA)
 		m, errB := io.ReadFull(b, ofB)
 		if !bytes.Equal(ofA[:n], ofB[:m]) {
@@ -220,7 +220,7 @@ func sameContent(path, other string) (bool, error) {
 	}
 }
 
-// sumOf is a checksum of files, and of those in folders, with their names.
+// sumOf returns a checksum of the names and contents of files, including the files in folders.
 func sumOf(paths []string) (string, error) {
 	sum := sha256.New()
 	for _, path := range paths {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// project is a new folder with a module in it, which is the working folder from then on.
+// project creates a folder with a module and makes it the working directory.
 func project(t *testing.T) {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "a project & ü")
@@ -44,7 +44,7 @@ func read(t *testing.T, file string) string {
 	return string(content)
 }
 
-// till is built into the folder live.
+// till returns the build of the program till into the folder live.
 func till() build {
 	return build{
 		name: "till", folder: "live", module: ".", pkg: "./till", sources: []string{"go.mod", "internal", "till"},
@@ -67,7 +67,7 @@ func saved(t *testing.T) string {
 	return said
 }
 
-// kubectl is one that answers with a text or, if there is a file kubectl.fails, fails. It returns how it was called.
+// kubectl installs a fake kubectl that prints a text, or fails if the file kubectl.fails exists. It returns the calls.
 func kubectl(t *testing.T, get string) (calls func() []string) {
 	t.Helper()
 	folder := t.TempDir()
@@ -91,7 +91,7 @@ const (
 func TestASaveIsDelivered(t *testing.T) {
 	project(t)
 	calls := kubectl(t, deployment)
-	umask := syscall.Umask(0o077) // the pods have users of their own
+	umask := syscall.Umask(0o077) // the pods run as other users
 	defer syscall.Umask(umask)
 
 	assert.Equal(t, "till is delivered to its pods\n", saved(t))
@@ -111,13 +111,13 @@ func TestASaveIsDelivered(t *testing.T) {
 	assert.Equal(t, first.ModTime(), second.ModTime())
 	begun, err := os.Stat(program + ".begun")
 	require.NoError(t, err)
-	assert.True(t, begun.ModTime().After(second.ModTime()), "it tells of the latest build")
+	assert.True(t, begun.ModTime().After(second.ModTime()), "it has the time of the latest build")
 
 	write(t, "internal/name.go", "package internal\n\nconst Name = \"second\"\n")
 	assert.Equal(t, "till is delivered to its pods\n", saved(t))
 	third, err := os.Stat(program)
 	require.NoError(t, err)
-	assert.False(t, os.SameFile(second, third), "a program that runs is not written to")
+	assert.False(t, os.SameFile(second, third), "a running program is not written to")
 	assert.NoFileExists(t, "live/till.new")
 	assert.Empty(t, calls())
 }
@@ -139,11 +139,11 @@ func TestWhatDoesNotCompileReplacesNothing(t *testing.T) {
 	assert.Equal(t, good, read(t, program))
 }
 
-// A file that is deleted is gone from the copy, too.
+// A deleted file is also removed from the copy.
 func TestACopyHasWhatTheSourceHas(t *testing.T) {
 	project(t)
 	write(t, "till/main_test.go", "this is not Go")
-	write(t, "internal/testdata/x/y.txt", "no program has this")
+	write(t, "internal/testdata/x/y.txt", "not part of a program")
 	write(t, "till/extra.go", "package main\n\nfunc init() { println(\"extra\") }\n")
 	saved(t)
 	require.NoError(t, os.Remove("till/extra.go"))
@@ -199,7 +199,7 @@ func TestAMigrationRestartsThePods(t *testing.T) {
 	migrations := "till/migrations/"
 	require.NoError(t, os.Rename(migrations+"2.sql", migrations+"0.sql"))
 	saved(t)
-	assert.Len(t, calls(), 4, "their order is another one")
+	assert.Len(t, calls(), 4, "their order has changed")
 }
 
 func TestThereAreNoPodsToRestart(t *testing.T) {
@@ -212,7 +212,7 @@ func TestThereAreNoPodsToRestart(t *testing.T) {
 	assert.NoFileExists(t, program+".restart")
 }
 
-// A restart that has failed is made up for by the next save.
+// The next save retries a failed restart.
 func TestARestartIsNotForgotten(t *testing.T) {
 	project(t)
 	calls := kubectl(t, deployment)
@@ -255,7 +255,7 @@ func TestUnderADebugger(t *testing.T) {
 	assert.Len(t, calls(), 2)
 }
 
-// By default all of the module is copied, the shared folder not.
+// By default the whole module is copied, except the shared folder.
 func TestAWholeModule(t *testing.T) {
 	project(t)
 	require.NoError(t, os.RemoveAll("other"))

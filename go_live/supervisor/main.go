@@ -1,14 +1,13 @@
-// supervisor is PID 1 of the pods that go_live runs, and of no others.
+// supervisor is PID 1 in the pods that go_live runs. It is not used in production.
 //
 //	supervisor [--listen ADDRESS] PROGRAM [ARGUMENT...]
 //
-// PROGRAM is in a folder that the developer's machine shares with the pod. When
-// it is replaced there, the new one takes over.
+// PROGRAM is in a folder that the developer's machine shares with the pod. When it is replaced there, the new program
+// takes over.
 //
-// A program that knows systemd's socket activation is started beside the old
-// one, on the same listening socket, which is the supervisor's own. Once the
-// new one is ready, the old one gets SIGTERM and finishes what it has in hand.
-// A build that fails before it is ready never takes over.
+// A program that supports systemd's socket activation is started beside the old one, on the same listening socket,
+// which belongs to the supervisor. Once the new one is ready, the old one gets SIGTERM and finishes its requests. A
+// build that fails before it is ready never takes over.
 //
 // Any other program opens ADDRESS itself, so the old one has to end first.
 package main
@@ -48,10 +47,10 @@ func main() {
 	}
 }
 
-// programVariable names the file that a new process is to become.
+// programVariable names the file that a new process executes.
 const programVariable = "SUPERVISOR_PROGRAM"
 
-// becomeProgram replaces this process, so that LISTEN_PID can be its own number.
+// becomeProgram replaces this process with the program, so that LISTEN_PID can be its own PID.
 func becomeProgram() error {
 	program := os.Getenv(programVariable)
 	os.Unsetenv(programVariable)
@@ -76,8 +75,7 @@ func serve(command []string, address string) error {
 	if err := watcher.Add(filepath.Dir(program)); err != nil {
 		return err
 	}
-	// Where Docker runs in a virtual machine, the folder's events may not come
-	// through: a look each second does.
+	// If Docker runs in a virtual machine, the folder's events may not arrive, so look every second as well.
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 

@@ -16,52 +16,52 @@ import (
 const (
 	// startPatience is how long a new process may take until it is ready.
 	startPatience = 45 * time.Second
-	// stopPatience is how long a process may take to end where the next one cannot start before.
+	// stopPatience is how long a process may take to end if the next one has to wait for it.
 	stopPatience = 10 * time.Second
-	// longestPause is between two tries to start what has crashed.
+	// longestPause is the maximum time between two attempts to start a crashed program.
 	longestPause = 30 * time.Second
-	// silence is how long a process has to run that cannot be seen to be ready.
+	// silence is the time after which a process counts as ready if it cannot report that.
 	silence = time.Second
 )
 
-// binary is one version of the program. The open file keeps it, to be started
-// again when the folder has a newer one already.
+// binary is one version of the program. The open file keeps it available, so that it can be started again after a newer
+// one has replaced it in the folder.
 type binary struct {
 	file *os.File
 	info fs.FileInfo
-	// What it knows of systemd's protocols.
+	// The systemd protocols that it supports.
 	takesSocket bool
 	saysReady   bool
 }
 
-// process runs a binary; its pid is 0 where there is none.
+// process is a running binary, or none if pid is 0.
 type process struct {
 	pid    int
 	binary *binary
 	began  time.Time
 }
 
-// supervisor belongs to the loop in serve, and to no other goroutine.
+// supervisor holds the state of the loop in serve. No other goroutine may use it.
 type supervisor struct {
 	command []string     // the program and its arguments
-	address string       // that it serves, or ""
+	address string       // the program's address, or ""
 	socket  net.Listener // open while all processes accept from it
-	ready   chan int     // a process that is
+	ready   chan int     // receives the PID of a process that is ready
 
-	newest   *binary // what the folder has
-	good     *binary // what has served last
+	newest   *binary // the one in the folder
+	good     *binary // the last one that was ready
 	serving  process
 	starting process
-	ending   map[int]bool // processes that were told to
-	waiting  *binary      // to be started once those have ended
-	since    time.Time    // when it began to wait
+	ending   map[int]bool // processes that were told to end
+	waiting  *binary      // starts once those have ended
+	since    time.Time    // when waiting began
 	stopping bool
 
 	pause time.Duration // before the next restart
-	next  time.Time     // restart; zero if there is to be none
+	next  time.Time     // time of the next restart, or zero
 }
 
-// look starts what is in the folder, if it is new.
+// look starts the program in the folder if it is new.
 func (s *supervisor) look() {
 	info, err := os.Stat(s.command[0])
 	if err != nil || s.stopping ||
@@ -74,17 +74,17 @@ func (s *supervisor) look() {
 		return
 	}
 	if s.starting.pid != 0 {
-		log.Printf("process %d is given up: there is a newer build", s.starting.pid)
+		log.Printf("stopping process %d: there is a newer build", s.starting.pid)
 		s.end(&s.starting, syscall.SIGTERM) // it may have accepted a request already
 	}
-	// A file that nothing refers to any more is closed by the garbage collector.
+	// The garbage collector closes the previous file once nothing refers to it.
 	s.newest = newest
 	s.pause = 0
 	s.start(s.newest)
 }
 
-// open finds out what a program knows: the variables of a protocol are in the
-// text of each program that looks at them.
+// open opens a program and detects the protocols that it supports: a program that reads a protocol's variables contains
+// their names.
 func open(program string) (*binary, error) {
 	file, err := os.Open(program)
 	if err != nil {
@@ -96,7 +96,7 @@ func open(program string) (*binary, error) {
 	}
 	b := &binary{file: file, info: info}
 	if info.Size() == 0 {
-		return b, nil // which cannot be mapped, nor started
+		return b, nil // an empty file can neither be mapped nor started
 	}
 	text, err := syscall.Mmap(int(file.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_PRIVATE)
 	if err != nil {
@@ -107,11 +107,11 @@ func open(program string) (*binary, error) {
 	return b, syscall.Munmap(text)
 }
 
-// start starts a process: beside those that are there, if they accept from the
-// supervisor's socket, and otherwise once they have ended.
+// start starts a process: beside the existing ones if they accept from the supervisor's socket, and otherwise once they
+// have ended.
 //
-// A program that crashes at its start may have lost what it knew with the code
-// that it never reaches, so it does not end one that serves from the socket.
+// The compiler drops unreachable code, so a program that always crashes at its start may no longer contain the
+// protocol's variables. Therefore a program without them does not end one that serves from the socket.
 func (s *supervisor) start(b *binary) {
 	s.next, s.waiting = time.Time{}, nil
 	takesSocket := b.takesSocket && s.address != ""
@@ -135,7 +135,7 @@ func (s *supervisor) start(b *binary) {
 	s.starting = process{pid, b, began}
 }
 
-// setSocket opens the socket, or closes it.
+// setSocket opens or closes the socket.
 func (s *supervisor) setSocket(open bool) (err error) {
 	switch {
 	case open && s.socket == nil:
@@ -147,9 +147,8 @@ func (s *supervisor) setSocket(open bool) (err error) {
 	return err
 }
 
-// run gives the process the socket, if there is one, in the way of systemd, and
-// sees to it that its being ready is noticed. (os/exec would switch the socket
-// to blocking mode for every process that has it.)
+// run starts a process, passes it the socket, if there is one, as systemd does, and sends its PID to s.ready once it is
+// ready. (os/exec would switch the socket to blocking mode in every process that has it.)
 func (s *supervisor) run(b *binary) (int, error) {
 	env := append(os.Environ(), fmt.Sprintf("%s=/proc/%d/fd/%d", programVariable, os.Getpid(), b.file.Fd()))
 	if s.socket != nil {
@@ -158,11 +157,11 @@ func (s *supervisor) run(b *binary) (int, error) {
 	var await func() bool
 	switch {
 	case s.socket != nil && !b.takesSocket:
-		log.Print("this build cannot take over: unlike the one that serves, it does not have LISTEN_FDS in it. " +
+		log.Print("this build cannot take over: unlike the serving one, it does not contain LISTEN_FDS. " +
 			"Delete the pod to run it")
 		await = func() bool { return false }
 	case b.saysReady:
-		said, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"}) // the kernel names it
+		said, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"}) // the kernel chooses the name
 		if err != nil {
 			return 0, err
 		}
@@ -204,7 +203,7 @@ func (s *supervisor) fork(env []string) (pid int, err error) {
 	return pid, err
 }
 
-// hearsReady waits until a process says that it is ready.
+// hearsReady waits until a process sends READY=1, and reports whether it did in time.
 func hearsReady(said *net.UnixConn) bool {
 	defer said.Close()
 	if err := said.SetReadDeadline(time.Now().Add(startPatience)); err != nil {
@@ -222,7 +221,7 @@ func hearsReady(said *net.UnixConn) bool {
 	}
 }
 
-// listens waits until a connection to the address is accepted.
+// listens waits until the address accepts connections, and reports whether it did in time.
 func listens(address string) bool {
 	for until := time.Now().Add(startPatience); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
 		if connection, err := net.Dial("tcp", address); err == nil {
@@ -233,7 +232,7 @@ func listens(address string) bool {
 	return false
 }
 
-// takeOver makes the process that is ready the serving one.
+// takeOver makes the new process the serving one when it is ready.
 func (s *supervisor) takeOver(pid int) {
 	if pid != s.starting.pid {
 		return
@@ -251,7 +250,7 @@ func (s *supervisor) takeOver(pid int) {
 	}
 }
 
-// end tells p to. A process that is not there is left out.
+// end sends p a signal to end, if there is such a process.
 func (s *supervisor) end(p *process, with syscall.Signal) {
 	if p.pid != 0 {
 		s.ending[p.pid] = true
@@ -260,7 +259,7 @@ func (s *supervisor) end(p *process, with syscall.Signal) {
 	}
 }
 
-// reap takes note of every process that has ended: PID 1 gets the orphans too.
+// reap handles every process that has ended. As PID 1, the supervisor also has to reap orphans.
 func (s *supervisor) reap() {
 	for {
 		var status syscall.WaitStatus
@@ -297,11 +296,11 @@ func describe(status syscall.WaitStatus) string {
 	return fmt.Sprintf("exit status %d", status.ExitStatus())
 }
 
-// failed says what has happened and what follows from it.
+// failed logs a failure and its consequence, and schedules a restart if no process is left.
 func (s *supervisor) failed(what string) {
 	switch {
 	case s.serving.pid != 0:
-		log.Printf("%s: process %d goes on serving", what, s.serving.pid)
+		log.Printf("%s: process %d keeps serving", what, s.serving.pid)
 	case s.starting.pid != 0:
 		log.Printf("%s: process %d is starting", what, s.starting.pid)
 	default:
@@ -311,7 +310,7 @@ func (s *supervisor) failed(what string) {
 	}
 }
 
-// checkTime does what is due.
+// checkTime enforces the timeouts and starts a restart that is due.
 func (s *supervisor) checkTime() {
 	if s.starting.pid != 0 && time.Since(s.starting.began) > startPatience {
 		pid := s.starting.pid
@@ -332,15 +331,15 @@ func (s *supervisor) checkTime() {
 	}
 }
 
-// stop passes the signal on.
+// stop forwards the signal to the processes.
 func (s *supervisor) stop() {
 	s.stopping = true
 	s.end(&s.serving, syscall.SIGTERM)
 	s.end(&s.starting, syscall.SIGTERM)
 }
 
-// report says where the time of an update went. The builder leaves the time
-// when it began as that of a file beside the program.
+// report logs how long each step of an update took. The start of the build is the modification time of a file next to
+// the program.
 func (s *supervisor) report(p process, ready time.Time) {
 	begun, err := os.Stat(s.command[0] + ".begun")
 	if err != nil {

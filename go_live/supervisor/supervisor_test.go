@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain lets this test's binary be the supervisor as well.
+// TestMain also runs the test's binary as the supervisor.
 func TestMain(m *testing.M) {
 	if os.Getenv("SUPERVISE") != "" {
 		main()
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A program may know either of the two protocols, both, or none.
+// A program may support either of the two protocols, both, or none.
 const (
 	plain  = ""
 	notify = "notify"
@@ -66,7 +66,7 @@ type fixture struct {
 	log              *buffer
 }
 
-// buffer is what a process writes to while a test reads it.
+// buffer is a buffer that a process writes to while a test reads it.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -102,7 +102,7 @@ func (f *fixture) start(arguments ...string) {
 	})
 }
 
-// deliver does what the builder does.
+// deliver replaces the program as the builder does.
 func (f fixture) deliver(tags, version string) {
 	f.Helper()
 	service, err := builds[tags]()
@@ -112,7 +112,7 @@ func (f fixture) deliver(tags, version string) {
 	require.NoError(f, os.Rename(f.program+".new", f.program))
 }
 
-// ask opens a new connection.
+// ask sends a request on a new connection.
 func (f fixture) ask() (version string, pid int, err error) {
 	request, err := http.NewRequest(http.MethodGet, "http://"+f.address+"/", nil)
 	require.NoError(f, err)
@@ -199,12 +199,12 @@ func TestWhatCrashesIsRestarted(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 	version, restarted, err := f.ask() // the socket stays open
 	require.NoError(t, err)
-	assert.Equal(t, "1", version, "the last one that was good")
+	assert.Equal(t, "1", version, "the last good build")
 	assert.NotEqual(t, pid, restarted)
 	assert.Contains(t, f.log.String(), "crashed (killed)")
 }
 
-// What opens the address itself cannot do so twice.
+// Two processes cannot open the address themselves at the same time.
 func TestAPlainProgramIsReplaced(t *testing.T) {
 	for _, tags := range []string{plain, notify} {
 		t.Run(tags, func(t *testing.T) {
@@ -235,7 +235,7 @@ func TestAProgramLearnsTheProtocols(t *testing.T) {
 	}
 }
 
-// The compiler leaves out what a program never reaches, and with it what it knows.
+// The compiler drops unreachable code, and with it the names of the protocols' variables.
 func TestAProgramThatForgetsTheSocketDoesNotTakeOver(t *testing.T) {
 	for _, tags := range []string{plain, notify} {
 		f := supervise(t, both)

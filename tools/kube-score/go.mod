@@ -1,4 +1,4 @@
-// kube-score by itself: it still needs API versions that the other module's k8s.io/api has dropped.
+// kube-score has its own module, because it needs API versions that k8s.io/api has dropped in the other modules.
 module example.com/invoices/tools/kube-score
 
 go 1.26.0

@@ -2,7 +2,7 @@ module example.com/invoices/tools/skaffold
 
 go 1.26.4
 
-// As skaffold's own go.mod has them: it does not compile with others.
+// Copied from skaffold's own go.mod: it does not compile with other versions.
 replace (
 	github.com/alessio/shellescape => github.com/alessio/shellescape v1.4.2
 	github.com/dprotaso/go-yit => github.com/dprotaso/go-yit v0.0.0-20240618133044-5a0af90af097

@@ -1,4 +1,4 @@
-// Package button does what the buttons of `tilt up` say.
+// Package button implements the buttons of `tilt up`.
 package button
 
 import (
@@ -15,16 +15,16 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// Board is what the buttons act on.
+// Board holds the target of the buttons.
 type Board struct {
 	Cluster  kubectl.Context
 	Services services.List
-	URL      string    // where its invoice-app answers
-	Out      io.Writer // what has been done
-	Answers  io.Writer // what invoice-app answers
+	URL      string    // of the cluster's invoice-app
+	Out      io.Writer // receives the result
+	Answers  io.Writer // receives invoice-app's responses
 }
 
-// Press does what a button says. It reports whether there is such a button.
+// Press runs the action of a button. It reports whether the button exists.
 func (b Board) Press(ctx context.Context, name string) (found bool, err error) {
 	switch name {
 	case "pay-all":
@@ -45,17 +45,17 @@ func (b Board) payAll(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if status != http.StatusAccepted { // it takes long: the next call waits for its end
+		if status != http.StatusAccepted { // paying continues, and the next call waits for it
 			break
 		}
 	}
-	fmt.Fprintln(b.Out, "all are settled")
+	fmt.Fprintln(b.Out, "all invoices are settled")
 	return nil
 }
 
 func (b Board) addInvoices(ctx context.Context) error {
 	const count = 1000
-	unique := rand.Text() // twice within a second, from two pages at once
+	unique := rand.Text() // the button may be pressed twice within a second, or on two pages at once
 	invoices := make([]string, count)
 	for i := range invoices {
 		n := i + 1
@@ -65,8 +65,8 @@ func (b Board) addInvoices(ctx context.Context) error {
 	return err
 }
 
-// resetData empties the databases. That of a caller comes before those of whom it calls: with the invoices still
-// there and the payments gone, what is paid already would be paid again.
+// resetData empties the databases. A caller's database comes before those of its callees: if the payments were deleted
+// while the invoices still existed, paid invoices would be paid again.
 func (b Board) resetData(ctx context.Context) error {
 	for _, service := range slices.Backward(b.Services.Ordered()) {
 		if !service.Database {
@@ -79,12 +79,12 @@ func (b Board) resetData(ctx context.Context) error {
 	return nil
 }
 
-// emptyAll is SQL that empties every table but the one that knows which migrations have run.
+// emptyAll is the SQL that empties every table except the one that records the migrations.
 const emptyAll = `DO $$ BEGIN EXECUTE (
 SELECT 'TRUNCATE ' || string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables
 WHERE schemaname = 'public' AND tablename <> 'goose_db_version'); END $$`
 
-// empty asks the database's superuser, on its own machine.
+// empty empties the team's database as superuser, in the database's own container.
 func (b Board) empty(ctx context.Context, team string) error {
 	psql := b.Cluster.Command(ctx, "--namespace="+team, "exec", "postgres-0", "--container=postgres", "--",
 		"psql", "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--command="+emptyAll, team)
@@ -98,7 +98,7 @@ func (b Board) empty(ctx context.Context, team string) error {
 func (b Board) killPod(ctx context.Context) error {
 	public := b.Services.Public()
 	namespace := "--namespace=" + public.Team
-	// Not one that is going already.
+	// Skip pods that are already terminating.
 	pods, err := process.Output(b.Cluster.Command(ctx, namespace, "get", "pods",
 		"--selector=app.kubernetes.io/name="+public.Name, "--output=go-template="+
 			`{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}`))
@@ -107,7 +107,7 @@ func (b Board) killPod(ctx context.Context) error {
 	}
 	pod, _, _ := strings.Cut(pods, "\n")
 	if pod == "" {
-		return fmt.Errorf("%s has no pod that could be deleted", public.Name)
+		return fmt.Errorf("%s has no pod to delete", public.Name)
 	}
 	said, err := process.Output(b.Cluster.Command(ctx, namespace, "delete", "pod", pod, "--wait=false"))
 	if err == nil {
@@ -116,8 +116,8 @@ func (b Board) killPod(ctx context.Context) error {
 	return err
 }
 
-// post posts JSON, and passes on what is answered. Any status but a 2xx is an error. (A proxy is for the way out of
-// this machine: the standard library asks none for localhost.)
+// post posts JSON and copies the response to Answers. Any status other than 2xx is an error. (The standard library uses
+// no proxy for localhost.)
 func (b Board) post(ctx context.Context, path, body string) (status int, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, b.URL+path, strings.NewReader(body))
 	if err != nil {

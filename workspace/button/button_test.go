@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
-// press presses a button of a board whose invoice-app answers as the handler does.
+// press presses a button of a board whose invoice-app is the handler.
 func press(t *testing.T, ctx context.Context, name string, handler http.HandlerFunc) (out, answers string, err error) {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -37,7 +37,7 @@ func press(t *testing.T, ctx context.Context, name string, handler http.HandlerF
 }
 
 func TestPayAll(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1") // nothing asks a proxy for localhost
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1") // must not be used for localhost
 	calls := 0
 	out, answers, err := press(t, t.Context(), "pay-all", func(w http.ResponseWriter, r *http.Request) {
 		calls++
@@ -49,8 +49,8 @@ func TestPayAll(t *testing.T) {
 		_, _ = io.WriteString(w, "{}")
 	})
 	require.NoError(t, err)
-	assert.Equal(t, 3, calls, "an answer of 202 is not the last one")
-	assert.Equal(t, "all are settled\n", out)
+	assert.Equal(t, 3, calls, "a response of 202 is not the last one")
+	assert.Equal(t, "all invoices are settled\n", out)
 	assert.Equal(t, "{}\n{}\n{}\n", answers)
 }
 
@@ -67,7 +67,7 @@ func TestPayAllThatFails(t *testing.T) {
 func TestPayAllIsInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	_, _, err := press(t, ctx, "pay-all", func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // the server sees that a client has gone once it has read all
+		_, _ = io.Copy(io.Discard, r.Body) // the server notices a closed connection only after it has read the body
 		cancel()
 		<-r.Context().Done()
 	})
@@ -112,7 +112,7 @@ func TestResetData(t *testing.T) {
 	}, kubectl.Calls())
 }
 
-// With the invoices still there, no payment may be forgotten: they would be paid again.
+// While the invoices exist, the payments must not be deleted, or the invoices would be paid again.
 func TestPaymentsAreKeptWhileThereAreInvoices(t *testing.T) {
 	kubectl := processtest.Put(t, "kubectl", func(processtest.Call) processtest.Answer {
 		return processtest.Answer{Stderr: "the table is locked", Code: 1}

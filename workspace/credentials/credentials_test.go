@@ -28,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) { processtest.Main(m) }
 
-// object is what kubectl reads from its standard input.
+// object is an object that kubectl reads from its standard input.
 type object struct {
 	Kind     string
 	Metadata struct {
@@ -66,7 +66,7 @@ func TestPasswords(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, Passwords(t.Context(), &out, "the-cluster", "things", []string{"invoicing", "payments"}))
 
-	assert.Equal(t, strings.Repeat("secret/x created\n", 2)+"payments/postgres-owner is there already\nsecret/x created\n",
+	assert.Equal(t, strings.Repeat("secret/x created\n", 2)+"payments/postgres-owner already exists\nsecret/x created\n",
 		out.String())
 	require.Len(t, made, 3)
 	passwords := map[string]bool{}
@@ -82,7 +82,7 @@ func TestPasswords(t *testing.T) {
 		assert.Regexp(t, `^\*:\*:\*:`+want.role+`:[0-9a-f]{48}\n$`, passfile)
 		passwords[passfile[strings.LastIndex(passfile, ":"):]] = true
 	}
-	assert.Len(t, passwords, 3, "each is another one")
+	assert.Len(t, passwords, 3, "all are different")
 	for _, line := range kubectl.Calls() {
 		assert.True(t, strings.HasPrefix(line, "--context=the-cluster "), line)
 		assert.NotRegexp(t, "[0-9a-f]{48}", line)
@@ -90,7 +90,7 @@ func TestPasswords(t *testing.T) {
 	assert.NotRegexp(t, "[0-9a-f]{48}", out.String())
 }
 
-// A cluster that does not answer has no Secret, as far as can be told: none is made then.
+// If the cluster does not respond, the Secret may exist, so none is created.
 func TestPasswordsOfAClusterThatDoesNotAnswer(t *testing.T) {
 	kubectl := processtest.Put(t, "kubectl", func(processtest.Call) processtest.Answer {
 		return processtest.Answer{Stderr: "connection refused", Code: 1}
@@ -128,7 +128,7 @@ func TestPublishKeys(t *testing.T) {
 	assert.Equal(t, strings.Repeat("configmap/caller-keys serverside-applied\n", 2), out.String())
 }
 
-// Without a key every caller would be refused.
+// Without a key, every caller would be rejected.
 func TestNoKeysAreNotPublished(t *testing.T) {
 	for _, keys := range []string{"", `{}`, `{"keys": []}`, `{"keys": [{"kty": "RSA"}]}`, `<html>"kid"</html>`} {
 		t.Run(keys, func(t *testing.T) {
@@ -137,13 +137,13 @@ func TestNoKeysAreNotPublished(t *testing.T) {
 			})
 			err := PublishKeys(t.Context(), &bytes.Buffer{}, "the-cluster", services.List{})
 			assert.ErrorContains(t, err,
-				"the-cluster answers /openid/v1/jwks without a key, so what is published stays as it is: "+keys)
+				"the-cluster has no key at /openid/v1/jwks, so the published keys are unchanged: "+keys)
 			assert.Len(t, kubectl.Calls(), 1)
 		})
 	}
 }
 
-// cluster answers kubectl as one does that signs certificates.
+// cluster answers kubectl like a cluster that signs certificates.
 type cluster struct {
 	t        *testing.T
 	lock     sync.Mutex
@@ -151,9 +151,9 @@ type cluster struct {
 	server   string
 	requests []object
 	signed   []byte // the latest certificate
-	forgot   bool   // whom it has signed for
+	forgot   bool   // the cluster no longer knows the certificate
 	fail     string // the call that fails
-	failed   func() // is called then
+	failed   func() // called when that call fails
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -231,7 +231,7 @@ func TestKubeconfig(t *testing.T) {
 	assert.Equal(t, os.FileMode(0o600), info.Mode())
 	entries, err := os.ReadDir(filepath.Dir(file))
 	require.NoError(t, err)
-	assert.Len(t, entries, 1, "the key is in no other file")
+	assert.Len(t, entries, 1, "no other file contains the key")
 
 	require.Len(t, c.requests, 1)
 	assert.Equal(t, "ann-", c.requests[0].Metadata.GenerateName)
@@ -247,7 +247,7 @@ func TestKubeconfig(t *testing.T) {
 	assert.Equal(t, contextOf{Cluster: "the-cluster", User: "ann", Namespace: "invoicing"}, written.Contexts[0].Context)
 	assert.Equal(t, map[string]any{"server": c.server, "certificate-authority-data": "Q0E="}, written.Clusters[0].Cluster)
 	pair, err := tls.X509KeyPair(written.Users[0].User.Certificate, written.Users[0].User.Key)
-	require.NoError(t, err, "the key is the certificate's")
+	require.NoError(t, err, "the key matches the certificate")
 	assert.Equal(t, "ann", pair.Leaf.Subject.CommonName)
 	assert.Equal(t, []string{"accountants"}, pair.Leaf.Subject.Organization)
 
@@ -292,7 +292,7 @@ func TestKubeconfigIsRenewedWhenItMust(t *testing.T) {
 			after, err := os.ReadFile(file)
 			require.NoError(t, err)
 			assert.Equal(t, change == nil, bytes.Equal(before, after))
-			assert.Equal(t, change == nil, strings.HasSuffix(out.String(), " is still good\n"), out.String())
+			assert.Equal(t, change == nil, strings.HasSuffix(out.String(), " is still valid\n"), out.String())
 			info, err := os.Stat(file)
 			require.NoError(t, err)
 			assert.Equal(t, os.FileMode(0o600), info.Mode())
@@ -300,7 +300,7 @@ func TestKubeconfigIsRenewedWhenItMust(t *testing.T) {
 	}
 }
 
-// Whatever fails, and when it is interrupted there: no file is left half-written, and no request in the cluster.
+// After a failure or an interrupt in any step, there is neither a half-written file nor a request in the cluster.
 func TestKubeconfigThatCannotBeMade(t *testing.T) {
 	for _, step := range []string{"config view", " create ", " approve ", " wait ", " get ", " delete "} {
 		for _, interrupted := range []bool{false, true} {
@@ -336,6 +336,6 @@ func TestAFileThatCannotBeReplaced(t *testing.T) {
 	assert.Error(t, replace(filepath.Join(folder, "ann"), []byte("x")))
 	entries, err := os.ReadDir(folder)
 	require.NoError(t, err)
-	assert.Len(t, entries, 1, "what was begun is removed")
+	assert.Len(t, entries, 1, "the temporary file is removed")
 	assert.Error(t, replace(filepath.Join("/dev/null", "x", "ann"), nil))
 }

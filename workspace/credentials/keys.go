@@ -12,15 +12,15 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// PublishKeys copies the public keys with which the cluster signs ServiceAccounts' tokens to the ConfigMap
-// caller-keys in the namespace of each service that verifies its callers with them.
+// PublishKeys copies the public keys of the cluster's ServiceAccount tokens to the ConfigMap caller-keys in the
+// namespace of each service that verifies its callers with them.
 func PublishKeys(ctx context.Context, out io.Writer, cluster kubectl.Context, list services.List) error {
 	keys, err := process.Output(cluster.Command(ctx, "get", "--raw", "/openid/v1/jwks"))
 	if err != nil {
 		return err
 	}
 	if !hasKey(keys) {
-		return fmt.Errorf("%s answers /openid/v1/jwks without a key, so what is published stays as it is: %s", cluster, keys)
+		return fmt.Errorf("%s has no key at /openid/v1/jwks, so the published keys are unchanged: %s", cluster, keys)
 	}
 	published := map[string]bool{}
 	for _, service := range list.Services {
@@ -46,7 +46,7 @@ func PublishKeys(ctx context.Context, out io.Writer, cluster kubectl.Context, li
 	return nil
 }
 
-// hasKey tells whether text is a JSON Web Key Set with a key in it that a token can name.
+// hasKey reports whether text is a JSON Web Key Set that contains a key with an ID, which a token can refer to.
 func hasKey(text string) bool {
 	var set struct {
 		Keys []struct {
@@ -64,7 +64,7 @@ func hasKey(text string) bool {
 	return false
 }
 
-// say runs a command and passes on what it says that it has done.
+// say runs a command and prints its output.
 func say(out io.Writer, command *exec.Cmd) error {
 	said, err := process.Output(command)
 	if err == nil {

@@ -22,19 +22,19 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Person is whom a kubeconfig is for.
+// Person is the user of a kubeconfig.
 type Person struct {
-	User, Group string // no group, if it is empty
-	Namespace   string // in which kubectl works unless told otherwise
+	User, Group string // Group may be empty
+	Namespace   string // kubectl's default namespace
 	Lifetime    time.Duration
 }
 
-// renewal is how much of its lifetime a certificate has left when it is replaced.
+// renewal is the remaining lifetime below which a certificate is replaced.
 const renewal = 24 * time.Hour
 
-// Kubeconfig writes the file with which kubectl is the person in the cluster, by a client certificate. One that is
-// still good for a day stays as it is; one that is older, or of another cluster or person, is replaced. The key is
-// made here, is in no other file, and is never printed.
+// Kubeconfig writes a kubeconfig with a client certificate for the person in the cluster. An existing file is kept if
+// its certificate is valid for at least another day, and is for the same cluster and person; otherwise it is replaced.
+// The key is generated here, is stored in no other file, and is never printed.
 func Kubeconfig(ctx context.Context, out io.Writer, cluster kubectl.Context, file string, p Person) error {
 	server, err := view(ctx, "--context="+string(cluster))
 	if err != nil {
@@ -44,7 +44,7 @@ func Kubeconfig(ctx context.Context, out io.Writer, cluster kubectl.Context, fil
 		if err := os.Chmod(file, 0o600); err != nil {
 			return err
 		}
-		fmt.Fprintln(out, file, "is still good")
+		fmt.Fprintln(out, file, "is still valid")
 		return nil
 	}
 
@@ -60,7 +60,7 @@ func Kubeconfig(ctx context.Context, out io.Writer, cluster kubectl.Context, fil
 	if err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(config{ // which is YAML, too
+	text, err := json.MarshalIndent(config{ // JSON is also YAML
 		APIVersion:     "v1",
 		Kind:           "Config",
 		CurrentContext: p.User,
@@ -81,8 +81,8 @@ func Kubeconfig(ctx context.Context, out io.Writer, cluster kubectl.Context, fil
 	return nil
 }
 
-// stillGood tells whether the file is the person's, in that cluster, for a while. The cluster itself is asked whether
-// it still knows them.
+// stillGood reports whether the file is valid for the person and the cluster, and not about to expire. It also checks
+// that the cluster still accepts the certificate.
 func stillGood(ctx context.Context, server config, file string, p Person) bool {
 	if _, err := os.Stat(file); err != nil {
 		return false
@@ -105,7 +105,7 @@ func stillGood(ctx context.Context, server config, file string, p Person) bool {
 	return err == nil && whoami == strings.Join(append(p.names(), "system:authenticated"), " ")
 }
 
-// view is the part of a kubeconfig that kubectl works with, told so: one context, one cluster and one user.
+// view returns the part of a kubeconfig that kubectl uses with the option which: one context, one cluster and one user.
 func view(ctx context.Context, which string) (config, error) {
 	var c config
 	text, err := process.Output(process.Command(ctx, "kubectl", which,
@@ -117,12 +117,12 @@ func view(ctx context.Context, which string) (config, error) {
 		return c, fmt.Errorf("the kubeconfig of %s: %w", which, err)
 	}
 	if len(c.Contexts) != 1 || len(c.Clusters) != 1 || len(c.Users) != 1 {
-		return c, fmt.Errorf("the kubeconfig of %s names no cluster and user", which)
+		return c, fmt.Errorf("the kubeconfig of %s has no cluster or no user", which)
 	}
 	return c, nil
 }
 
-// names are the user's and, if there is one, the group's.
+// names returns the names of the user and of the group, if any.
 func (p Person) names() []string {
 	if p.Group == "" {
 		return []string{p.User}
@@ -130,7 +130,7 @@ func (p Person) names() []string {
 	return []string{p.User, p.Group}
 }
 
-// certificateFor has the cluster sign a certificate, in PEM. What it takes in the cluster is removed again.
+// certificateFor returns a certificate signed by the cluster, in PEM, and deletes its CertificateSigningRequest.
 func certificateFor(ctx context.Context, cluster kubectl.Context, key *ecdsa.PrivateKey, p Person) (
 	certificate []byte, err error,
 ) {
@@ -161,7 +161,7 @@ func certificateFor(ctx context.Context, cluster kubectl.Context, key *ecdsa.Pri
 		return nil, err
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second) // also when it is interrupted
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second) // even after an interrupt
 		defer cancel()
 		err = errors.Join(err, process.Run(cluster.Command(ctx, "delete", request)))
 	}()
@@ -185,12 +185,12 @@ func certificateFor(ctx context.Context, cluster kubectl.Context, key *ecdsa.Pri
 	return signed.Status.Certificate, nil
 }
 
-// replace puts a file that nobody else may read, at no time, in the place of what is there.
+// replace replaces a file with one that is never readable by other users.
 func replace(path string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // of mode 0600
+	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // with mode 0600
 	if err != nil {
 		return err
 	}
@@ -204,7 +204,7 @@ func replace(path string, content []byte) error {
 	return err
 }
 
-// config is as much of a kubeconfig as is read and written here.
+// config holds the fields of a kubeconfig that this package reads and writes.
 type config struct {
 	APIVersion     string         `json:"apiVersion"`
 	Kind           string         `json:"kind"`

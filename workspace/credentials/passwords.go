@@ -1,4 +1,4 @@
-// Package credentials makes what proves to a cluster, a database or a service who somebody is.
+// Package credentials creates certificates, passwords and public keys for clusters, databases and services.
 package credentials
 
 import (
@@ -12,9 +12,9 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Passwords makes the Secrets postgres-owner and postgres-application of a product in each of the namespaces, with a
-// random password in a PostgreSQL passfile. One that is there stays as it is. A password is never printed, never on a
-// command line and never in a file of this machine.
+// Passwords creates the Secrets postgres-owner and postgres-application of a product in each of the namespaces, with a
+// random password in a PostgreSQL passfile. Existing Secrets are kept. A password is never printed, never on a command
+// line and never in a file on this machine.
 func Passwords(ctx context.Context, out io.Writer, cluster kubectl.Context, product string, namespaces []string) error {
 	for _, namespace := range namespaces {
 		for _, role := range []string{"owner", "application"} {
@@ -34,7 +34,7 @@ func password(ctx context.Context, out io.Writer, cluster kubectl.Context, produ
 		return err
 	}
 	if found != "" {
-		fmt.Fprintf(out, "%s/%s is there already\n", namespace, name)
+		fmt.Fprintf(out, "%s/%s already exists\n", namespace, name)
 		return nil
 	}
 	random := make([]byte, 24)
@@ -54,7 +54,7 @@ func password(ctx context.Context, out io.Writer, cluster kubectl.Context, produ
 	return say(out, create)
 }
 
-// labels are those of what belongs to a part of the product.
+// labels returns the labels of the objects of one part of the product.
 func labels(product, part string) map[string]any {
 	return map[string]any{"app.kubernetes.io/name": part, "app.kubernetes.io/part-of": product}
 }

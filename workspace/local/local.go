@@ -18,17 +18,17 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// Services are those of a clone, which is the working folder. What they keep is in data/.
+// Services are the services of the clone in the working directory. Their data is in data/.
 type Services struct {
 	List       services.List
-	Ports      map[string]string // by a service's name
-	Programs   string            // the folder that they are built into
+	Ports      map[string]string // by the service's name
+	Programs   string            // the folder for the built programs
 	Out        io.Writer
-	Minder     []string // the words that start Mind, in a process of its own
-	WithParent bool     // they end with the process that has started this one
+	Minder     []string // the command that runs Mind in a separate process
+	WithParent bool     // whether they end with this process's parent
 }
 
-// Reset deletes what the services keep.
+// Reset deletes the services' data.
 func (s Services) Reset() error {
 	lock, err := s.lock()
 	if err != nil {
@@ -102,13 +102,13 @@ func (s Services) Run(ctx context.Context) error {
 		<-ended
 	}
 	if left < len(started) {
-		return errors.New("one of them ended by itself (its last lines say why), so all were stopped")
+		return errors.New("a service ended unexpectedly (its last lines say why), so all were stopped")
 	}
-	fmt.Fprintln(s.Out, "they are stopped; data/ keeps what they know (make reset forgets it)")
+	fmt.Fprintln(s.Out, "all services are stopped; data/ is kept (make reset deletes it)")
 	return nil
 }
 
-// sayWhere says where the services are.
+// sayWhere prints the services' URLs.
 func (s Services) sayWhere() {
 	public := s.List.Public().Name
 	where := fmt.Sprintf("%s is at http://localhost:%s/invoices", public, s.Ports[public])
@@ -121,21 +121,22 @@ func (s Services) sayWhere() {
 		where, s.Ports[public])
 }
 
-// lock is for one run at a time. A service that outlives its run, if that can be, does not hold it.
+// lock takes the lock that allows one run at a time. Services do not inherit it, so one that outlives its run does not
+// hold it.
 func (s Services) lock() (*process.Lock, error) {
 	lock, err := process.TryLock(filepath.Join("data", "lock"))
 	if err != nil {
 		return nil, err
 	}
 	if lock == nil {
-		return nil, errors.New("make run is running already, with this data: stop it first (Ctrl-C there)")
+		return nil, errors.New("make run is already running with this data: stop it first (Ctrl-C there)")
 	}
 	lock.KeepToSelf()
 	return lock, nil
 }
 
-// start starts a service in a process group of its own, so that Ctrl-C reaches this process alone and each service is
-// told once. It is told to end when what is returned is closed, also by the end of this process.
+// start starts a service in a separate process group, so that Ctrl-C reaches only this process and each service gets
+// one signal. The service is stopped when the returned Closer is closed or this process ends.
 func (s Services) start(ended chan<- error, service services.Service) (io.Closer, error) {
 	read, write, err := os.Pipe()
 	if err != nil {
@@ -147,7 +148,7 @@ func (s Services) start(ended chan<- error, service services.Service) (io.Closer
 	command.Stdin, command.Stdout, command.Stderr = read, os.Stdout, os.Stderr
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Env = append(os.Environ(), "LISTEN_ADDR=127.0.0.1:"+s.Ports[service.Name], "LOG_FORMAT=text",
-		"SEED_INVOICES=true") // which invoice-app alone knows
+		"SEED_INVOICES=true") // used by invoice-app only
 	if service.Database {
 		command.Env = append(command.Env, "DATABASE_URL=sqlite:data/"+service.Name+".db")
 	}
@@ -162,7 +163,7 @@ func (s Services) start(ended chan<- error, service services.Service) (io.Closer
 	return write, nil
 }
 
-// endWithParent calls end when the process that has started this one is gone.
+// endWithParent calls end once this process's parent has ended.
 func endWithParent(ctx context.Context, parent int, end func()) {
 	ticks := time.NewTicker(200 * time.Millisecond)
 	defer ticks.Stop()
@@ -176,22 +177,22 @@ func endWithParent(ctx context.Context, parent int, end func()) {
 	end()
 }
 
-// free says what to do about a port that cannot be used.
+// free returns an error that explains what to do if the port cannot be used.
 func free(variable, value string) error {
 	port, err := strconv.ParseUint(value, 10, 16)
 	if err != nil || port == 0 {
-		return fmt.Errorf("%s=%s is no port: it is a number from 1 to 65535", variable, value)
+		return fmt.Errorf("%s=%s is invalid: must be an integer from 1 to 65535", variable, value)
 	}
 	connection, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", value), time.Second)
 	if err != nil {
 		return nil
 	}
 	connection.Close()
-	return fmt.Errorf("port %d is taken by another program: stop that, or choose another port, as in: %s=%d make run",
+	return fmt.Errorf("port %d is taken by another program: stop it, or choose another port, as in: %s=%d make run",
 		port, variable, another(int(port)))
 }
 
-// another is a port that is easily told from a port.
+// another returns a port that is easy to distinguish from the given one.
 func another(port int) int {
 	if port > 55535 {
 		return port - 10000

@@ -24,10 +24,10 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// patient is for what takes milliseconds on a machine that has nothing else to do.
+// patient is the timeout for steps that take milliseconds on an idle machine.
 const patient = time.Minute
 
-// TestMain is the program as well: a process of it is one that a test may kill.
+// TestMain also runs the program itself, so that tests have a process to kill.
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 3 && os.Args[1] == "mind":
@@ -69,7 +69,7 @@ func running(out io.Writer) Services {
 	}
 }
 
-// service is one that answers with its environment, and says by what it is told to end.
+// service is a program that responds with its environment, and prints the signal that stops it.
 const service = `package main
 
 import (
@@ -90,7 +90,7 @@ func main() {
 }
 `
 
-// clone is a folder with both services, which is the working folder from then on.
+// clone creates a folder with both services and makes it the working directory.
 func clone(t *testing.T) (invoiceApp, paymentProvider string) {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "a clone & ü")
@@ -120,7 +120,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// buffer is one that is written to and read at the same time.
+// buffer is a buffer for concurrent reads and writes.
 type buffer struct {
 	lock sync.Mutex
 	data bytes.Buffer
@@ -138,14 +138,14 @@ func (b *buffer) String() string {
 	return b.data.String()
 }
 
-// start starts a program in a process group of its own, as a terminal does.
+// start starts a program in a separate process group, as a terminal does.
 func start(t *testing.T, name string, args ...string) (*exec.Cmd, *buffer) {
 	t.Helper()
 	output := &buffer{}
 	command := exec.Command(name, args...)
 	command.Stdout, command.Stderr = output, output
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.WaitDelay = patient // what is left running has the output, too
+	command.WaitDelay = patient // processes that are left running keep the output open
 	require.NoError(t, command.Start())
 	t.Cleanup(func() {
 		if command.ProcessState == nil {
@@ -166,7 +166,7 @@ func startRun(t *testing.T) (*exec.Cmd, *buffer) {
 	return start(t, program, "run")
 }
 
-// get is what a service answers, or "" if none does.
+// get returns the response of a service, or "" if there is none.
 func get(port, path string) string {
 	response, err := http.Get("http://127.0.0.1:" + port + path)
 	if err != nil {
@@ -188,7 +188,7 @@ func serving(ports ...string) func() bool {
 	}
 }
 
-// unused tells whether nothing has the ports.
+// unused reports whether no process listens on the ports.
 func unused(ports ...string) func() bool {
 	return func() bool {
 		for _, port := range ports {
@@ -216,7 +216,7 @@ func TestRunUntilCtrlC(t *testing.T) {
 
 	t.Run("a second one", func(t *testing.T) {
 		assert.EqualError(t, running(io.Discard).Run(t.Context()),
-			"make run is running already, with this data: stop it first (Ctrl-C there)")
+			"make run is already running with this data: stop it first (Ctrl-C there)")
 		assert.Error(t, running(io.Discard).Reset())
 		assert.FileExists(t, "data/lock")
 	})
@@ -224,13 +224,13 @@ func TestRunUntilCtrlC(t *testing.T) {
 	require.NoError(t, syscall.Kill(-command.Process.Pid, syscall.SIGINT))
 	assert.NoError(t, command.Wait())
 	assert.True(t, unused(invoiceApp, paymentProvider)())
-	assert.Equal(t, 2, strings.Count(output.String(), "ended by terminated 0\n"), "each is told once")
+	assert.Equal(t, 2, strings.Count(output.String(), "ended by terminated 0\n"), "each gets one signal")
 	assert.Contains(t, output.String(), "invoice-app is at http://localhost:"+invoiceApp+
 		"/invoices, payment-provider at http://localhost:"+paymentProvider+"\n")
 	assert.Contains(t, output.String(),
 		"pay everything, from another terminal: INVOICE_APP_URL=http://localhost:"+invoiceApp+" ./test.sh\n")
 	assert.True(t, strings.HasSuffix(output.String(),
-		"they are stopped; data/ keeps what they know (make reset forgets it)\n"))
+		"all services are stopped; data/ is kept (make reset deletes it)\n"))
 
 	var out bytes.Buffer
 	require.NoError(t, running(&out).Reset())
@@ -246,11 +246,11 @@ func TestOneEndsByItself(t *testing.T) {
 
 	assert.Error(t, command.Wait())
 	assert.Equal(t, 1, command.ProcessState.ExitCode())
-	assert.Contains(t, output.String(), "one of them ended by itself")
+	assert.Contains(t, output.String(), "a service ended unexpectedly")
 	assert.True(t, unused(invoiceApp, paymentProvider)())
 }
 
-// Whoever is killed, without a chance to say so, takes the services along, and the next run starts.
+// If the program or its process group is killed, the services end too, and the next run starts.
 func TestKilled(t *testing.T) {
 	for name, kill := range map[string]func(t *testing.T, run int){
 		"the program":       func(t *testing.T, run int) { require.NoError(t, syscall.Kill(run, syscall.SIGKILL)) },
@@ -281,7 +281,7 @@ func TestMakeIsKilled(t *testing.T) {
 }
 
 func runsAgain(t *testing.T, invoiceApp, paymentProvider string) {
-	require.Eventually(t, func() bool { // the one that is gone may still be going
+	require.Eventually(t, func() bool { // the killed run may still be ending
 		lock, err := running(io.Discard).lock()
 		return err == nil && lock.Close() == nil
 	}, patient, 10*time.Millisecond)
@@ -316,7 +316,7 @@ func TestPorts(t *testing.T) {
 	assert.NoDirExists(t, "bin", "nothing was built")
 
 	for _, port := range []string{"", "0", "-1", "65536", "http", "80 80"} {
-		assert.ErrorContains(t, free("PORT", port), "PORT="+port+" is no port")
+		assert.ErrorContains(t, free("PORT", port), "PORT="+port+" is invalid")
 	}
 	for taken, other := range map[int]int{8081: 18081, 60000: 50000} {
 		assert.Equal(t, other, another(taken))

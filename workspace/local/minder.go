@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// patience is for a service that was told to end: by itself it takes SHUTDOWN_TIMEOUT at most, 20 s.
+// patience is how long a stopped service may take to end. SHUTDOWN_TIMEOUT limits a normal shutdown to 20 s.
 const patience = 30 * time.Second
 
-// Mind runs a program until it ends, or until standard input does: that is a pipe whose other end is held by a process
-// that may be killed without a chance to say so. It returns the program's exit code.
+// Mind runs a program until it ends, or stops it at the end of standard input, and returns the program's exit code.
+// Standard input is a pipe from the parent, so it ends even if the parent is killed.
 func Mind(program string) (int, error) {
-	// A terminal that is closed, or somebody who ends this process and means the program.
+	// The terminal is closed, or somebody stops this process instead of the program.
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(told)
@@ -51,14 +51,14 @@ func Mind(program string) (int, error) {
 	select {
 	case err = <-ended:
 	case <-time.After(patience):
-		fmt.Fprintf(os.Stderr, "%s has not ended within %s, so it is killed\n", program, patience)
+		fmt.Fprintf(os.Stderr, "%s did not end within %s, so it is killed\n", program, patience)
 		_ = command.Process.Kill()
 		err = <-ended
 	}
 	return exitCode(err)
 }
 
-// exitCode is a program's as a shell has it.
+// exitCode returns a program's exit code as a shell reports it.
 func exitCode(err error) (int, error) {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {

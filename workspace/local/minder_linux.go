@@ -2,5 +2,5 @@ package local
 
 import "syscall"
 
-// withParent has a program killed with the thread that starts it, for a minder that is killed itself.
+// withParent makes the kernel stop the program when the thread that started it ends, in case the minder is killed.
 func withParent(attributes *syscall.SysProcAttr) { attributes.Pdeathsig = syscall.SIGTERM }

@@ -4,5 +4,5 @@ package local
 
 import "syscall"
 
-// withParent is for Linux: other systems do not tell a program that its parent was killed.
+// withParent does nothing: only Linux can signal a program when its parent is killed.
 func withParent(*syscall.SysProcAttr) {}

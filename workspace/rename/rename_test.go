@@ -16,7 +16,7 @@ services:
   - {name: bank, description: pays, team: money, port: 8082, user: 10002}
 `
 
-// clone is a new repository with files.
+// clone creates a repository with the files.
 func clone(t *testing.T, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -70,7 +70,7 @@ func TestRename(t *testing.T) {
 	assert.NotContains(t, changed, "picture")
 }
 
-// With an error nothing has changed.
+// If there is an error, nothing is changed.
 func TestWhatCannotBeRenamed(t *testing.T) {
 	for name, test := range map[string]struct {
 		names Names

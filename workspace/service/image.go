@@ -1,4 +1,4 @@
-// Package service makes of a service's source what runs: its image in a registry, and a release.
+// Package service builds the services' images, pushes them to a registry and releases them.
 package service
 
 import (
@@ -28,23 +28,23 @@ import (
 	"example.com/invoices/workspace/services"
 )
 
-// Image is one in a registry.
+// Image is an image in a registry.
 type Image struct {
-	Program string // the file that it was built of
-	Ref     string // its name, with a tag that is a hash of its content
+	Program string // the file with the program in the image
+	Ref     string // the name, with a hash of the content as tag
 	v1.Descriptor
 }
 
-// BuildImage builds the image of a service for an architecture, as Go calls it: FROM scratch, with a static binary in
-// it and nothing else. It is pushed to the registry, and its name written to folder/SERVICE.ref. The same source gives
-// the same digest.
+// BuildImage builds the image of a service for a GOARCH, pushes it to the registry and writes its name to
+// folder/SERVICE.ref. The image contains only a static binary (FROM scratch). The same source results in the same
+// digest.
 func BuildImage(ctx context.Context, service services.Service, folder, registry, architecture string) (Image, error) {
 	work := filepath.Join(folder, service.Name)
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return Image{}, err
 	}
 	built := Image{Program: filepath.Join(work, service.Name)}
-	// No build id: nothing of the machine gets into the binary.
+	// No build ID, so the binary does not depend on the machine.
 	err := compile(ctx, ".", "./"+service.Name, built.Program, architecture, noSQLite, "-ldflags=-s -w -buildid=")
 	if err != nil {
 		return Image{}, err
@@ -74,8 +74,8 @@ func BuildImage(ctx context.Context, service services.Service, folder, registry,
 	return built, os.WriteFile(work+".ref", []byte(built.Ref+"\n"), 0o644)
 }
 
-// configOf is the configuration of the image of a service, which decides about all of it: it names the layer's content.
-// Its hash is the image's ID.
+// configOf returns the configuration of a service's image, and its hash, which is the image's ID. The configuration
+// contains the layer's hash, so the ID identifies the whole image.
 func configOf(service services.Service, files []byte, architecture string) (
 	config *v1.ConfigFile, id v1.Hash, err error,
 ) {
@@ -104,8 +104,8 @@ func configOf(service services.Service, files []byte, architecture string) (
 	return config, id, err
 }
 
-// find looks for an image with that ID in its registry: what is there needs not be compressed again, which takes longer
-// than all else.
+// find looks for an image with that ID in its registry. An image that exists need not be compressed again, which takes
+// longer than everything else.
 func find(ctx context.Context, ref name.Reference, id v1.Hash) (v1.Descriptor, error) {
 	image, err := remote.Image(ref, options(ctx)...)
 	if err != nil {
@@ -116,12 +116,12 @@ func find(ctx context.Context, ref name.Reference, id v1.Hash) (v1.Descriptor, e
 		return v1.Descriptor{}, err
 	}
 	if found != id {
-		return v1.Descriptor{}, fmt.Errorf("%s is another image", ref)
+		return v1.Descriptor{}, fmt.Errorf("%s is a different image", ref)
 	}
 	return describe(image)
 }
 
-// push makes an image of one layer and pushes it.
+// push creates an image with one layer and pushes it.
 func push(ctx context.Context, ref name.Reference, files []byte, config *v1.ConfigFile) (v1.Descriptor, error) {
 	opener := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(files)), nil }
 	layer, err := tarball.LayerFromOpener(opener, tarball.WithMediaType(types.OCILayer))
@@ -141,7 +141,7 @@ func push(ctx context.Context, ref name.Reference, files []byte, config *v1.Conf
 	return describe(image)
 }
 
-// describe is how manifests refer to an image.
+// describe returns the descriptor with which manifests refer to an image.
 func describe(image v1.Image) (v1.Descriptor, error) {
 	manifest, err := image.RawManifest()
 	if err != nil {
@@ -150,12 +150,12 @@ func describe(image v1.Image) (v1.Descriptor, error) {
 	return descriptorOf(manifest, types.OCIManifestSchema1)
 }
 
-// noSQLite is how services are compiled for a cluster, which has PostgreSQL. The Tiltfile has the same for the pods of
-// tilt up, so that either finds packages done.
+// noSQLite is the build flag of the services for a cluster, which has PostgreSQL. The Tiltfile uses the same flag for
+// the pods of tilt up, so both share Go's build cache.
 const noSQLite = "-tags=nosqlite"
 
-// compile builds a package of the module in a folder, for Linux, without paths and version control state. What the
-// compiler says is shown.
+// compile builds a package of the module in a folder, for Linux, without paths and version control state. It shows the
+// compiler's output.
 func compile(ctx context.Context, module, pkg, program, architecture string, flags ...string) error {
 	program, err := filepath.Abs(program)
 	if err != nil {
@@ -169,7 +169,8 @@ func compile(ctx context.Context, module, pkg, program, architecture string, fla
 	return process.Run(command)
 }
 
-// Architecture is that of the cluster's node, which Docker runs. GOARCH says it to those who are in a hurry.
+// Architecture returns the architecture of the cluster's node, which Docker runs. GOARCH, if set, saves the call to
+// Docker.
 func Architecture(ctx context.Context) (string, error) {
 	if architecture := os.Getenv("GOARCH"); architecture != "" {
 		return architecture, nil
@@ -177,13 +178,13 @@ func Architecture(ctx context.Context) (string, error) {
 	return docker.Version(ctx, "{{.Server.Arch}}")
 }
 
-// descriptorOf is how manifests refer to some content.
+// descriptorOf returns the descriptor with which manifests refer to the content.
 func descriptorOf(content []byte, mediaType types.MediaType) (v1.Descriptor, error) {
 	digest, size, err := v1.SHA256(bytes.NewReader(content))
 	return v1.Descriptor{MediaType: mediaType, Digest: digest, Size: size}, err
 }
 
-// layerOf is an archive of one program, without times and owners.
+// layerOf returns an archive of one program, without times and owners.
 func layerOf(name string, program []byte) ([]byte, error) {
 	var files bytes.Buffer
 	archive := tar.NewWriter(&files)
@@ -194,13 +195,13 @@ func layerOf(name string, program []byte) ([]byte, error) {
 	return files.Bytes(), errors.Join(err, archive.Close())
 }
 
-// options are for what is asked of a registry. Who has logged in with docker login or crane auth login is logged in.
+// options returns the options for requests to a registry. They use the logins of docker login and crane auth login.
 func options(ctx context.Context) []remote.Option {
 	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(keychain{})}
 }
 
-// keychain is Docker's. A registry of this machine needs no login, so that a helper for logins that is configured but
-// not installed does not matter there.
+// keychain is Docker's keychain, except that a registry on this machine needs no login: there, a credential helper may
+// be configured but not installed.
 type keychain struct{}
 
 func (keychain) Resolve(resource authn.Resource) (authn.Authenticator, error) {
@@ -212,8 +213,8 @@ func (keychain) Resolve(resource authn.Resource) (authn.Authenticator, error) {
 	return login, err
 }
 
-// PushImage pushes an image that Docker has, by another name, and with a tag that is a hash of its content. The full
-// name is written to folder/NAME.ref.
+// PushImage pushes a local Docker image under another name, with a hash of its content as tag. It writes the full name
+// to folder/NAME.ref.
 func PushImage(ctx context.Context, image, as, folder, registry string) (ref string, err error) {
 	id, err := process.Output(process.Command(ctx, "docker", "image", "inspect", "--format={{.Id}}", image))
 	if err != nil {
@@ -223,7 +224,7 @@ func PushImage(ctx context.Context, image, as, folder, registry string) (ref str
 	for _, args := range [][]string{
 		{"tag", image, ref},
 		{"push", "--quiet", ref},
-		{"rmi", ref}, // only the name: the image stays under its own
+		{"rmi", ref}, // removes only this name of the image
 	} {
 		if err := process.Run(process.Command(ctx, "docker", args...)); err != nil {
 			return "", err

@@ -30,9 +30,8 @@ const (
 	overlay   = "k8s/overlays/production/kustomization.yaml"
 )
 
-// Release builds the images of the services and pushes them to the registry, each with its list of parts (an SBOM:
-// CycloneDX, as an OCI referrer of the image). Then it writes the images' digests into the production overlay, and the
-// registry as where images may come from.
+// Release builds the images of the services and pushes them to the registry, each with an SBOM (CycloneDX, as an OCI
+// referrer of the image). Then it writes the images' digests and the allowed registry into the production overlay.
 func Release(ctx context.Context, out io.Writer, list services.List, registry, architecture string) error {
 	work, err := os.MkdirTemp("", "release-")
 	if err != nil {
@@ -67,19 +66,19 @@ func Release(ctx context.Context, out io.Writer, list services.List, registry, a
 	return os.WriteFile(overlay, after, 0o644)
 }
 
-// sbomOf makes the list of a program's parts, without a time or a random number: from the program alone.
+// sbomOf returns the SBOM of a program. It contains no time or random number, so it depends only on the program.
 func sbomOf(ctx context.Context, program, file string) ([]byte, error) {
 	command := process.Command(ctx, "go", "run", cycloneDX, "bin",
 		"-json", "-std", "-noserial", "-notimestamp", "-output="+file, program)
-	command.Env = append(os.Environ(), "GOOS=", "GOARCH=") // it runs here, whatever the program is for
+	command.Env = append(os.Environ(), "GOOS=", "GOARCH=") // the tool runs on this machine
 	if err := process.Run(command); err != nil {
 		return nil, err
 	}
 	return os.ReadFile(file)
 }
 
-// attach pushes an SBOM beside the image that it is of. What says of which one it is ("subject") is the OCI image
-// specification's; registries that cannot be asked for it get a tag that is named after the image's digest.
+// attach pushes an SBOM next to its image, which it refers to by the "subject" field of the OCI image specification.
+// Registries without the referrers API get a tag named after the image's digest.
 func attach(ctx context.Context, document []byte, repository string, image v1.Descriptor) error {
 	subject, err := name.NewDigest(repository + "@" + image.Digest.String())
 	if err != nil {
@@ -96,10 +95,10 @@ func attach(ctx context.Context, document []byte, repository string, image v1.De
 	return remote.Write(subject.Digest(digest.String()), artifact, options(ctx)...)
 }
 
-// sbom is an artifact of one layer, which is the document as it is, and without a configuration.
+// sbom is an artifact without a configuration. Its only layer is the uncompressed document.
 type sbom struct{ document, manifest []byte }
 
-// newSBOM is the artifact that says of the subject what is in it.
+// newSBOM returns the artifact with the SBOM of the subject.
 func newSBOM(document []byte, subject v1.Descriptor) (v1.Image, error) {
 	config, err := descriptorOf([]byte("{}"), emptyType)
 	if err != nil {
@@ -130,14 +129,14 @@ func (s sbom) LayerByDigest(v1.Hash) (partial.CompressedLayer, error) {
 	return static.NewLayer(s.document, sbomType), nil
 }
 
-// releasedImage is an entry of the overlay's images.
+// releasedImage is an entry in the overlay's images.
 type releasedImage struct{ name, repository, digest string }
 
-// mayRun is how the overlay says which images of the services may run: the registry, and the services.
+// mayRun matches the part of the overlay's allowed images that names the registry and the services.
 var mayRun = regexp.MustCompile(`^(images=\^\()(.+?)/\([a-z0-9|-]+\)`)
 
-// withRelease is the production overlay with the images of a release in the registry. An entry of a service that was
-// never released is added, before the others. Nothing else of the text is changed.
+// withRelease returns the production overlay with the images of a release. It adds an entry for a service that was
+// never released, before the others, and changes nothing else in the text.
 func withRelease(text []byte, registry string, images []releasedImage) ([]byte, error) {
 	var file struct {
 		Images []struct {
@@ -155,7 +154,7 @@ func withRelease(text []byte, registry string, images []releasedImage) ([]byte, 
 	lines := strings.SplitAfter(string(text), "\n")
 	changed := 0
 	replace := func(value yaml.Node, by string) {
-		if value.Line == 0 { // it is not there
+		if value.Line == 0 { // missing
 			return
 		}
 		line := lines[value.Line-1]
@@ -194,12 +193,12 @@ func withRelease(text []byte, registry string, images []releasedImage) ([]byte, 
 		}
 	}
 	if changed != 2*len(images)+1 {
-		return nil, errors.New("each image must have a newName and a digest, and there must be a list of images that may run")
+		return nil, errors.New("each image must have a newName and a digest, and there must be a list of allowed images")
 	}
 	first := file.Images[0].Name.Line - 1
 	lines[first] = added + lines[first]
 	return []byte(strings.Join(lines, "")), nil
 }
 
-// literally is a regular expression for a text of the characters that a registry's name may have.
+// literally returns a regular expression for a text that contains only characters of a registry's name.
 func literally(text string) string { return strings.ReplaceAll(text, ".", "[.]") }

@@ -22,13 +22,13 @@ import (
 
 var quiet = log.New(io.Discard, "", 0)
 
-// production is the overlay that there really is.
+// production returns the repository's production overlay.
 func production(t *testing.T) string {
 	t.Helper()
 	return read(t, "../../"+overlay)
 }
 
-// sbomMaker is a go that makes SBOMs of its own, or fails to.
+// sbomMaker replaces `go run` with a fake that writes a small SBOM, or fails.
 func sbomMaker(t *testing.T, fails bool) (runs func() []processtest.Call) {
 	t.Helper()
 	var made []processtest.Call
@@ -48,15 +48,15 @@ func sbomMaker(t *testing.T, fails bool) (runs func() []processtest.Call) {
 		return processtest.Answer{}
 	})
 	return func() []processtest.Call {
-		program.Calls() // for its lock
+		program.Calls() // takes the lock
 		return made
 	}
 }
 
 func TestRelease(t *testing.T) {
 	for how, options := range map[string][]registry.Option{
-		"a registry that can be asked":    {registry.WithReferrersSupport(true)},
-		"a registry that cannot be asked": nil,
+		"with the referrers API":    {registry.WithReferrersSupport(true)},
+		"without the referrers API": nil,
 	} {
 		t.Run(how, func(t *testing.T) {
 			address, writes := newRegistry(t, options...)
@@ -77,7 +77,7 @@ func TestRelease(t *testing.T) {
 				manifest, err := index.IndexManifest()
 				require.NoError(t, err)
 				require.Len(t, manifest.Manifests, 1)
-				if options == nil { // the other one does not look at it
+				if options == nil { // the other registry does not set it
 					assert.Equal(t, sbomType, manifest.Manifests[0].ArtifactType)
 				}
 				sbom, err := remote.Image(subject.Digest(manifest.Manifests[0].Digest.String()))
@@ -90,7 +90,7 @@ func TestRelease(t *testing.T) {
 				layers, err := sbom.Layers()
 				require.NoError(t, err)
 				require.Len(t, layers, 1)
-				content, err := layers[0].Compressed() // nothing compresses it
+				content, err := layers[0].Compressed() // which is not compressed
 				require.NoError(t, err)
 				text, err := io.ReadAll(content)
 				require.NoError(t, err)
@@ -104,7 +104,7 @@ func TestRelease(t *testing.T) {
 			require.Len(t, calls, 2)
 			for _, call := range calls {
 				assert.Contains(t, call.Args, cycloneDX)
-				assert.Contains(t, call.Env, "GOARCH=", "it runs here, whatever the program is for")
+				assert.Contains(t, call.Env, "GOARCH=", "the tool runs on this machine")
 				assert.Subset(t, call.Args, []string{"bin", "-json", "-std", "-noserial", "-notimestamp"})
 			}
 
@@ -114,12 +114,12 @@ func TestRelease(t *testing.T) {
 			assert.Equal(t, out.String(), again.String())
 			assert.False(t, slices.ContainsFunc(writes(), func(asked string) bool {
 				return strings.Contains(asked, "/blobs/")
-			}), "everything is there")
+			}), "everything exists")
 		})
 	}
 }
 
-// asReleased is the overlay as it should be after what a release has said.
+// asReleased returns the overlay expected after a release with the output said.
 func asReleased(t *testing.T, said, before, registry string) string {
 	t.Helper()
 	old := regexp.MustCompile(`newName: (\S+)/` + list.Names()[0]).FindStringSubmatch(before)[1]
@@ -138,7 +138,7 @@ func asReleased(t *testing.T, said, before, registry string) string {
 	return after
 }
 
-// Whatever fails: the overlay says what is there.
+// After any failure, the overlay is unchanged.
 func TestReleaseThatFails(t *testing.T) {
 	address, _ := newRegistry(t)
 	before := production(t)
@@ -191,7 +191,7 @@ func TestOnlyItsLinesOfTheOverlayChange(t *testing.T) {
 	assert.Equal(t, string(after), string(again))
 }
 
-// imagesOf are images of services in a registry, each with a digest that its name begins.
+// imagesOf returns images of services in a registry, each with a digest that repeats the first letter of its name.
 func imagesOf(registry string, names ...string) (images []releasedImage) {
 	for _, name := range names {
 		images = append(images, releasedImage{name, registry + "/" + name, "sha256:" + strings.Repeat(name[:1], 64)})
@@ -199,7 +199,7 @@ func imagesOf(registry string, names ...string) (images []releasedImage) {
 	return images
 }
 
-// A new service is in no overlay until its first release.
+// The overlay has no entry for a new service until its first release.
 func TestAFirstReleaseAddsTheService(t *testing.T) {
 	before := production(t)
 	const registry = "registry.example.com/things"

@@ -35,7 +35,7 @@ var (
 	list            = services.List{Services: []services.Service{invoiceApp, paymentProvider}}
 )
 
-// clone is a new folder with as much source as there has to be, which is the working folder from then on.
+// clone creates a folder with the minimal sources and makes it the working directory.
 func clone(t *testing.T) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "a clone & ü")
@@ -70,7 +70,7 @@ func read(t *testing.T, file string) string {
 	return string(content)
 }
 
-// newRegistry is a registry's address, and what it was asked for that changes it.
+// newRegistry starts a registry. writes returns the write requests since its last call.
 func newRegistry(t *testing.T, options ...registry.Option) (address string, writes func() []string) {
 	t.Helper()
 	handler := registry.New(append(options, registry.Logger(quiet))...)
@@ -149,7 +149,7 @@ func TestImage(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, read(t, built.Program), string(program))
 			_, err = files.Next()
-			assert.Equal(t, io.EOF, err, "nothing else is in it")
+			assert.Equal(t, io.EOF, err, "it contains nothing else")
 		})
 	}
 }
@@ -169,14 +169,14 @@ func TestTheSameSourceIsTheSameImage(t *testing.T) {
 	again := build("amd64")
 	assert.Equal(t, first.Ref, again.Ref)
 	assert.Equal(t, first.Descriptor, again.Descriptor)
-	assert.Empty(t, writes(), "it is there")
+	assert.Empty(t, writes(), "the image exists")
 
 	assert.NotEqual(t, first.Ref, build("arm64").Ref)
 	write(t, "internal/name/name.go", "package name\n\nconst Of = \"second\"\n")
 	assert.NotEqual(t, first.Ref, build("amd64").Ref)
 }
 
-// A tag is somebody's word, and a digest is not.
+// Anyone can move a tag, but not a digest.
 func TestATagOfAnotherImageIsReplaced(t *testing.T) {
 	registry, _ := newRegistry(t)
 	clone(t)
@@ -221,7 +221,7 @@ func TestImageThatCannotBeBuilt(t *testing.T) {
 	assert.Empty(t, writes())
 }
 
-// Docker's configuration may name a helper for logins that is not installed.
+// Docker's configuration may name a credential helper that is not installed.
 func TestALoginHelperThatIsMissing(t *testing.T) {
 	registry, _ := newRegistry(t)
 	clone(t)
@@ -247,7 +247,7 @@ func TestArchitecture(t *testing.T) {
 	architecture, err := Architecture(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, "arm64", architecture)
-	assert.Empty(t, docker.Calls(), "nobody waits for it")
+	assert.Empty(t, docker.Calls(), "Docker is not called")
 
 	t.Setenv("GOARCH", "")
 	architecture, err = Architecture(t.Context())
@@ -287,7 +287,7 @@ func TestPushImage(t *testing.T) {
 	}
 }
 
-// reallyRun runs what a program of a test is asked, by the real program of that name.
+// reallyRun returns a handler that passes a fake program's calls to the real program.
 func reallyRun(t *testing.T, name string) func(processtest.Call) processtest.Answer {
 	t.Helper()
 	program, err := exec.LookPath(name)

@@ -55,7 +55,7 @@ func TestList(t *testing.T) {
 	assert.False(t, found)
 }
 
-// Each case is one change to the list above.
+// Each case makes one change to the valid list.
 func TestWhatIsInvalid(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, says string }{
 		"an unknown key":            {"port: 8081", "ports: 8081", "field ports not found"},

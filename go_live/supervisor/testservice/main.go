@@ -1,4 +1,4 @@
-// testservice answers with its version, which is what follows the program in its own file, its PID and its arguments.
+// testservice responds with its version, its PID and its arguments. The version is appended to the program's own file.
 package main
 
 import (

@@ -340,7 +340,7 @@ func makeRun(m *machine) {
 	assert.Contains(m, m.says("INVOICE_APP_URL=http://localhost:38083 ./test.sh"), "passed: ")
 	stop()
 	<-done
-	assert.Contains(m, said.String(), "they are stopped; data/ keeps what they know")
+	assert.Contains(m, said.String(), "all services are stopped; data/ is kept")
 }
 
 func TestUserWithoutAccessToDocker(t *testing.T) {
