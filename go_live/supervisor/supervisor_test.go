@@ -217,6 +217,7 @@ func TestAPlainProgramIsReplaced(t *testing.T) {
 			f.awaitVersion("2")
 			f.deliver(tags, "3")
 			f.awaitVersion("3")
+			f.awaitUpdates(2) // until then, a crash brings version 2 back
 			_, pid, err := f.ask()
 			require.NoError(t, err)
 			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))

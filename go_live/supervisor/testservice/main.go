@@ -17,7 +17,7 @@ func main() {
 	if err != nil {
 		panic(err)
 	}
-	marker := []byte("\nversion" + "=") // not as such in the program
+	marker := []byte("\nversion=")
 	version := string(self[bytes.LastIndex(self, marker)+len(marker):])
 	switch version {
 	case "crash":
