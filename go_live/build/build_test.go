@@ -19,10 +19,11 @@ func project(t *testing.T) {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "a project & ü")
 	for file, content := range map[string]string{
-		"go.mod":                "module example.com/shop\n\ngo 1.26\n",
-		"internal/name.go":      "package internal\n\nconst Name = \"first\"\n",
-		"internal/not.go":       "//go:build !cluster\n\npackage internal\n\nthis is not Go\n",
-		"till/main.go":          "package main\n\nimport \"example.com/shop/internal\"\n\nfunc main() { println(internal.Name) }\n",
+		"go.mod":           "module example.com/shop\n\ngo 1.26\n",
+		"internal/name.go": "package internal\n\nconst Name = \"first\"\n",
+		"internal/not.go":  "//go:build !cluster\n\npackage internal\n\nthis is not Go\n",
+		"till/main.go": "package main\n\nimport \"example.com/shop/internal\"\n\n" +
+			"func main() { println(internal.Name) }\n",
 		"till/migrations/1.sql": "CREATE TABLE t ()",
 		"other/main.go":         "package main\n\nthis is not Go\n",
 	} {
