@@ -48,7 +48,8 @@ func TestInvalidValuesAreNamed(t *testing.T) {
 func TestPasswordsAreNotShown(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, value := range []string{
-		"mysql://me:hush@host/db", "ftp://me:hush%zz@host/db", "postgresql://host/db?password=hush", "mysql://host/db?sslpassword=hush",
+		"mysql://me:hush@host/db", "ftp://me:hush%zz@host/db",
+		"postgresql://host/db?password=hush", "mysql://host/db?sslpassword=hush",
 		"host=db user=me password=hush", "host=db password='hush'", "me:hush@host/db", "://hush", "MySQL://hush", "ftp:/hush",
 	} {
 		for _, name := range []string{"URL", "COUNT", "WAIT", "FLAG", "WORD", "ADDRESS", "LOG_LEVEL"} {

@@ -39,7 +39,9 @@ func TestDotenvValues(t *testing.T) {
 		"A='B=1\n B=\n=\nb=1\n'\nB=2":        {"A": "B=1\n B=\n=\nb=1\n", "B": "2"},
 		"A=é請\nB='\u200b'":                   {"A": "é請", "B": "\u200b"},
 		"A=postgres://me:p%24@h/d?a=b&c=d":   {"A": "postgres://me:p%24@h/d?a=b&c=d"},
-		"KEY=\"-----BEGIN-----\nMIIE/+x=\nAA==\nAB=\n-----END-----\"\n": {"KEY": "-----BEGIN-----\nMIIE/+x=\nAA==\nAB=\n-----END-----"},
+		"KEY=\"-----BEGIN-----\nMIIE/+x=\nAA==\nAB=\n-----END-----\"\n": {
+			"KEY": "-----BEGIN-----\nMIIE/+x=\nAA==\nAB=\n-----END-----",
+		},
 	} {
 		t.Run(text, func(t *testing.T) {
 			d := dotenvOf(t, text)
