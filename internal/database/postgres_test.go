@@ -28,7 +28,8 @@ func schema(migrations ...string) Schema {
 	files := fstest.MapFS{}
 	for n, text := range migrations {
 		for _, engine := range []string{"postgres", "sqlite"} {
-			files["migrations/"+engine+"/0000"+string(rune('1'+n))+"_test.sql"] = &fstest.MapFile{Data: []byte("-- +goose Up\n" + text)}
+			files["migrations/"+engine+"/0000"+string(rune('1'+n))+"_test.sql"] = &fstest.MapFile{
+				Data: []byte("-- +goose Up\n" + text)}
 		}
 	}
 	return Schema{Files: files, Grants: []Grant{
@@ -229,14 +230,16 @@ func rights(t *testing.T, server *postgrestest.Server, database string) {
 	}
 	require.Empty(t, excess())
 	for _, statement := range []string{
-		"GRANT DELETE, TRUNCATE ON things TO app", "GRANT UPDATE (name) ON things TO app", "GRANT INSERT ON goose_db_version TO app",
+		"GRANT DELETE, TRUNCATE ON things TO app", "GRANT UPDATE (name) ON things TO app",
+		"GRANT INSERT ON goose_db_version TO app",
 		"GRANT CREATE ON SCHEMA public TO app", "GRANT REFERENCES (note) ON things TO app", "CREATE SEQUENCE numbers",
 		"GRANT USAGE ON numbers TO app", "CREATE VIEW seen AS SELECT * FROM things", "GRANT SELECT ON seen TO app",
 	} {
 		server.Exec(database, statement)
 	}
 	require.Equal(t, []string{"CREATE ON SCHEMA public", "DELETE ON things", "INSERT ON goose_db_version",
-		"REFERENCES (note) ON things", "SELECT ON seen", "TRUNCATE ON things", "UPDATE (name) ON things", "USAGE ON numbers"}, excess())
+		"REFERENCES (note) ON things", "SELECT ON seen", "TRUNCATE ON things",
+		"UPDATE (name) ON things", "USAGE ON numbers"}, excess())
 	require.ErrorContains(t, CheckRole(t.Context(), connection{s, pool}, true, slog.Default()), "UPDATE (name) ON things")
 	require.NoError(t, CheckRole(t.Context(), connection{s, pool}, false, slog.New(slog.NewTextHandler(io.Discard, nil))))
 
@@ -293,7 +296,8 @@ func migrationBehindALock(t *testing.T, server *postgrestest.Server, database st
 	for waiting := false; tries < 2; { // it has waited, given up and retried
 		before := waiting
 		require.NoError(t, pool.Do(t.Context(), func(conn *pgx.Conn) error {
-			return conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock')`).Scan(&waiting)
+			return conn.QueryRow(t.Context(),
+				`SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock')`).Scan(&waiting)
 		}))
 		if waiting && !before {
 			tries++
@@ -304,7 +308,8 @@ func migrationBehindALock(t *testing.T, server *postgrestest.Server, database st
 		default:
 		}
 	}
-	require.Eventually(t, func() bool { return exec(t.Context(), pool, "SELECT * FROM things") == nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return exec(t.Context(), pool, "SELECT * FROM things") == nil },
+		patience, time.Millisecond)
 	_, err = reader.Exec(t.Context(), "COMMIT")
 	require.NoError(t, err)
 	require.NoError(t, <-migrated)
@@ -362,9 +367,13 @@ func interruptedCommit(t *testing.T, server *postgrestest.Server, database strin
 	}
 	for way, write := range map[string]func(context.Context, string) error{"statement": insert, "transaction": commit} {
 		for end, interrupt := range map[string]func(cancel func()){
-			"the caller gives up":       func(cancel func()) { cancel() },
-			"an operator cancels it":    func(func()) { _ = exec(context.Background(), pool, "SELECT pg_cancel_backend(pid)"+waiting) },
-			"an operator terminates it": func(func()) { _ = exec(context.Background(), pool, "SELECT pg_terminate_backend(pid)"+waiting) },
+			"the caller gives up": func(cancel func()) { cancel() },
+			"an operator cancels it": func(func()) {
+				_ = exec(context.Background(), pool, "SELECT pg_cancel_backend(pid)"+waiting)
+			},
+			"an operator terminates it": func(func()) {
+				_ = exec(context.Background(), pool, "SELECT pg_terminate_backend(pid)"+waiting)
+			},
 		} {
 			name := way + end
 			ctx, cancel := context.WithCancel(t.Context())
@@ -397,12 +406,15 @@ func warningInEveryLanguage(t *testing.T, server *postgrestest.Server, database 
 	conn, err := pgx.ConnectConfig(t.Context(), config)
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
-	for severity, message := range map[string]string{"WARNUNG": "storniere Warten auf synchrone Replikation", "警告": "…"} {
+	for severity, message := range map[string]string{
+		"WARNUNG": "storniere Warten auf synchrone Replikation", "警告": "…",
+	} {
 		notes := conn.PgConn().CustomData()
 		delete(notes, warned)
 		noteWarning(conn.PgConn(), &pgconn.Notice{Severity: "HINWEIS", SeverityUnlocalized: "NOTICE", Code: "00000"})
 		assert.Empty(t, notes)
-		noteWarning(conn.PgConn(), &pgconn.Notice{Severity: severity, SeverityUnlocalized: "WARNING", Code: "01000", Message: message})
+		noteWarning(conn.PgConn(),
+			&pgconn.Notice{Severity: severity, SeverityUnlocalized: "WARNING", Code: "01000", Message: message})
 		assert.NotEmpty(t, notes)
 	}
 }
@@ -433,7 +445,9 @@ func pooler(t *testing.T, server *postgrestest.Server, database string) {
 	}
 	readers.Wait()
 
-	for _, statement := range []string{"statement_timeout = '10s'", "lock_timeout = '2s'", "idle_in_transaction_session_timeout = '5s'"} {
+	for _, statement := range []string{
+		"statement_timeout = '10s'", "lock_timeout = '2s'", "idle_in_transaction_session_timeout = '5s'",
+	} {
 		server.Exec(database, "ALTER ROLE other SET "+statement)
 	}
 	log.Reset()
@@ -501,7 +515,8 @@ func TestAddressesOfSQLite(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for code, unavailable := range map[string]bool{
-		"08006": true, "53300": true, "57014": true, "57P03": true, "58030": true, "25006": true, "55P03": true, "40P01": true,
+		"08006": true, "53300": true, "57014": true, "57P03": true,
+		"58030": true, "25006": true, "55P03": true, "40P01": true,
 		"28P01": false, "28000": false, "3D000": false, "42501": false, "42P01": false, "23505": false, "22001": false,
 	} {
 		err := ClassifyPostgres(&pgconn.PgError{Code: code, SeverityUnlocalized: "ERROR"})
