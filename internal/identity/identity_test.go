@@ -50,25 +50,30 @@ func TestRefusedTokens(t *testing.T) {
 		return refused{"Bearer " + cluster.Token(change), reason}
 	}
 	tests := map[string]refused{
-		"nothing":               {"", identity.NoToken},
-		"another scheme":        {"Basic aW46aW4=", identity.NoToken},
-		"no token":              {"Bearer ", identity.Malformed},
-		"not a token":           {"Bearer hello", identity.Malformed},
-		"a token and more":      {"Bearer " + cluster.Token() + ".x", identity.Malformed},
-		"another issuer":        with(identity.WrongIssuer, func(c *claims) { c.Issuer = "https://elsewhere.example.com" }),
-		"no issuer":             with(identity.WrongIssuer, func(c *claims) { c.Issuer = "" }),
-		"another audience":      with(identity.WrongAudience, func(c *claims) { c.Audience = jwt.Audience{"https://cluster.example.com"} }),
-		"no audience":           with(identity.WrongAudience, func(c *claims) { c.Audience = nil }),
-		"expired":               with(identity.Expired, func(c *claims) { c.IssuedAt, c.NotBefore, c.Expiry = from(-11*time.Minute), nil, from(-time.Minute) }),
-		"not valid yet":         with(identity.NotYetValid, func(c *claims) { c.NotBefore = from(time.Minute) }),
-		"issued in the future":  with(identity.NotYetValid, func(c *claims) { c.IssuedAt = from(time.Minute) }),
-		"lives too long":        with(identity.LongLived, func(c *claims) { c.Expiry = from(time.Hour) }),
-		"lives for ever":        with(identity.Malformed, func(c *claims) { c.Expiry = nil }),
-		"of unknown age":        with(identity.Malformed, func(c *claims) { c.IssuedAt = nil }),
-		"another account":       with(identity.WrongAccount, func(c *claims) { c.Subject = "system:serviceaccount:invoicing:default" }),
-		"another's namespace":   with(identity.WrongAccount, func(c *claims) { c.Subject = "system:serviceaccount:stranger:invoice-app" }),
-		"no account":            with(identity.WrongAccount, func(c *claims) { c.Subject = "" }),
-		"account and much else": with(identity.WrongAudience, func(c *claims) { c.Subject, c.Audience, c.Expiry = "", nil, from(time.Hour) }),
+		"nothing":          {"", identity.NoToken},
+		"another scheme":   {"Basic aW46aW4=", identity.NoToken},
+		"no token":         {"Bearer ", identity.Malformed},
+		"not a token":      {"Bearer hello", identity.Malformed},
+		"a token and more": {"Bearer " + cluster.Token() + ".x", identity.Malformed},
+		"another issuer":   with(identity.WrongIssuer, func(c *claims) { c.Issuer = "https://elsewhere.example.com" }),
+		"no issuer":        with(identity.WrongIssuer, func(c *claims) { c.Issuer = "" }),
+		"another audience": with(identity.WrongAudience,
+			func(c *claims) { c.Audience = jwt.Audience{"https://cluster.example.com"} }),
+		"no audience": with(identity.WrongAudience, func(c *claims) { c.Audience = nil }),
+		"expired": with(identity.Expired,
+			func(c *claims) { c.IssuedAt, c.NotBefore, c.Expiry = from(-11*time.Minute), nil, from(-time.Minute) }),
+		"not valid yet":        with(identity.NotYetValid, func(c *claims) { c.NotBefore = from(time.Minute) }),
+		"issued in the future": with(identity.NotYetValid, func(c *claims) { c.IssuedAt = from(time.Minute) }),
+		"lives too long":       with(identity.LongLived, func(c *claims) { c.Expiry = from(time.Hour) }),
+		"lives for ever":       with(identity.Malformed, func(c *claims) { c.Expiry = nil }),
+		"of unknown age":       with(identity.Malformed, func(c *claims) { c.IssuedAt = nil }),
+		"another account": with(identity.WrongAccount,
+			func(c *claims) { c.Subject = "system:serviceaccount:invoicing:default" }),
+		"another's namespace": with(identity.WrongAccount,
+			func(c *claims) { c.Subject = "system:serviceaccount:stranger:invoice-app" }),
+		"no account": with(identity.WrongAccount, func(c *claims) { c.Subject = "" }),
+		"account and much else": with(identity.WrongAudience,
+			func(c *claims) { c.Subject, c.Audience, c.Expiry = "", nil, from(time.Hour) }),
 	}
 	for name, forgery := range cluster.Forgeries() {
 		reason := map[string]identity.Reason{
@@ -103,9 +108,12 @@ func TestAcceptedTokens(t *testing.T) {
 	v, _ := newVerifier(cluster.Config())
 	type claims = identitytest.Claims
 	for name, token := range map[string]string{
-		"as Kubernetes makes it":   cluster.Token(),
-		"for others, too":          cluster.Token(func(c *claims) { c.Audience = append(jwt.Audience{"another"}, c.Audience...) }),
-		"by a clock that is ahead": cluster.Token(func(c *claims) { c.IssuedAt, c.NotBefore = from(20*time.Second), from(20*time.Second) }),
+		"as Kubernetes makes it": cluster.Token(),
+		"for others, too": cluster.Token(
+			func(c *claims) { c.Audience = append(jwt.Audience{"another"}, c.Audience...) }),
+		"by a clock that is ahead": cluster.Token(func(c *claims) {
+			c.IssuedAt, c.NotBefore = from(20*time.Second), from(20*time.Second)
+		}),
 		"by a clock that is behind": cluster.Token(func(c *claims) {
 			c.IssuedAt, c.NotBefore, c.Expiry = from(-610*time.Second), nil, from(-10*time.Second)
 		}),
@@ -183,7 +191,8 @@ func TestUnusableTokenFile(t *testing.T) {
 
 func TestConfigIsCompleteOrEmpty(t *testing.T) {
 	t.Chdir(t.TempDir())
-	all := map[string]string{"CALLER_KEYS_FILE": "/keys", "CALLER_ISSUER": "me", "CALLER_AUDIENCE": "you", "CALLER_ACCOUNT": "them"}
+	all := map[string]string{"CALLER_KEYS_FILE": "/keys",
+		"CALLER_ISSUER": "me", "CALLER_AUDIENCE": "you", "CALLER_ACCOUNT": "them"}
 	read := func(t *testing.T, without string) (identity.Config, error) {
 		for name, value := range all {
 			if name != without {
