@@ -113,7 +113,8 @@ func TestTextHasAllDecimals(t *testing.T) {
 		minor          *big.Int
 		currency, want string
 	}{
-		{big.NewInt(1215), "EUR", "12.15"}, {big.NewInt(1050), "EUR", "10.50"}, {big.NewInt(5), "EUR", "0.05"}, {new(big.Int), "EUR", "0.00"},
+		{big.NewInt(1215), "EUR", "12.15"}, {big.NewInt(1050), "EUR", "10.50"},
+		{big.NewInt(5), "EUR", "0.05"}, {new(big.Int), "EUR", "0.00"},
 		{big.NewInt(500), "JPY", "500"}, {big.NewInt(1005), "KWD", "1.005"}, {big.NewInt(1215), "BGN", "12.15"},
 		{more, "EUR", "184467440737095516.14"},
 	} {
