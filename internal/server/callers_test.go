@@ -55,9 +55,11 @@ func TestRefusedCallers(t *testing.T) {
 		"no token": {cluster.Config(), "", identity.NoToken, 401, `{"error":"a valid token is required"}`},
 		"a forged token": {cluster.Config(), "Bearer " + cluster.Forgeries()["another payload"],
 			identity.WrongSignature, 401, `{"error":"a valid token is required"}`},
-		"another account": {cluster.Config(), "Bearer " + cluster.Token(func(c *identitytest.Claims) { c.Subject = "another" }),
+		"another account": {cluster.Config(),
+			"Bearer " + cluster.Token(func(c *identitytest.Claims) { c.Subject = "another" }),
 			identity.WrongAccount, 403, `{"error":"this account is not allowed to call"}`},
-		"no keys": {noKeys, "Bearer " + cluster.Token(), identity.KeysUnavailable, 503, `{"error":"callers cannot be verified, try again"}`},
+		"no keys": {noKeys, "Bearer " + cluster.Token(), identity.KeysUnavailable,
+			503, `{"error":"callers cannot be verified, try again"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, logs := newDoor(test.cfg)

@@ -71,7 +71,8 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 				assert.NotEmpty(t, answer.Header().Get(requestid.Header))
 				assert.Contains(t, answer.Body.String(), "no response within 10s")
 				assert.Contains(t, logs.String(), "status=503")
-				assert.Equal(t, []string{`http_request_duration_seconds_count{method="GET",route="/stuck",status="503"} 1`}, scrape(t, s, "/stuck"))
+				assert.Equal(t, []string{`http_request_duration_seconds_count{method="GET",route="/stuck",status="503"} 1`},
+					scrape(t, s, "/stuck"))
 				close(wake)
 				assert.ErrorIs(t, <-done, http.ErrHandlerTimeout)
 				assert.NotContains(t, answer.Body.String(), "too late")
@@ -150,20 +151,26 @@ func TestEveryOutcomeIsCountedAndLogged(t *testing.T) {
 		status  string
 		logged  string
 	}{
-		"answered":            {func(c *gin.Context) { c.String(http.StatusOK, "ok") }, false, "200", "status=200"},
-		"panic":               {func(*gin.Context) { panic("secret") }, false, "500", "status=500"},
-		"panic in mid-answer": {func(c *gin.Context) { c.String(http.StatusOK, "half"); panic("secret") }, false, "aborted", "aborted=true"},
-		"cut":                 {func(c *gin.Context) { c.String(http.StatusOK, "half"); panic(http.ErrAbortHandler) }, false, "aborted", "aborted=true"},
+		"answered": {func(c *gin.Context) { c.String(http.StatusOK, "ok") }, false, "200", "status=200"},
+		"panic":    {func(*gin.Context) { panic("secret") }, false, "500", "status=500"},
+		"panic in mid-answer": {func(c *gin.Context) { c.String(http.StatusOK, "half"); panic("secret") },
+			false, "aborted", "aborted=true"},
+		"cut": {func(c *gin.Context) { c.String(http.StatusOK, "half"); panic(http.ErrAbortHandler) },
+			false, "aborted", "aborted=true"},
 		"cut before anything": {func(*gin.Context) { panic(http.ErrAbortHandler) }, false, "aborted", "aborted=true"},
-		"stuck in mid-answer": {func(c *gin.Context) { c.String(http.StatusOK, "half"); <-c.Request.Context().Done() }, false, "aborted", "aborted=true"},
-		"client gone":         {func(c *gin.Context) { <-c.Request.Context().Done(); c.String(http.StatusOK, "ok") }, true, "499", "status=499"},
-		"gone, and cut":       {func(c *gin.Context) { <-c.Request.Context().Done(); panic(http.ErrAbortHandler) }, true, "499", "status=499"},
+		"stuck in mid-answer": {func(c *gin.Context) { c.String(http.StatusOK, "half"); <-c.Request.Context().Done() },
+			false, "aborted", "aborted=true"},
+		"client gone": {func(c *gin.Context) { <-c.Request.Context().Done(); c.String(http.StatusOK, "ok") },
+			true, "499", "status=499"},
+		"gone, and cut": {func(c *gin.Context) { <-c.Request.Context().Done(); panic(http.ErrAbortHandler) },
+			true, "499", "status=499"},
 		"gone, in mid-answer": {func(c *gin.Context) {
 			c.String(http.StatusOK, "half")
 			<-c.Request.Context().Done()
 			panic(http.ErrAbortHandler)
 		}, true, "499", "status=499"},
-		"gone after the answer": {func(c *gin.Context) { c.String(http.StatusOK, "all"); <-c.Request.Context().Done() }, true, "200", "status=200"},
+		"gone after the answer": {func(c *gin.Context) { c.String(http.StatusOK, "all"); <-c.Request.Context().Done() },
+			true, "200", "status=200"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -178,7 +185,8 @@ func TestEveryOutcomeIsCountedAndLogged(t *testing.T) {
 				request := httptest.NewRequestWithContext(ctx, http.MethodGet, "/things/1", nil)
 				request.Header.Set(requestid.Header, "abc")
 				_, _ = do(s, request)
-				assert.Equal(t, []string{`http_request_duration_seconds_count{method="GET",route="/things/:id",status="` + test.status + `"} 1`},
+				assert.Equal(t,
+					[]string{`http_request_duration_seconds_count{method="GET",route="/things/:id",status="` + test.status + `"} 1`},
 					scrape(t, s, "/things/:id"))
 				var access []string
 				for line := range strings.Lines(logs.String()) {
@@ -278,7 +286,8 @@ func TestFullServer(t *testing.T) {
 func TestHangingCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wake := make(chan struct{})
-		s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, func(context.Context) error { <-wake; return nil })
+		s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil,
+			func(context.Context) error { <-wake; return nil })
 		start := time.Now()
 		assert.Equal(t, http.StatusServiceUnavailable, get(s, "/readyz").Code)
 		assert.Equal(t, readyTimeout, time.Since(start))
@@ -377,7 +386,8 @@ func TestBodyRate(t *testing.T) {
 				client := pipe(t, s)
 				start := time.Now()
 				go func() {
-					fmt.Fprintf(client, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", test.size)
+					fmt.Fprintf(client,
+						"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", test.size)
 					for sent := 0; sent < test.size; sent += 32 << 10 {
 						time.Sleep(test.pause)
 						if _, err := client.Write(make([]byte, min(32<<10, test.size-sent))); err != nil {
@@ -463,10 +473,13 @@ func TestClientThatLeavesIsDetected(t *testing.T) {
 		left <- struct{}{}
 	})
 	url, _ := serve(t, s, func() {})
-	for _, body := range []string{"", "Content-Length: 2\r\n\r\n{}", "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"} {
+	for _, body := range []string{
+		"", "Content-Length: 2\r\n\r\n{}", "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
+	} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 		require.NoError(t, err)
-		_, err = io.WriteString(conn, "POST /long HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"+body+"\r\n")
+		_, err = io.WriteString(conn,
+			"POST /long HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"+body+"\r\n")
 		require.NoError(t, err)
 		<-entered
 		require.NoError(t, conn.Close())

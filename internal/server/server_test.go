@@ -26,7 +26,8 @@ import (
 )
 
 func newServer(logs io.Writer) *Server {
-	return New(slog.New(slog.NewTextHandler(logs, nil)), prometheus.NewRegistry(), nil, func(context.Context) error { return nil })
+	return New(slog.New(slog.NewTextHandler(logs, nil)), prometheus.NewRegistry(), nil,
+		func(context.Context) error { return nil })
 }
 
 // serve runs s on a free port until stop is called, which returns the result of Run.
@@ -140,7 +141,8 @@ func get(s *Server, path string) *httptest.ResponseRecorder {
 
 func TestReadinessIsCheckedOncePerSecond(t *testing.T) {
 	asked := 0
-	s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, func(context.Context) error { asked++; return errors.New("gone") })
+	s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil,
+		func(context.Context) error { asked++; return errors.New("gone") })
 	for range 5 {
 		answer := get(s, "/readyz")
 		assert.Equal(t, http.StatusServiceUnavailable, answer.Code)
@@ -153,7 +155,9 @@ func TestRequestID(t *testing.T) {
 	var logs bytes.Buffer
 	s := newServer(&logs)
 	s.Router.GET("/id", func(c *gin.Context) { c.String(http.StatusOK, requestid.From(c.Request.Context())) })
-	for sent, taken := range map[string]bool{"abc-123": true, "": false, "forged\" level=ERROR": false, strings.Repeat("x", 65): false} {
+	for sent, taken := range map[string]bool{
+		"abc-123": true, "": false, "forged\" level=ERROR": false, strings.Repeat("x", 65): false,
+	} {
 		logs.Reset()
 		request := httptest.NewRequest(http.MethodGet, "/id", nil)
 		request.Header.Set(requestid.Header, sent)
@@ -188,9 +192,11 @@ func TestFailuresHideTheirCause(t *testing.T) {
 		body   string
 		logged bool
 	}{
-		"expected":     {&Failure{Status: http.StatusConflict, Code: "taken", Text: "it is taken"}, 409, `{"error":"it is taken","code":"taken"}`, false},
-		"with a cause": {&Failure{Status: http.StatusServiceUnavailable, Text: "try again", Cause: errors.New("10.0.0.7")}, 503, `{"error":"try again"}`, true},
-		"unexpected":   {errors.New("10.0.0.7"), 500, `{"error":"internal error"}`, true},
+		"expected": {&Failure{Status: http.StatusConflict, Code: "taken", Text: "it is taken"},
+			409, `{"error":"it is taken","code":"taken"}`, false},
+		"with a cause": {&Failure{Status: http.StatusServiceUnavailable, Text: "try again", Cause: errors.New("10.0.0.7")},
+			503, `{"error":"try again"}`, true},
+		"unexpected": {errors.New("10.0.0.7"), 500, `{"error":"internal error"}`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			logs.Reset()
