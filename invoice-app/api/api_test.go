@@ -52,7 +52,8 @@ func newContract(t *testing.T, s invoice.Store, p provider) *contracttest.Contra
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	ready := func(ctx context.Context) error { _, err := s.LastSeq(ctx); return err }
-	return contracttest.New(t, New(log, prometheus.NewRegistry(), ready, s, invoice.NewPayer(s, p, impatient, log), time.Minute))
+	return contracttest.New(t, New(log, prometheus.NewRegistry(), ready, s,
+		invoice.NewPayer(s, p, impatient, log), time.Minute))
 }
 
 func newStore(t *testing.T) store.Store {
@@ -121,10 +122,12 @@ func TestContract(t *testing.T) {
 	code, body = call(http.MethodPost, "/invoices", `{"InvoiceId":"a/b","Value":100.0,"Currency":"JPY"}`)
 	assert.Equal(t, 200, code)
 	assert.Equal(t, `{"added":0,"existing":1}`, body)
-	code, body = call(http.MethodPost, "/invoices", ` [{"InvoiceId":"bad","Value":5,"Currency":"EUR"},{"InvoiceId":"a/b","Value":100,"Currency":"JPY"}]`)
+	code, body = call(http.MethodPost, "/invoices",
+		` [{"InvoiceId":"bad","Value":5,"Currency":"EUR"},{"InvoiceId":"a/b","Value":100,"Currency":"JPY"}]`)
 	assert.Equal(t, 201, code)
 	assert.Equal(t, `{"added":1,"existing":1}`, body)
-	code, _ = call(http.MethodPost, "/invoices", `[{"InvoiceId":"new","Value":5,"Currency":"EUR"},{"InvoiceId":"a/b","Value":101,"Currency":"JPY"}]`)
+	code, _ = call(http.MethodPost, "/invoices",
+		`[{"InvoiceId":"new","Value":5,"Currency":"EUR"},{"InvoiceId":"a/b","Value":101,"Currency":"JPY"}]`)
 	assert.Equal(t, 409, code)
 	code, _ = call(http.MethodGet, "/invoices/new", "")
 	assert.Equal(t, 404, code, "a conflict changes nothing")
@@ -134,7 +137,9 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 200, code)
 	_, body = call(http.MethodGet, "/invoices?paid=false", "")
 	assert.Equal(t, `[{"InvoiceId":"bad","Value":5,"Currency":"EUR","IsPaid":false,"Rejected":"was paid before"}]`, body)
-	for query, ids := range map[string]string{"rejected=true": "bad", "paid=false&rejected=false": "", "paid=true&rejected=true": ""} {
+	for query, ids := range map[string]string{
+		"rejected=true": "bad", "paid=false&rejected=false": "", "paid=true&rejected=true": "",
+	} {
 		_, body = call(http.MethodGet, "/invoices?"+query, "")
 		assert.Equal(t, ids != "", strings.Contains(body, `"bad"`), query)
 		assert.Equal(t, len(ids)/3, strings.Count(body, "InvoiceId"), query)
@@ -147,7 +152,9 @@ func TestContract(t *testing.T) {
 	code, _ = call(http.MethodPost, "/invoices/none/retry", "")
 	assert.Equal(t, 404, code)
 
-	for _, bad := range []string{"limit=0", "limit=1001", "limit=x", "after=-1", "after=x", "paid=maybe", "paid=", "rejected=1"} {
+	for _, bad := range []string{
+		"limit=0", "limit=1001", "limit=x", "after=-1", "after=x", "paid=maybe", "paid=", "rejected=1",
+	} {
 		code, _ = call(http.MethodGet, "/invoices?"+bad, "")
 		assert.Equal(t, 400, code, bad)
 	}
@@ -283,7 +290,8 @@ func TestPages(t *testing.T) {
 		return ids
 	}
 
-	assert.Equal(t, want, ids(c.Do(t, http.MethodGet, "/invoices", "").Body.Bytes()), "the whole list, over several chunks")
+	assert.Equal(t, want, ids(c.Do(t, http.MethodGet, "/invoices", "").Body.Bytes()),
+		"the whole list, over several chunks")
 
 	var got []string
 	pages := 0

@@ -37,7 +37,8 @@ func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 
 	answer := c.Do(t, http.MethodPost, "/invoices/pay", "")
 	assert.Equal(t, 202, answer.Code)
-	assert.JSONEq(t, `{"status":"paying continues; repeat the request to wait for the end","unpaid":3}`, answer.Body.String())
+	assert.JSONEq(t, `{"status":"paying continues; repeat the request to wait for the end","unpaid":3}`,
+		answer.Body.String())
 	assert.Equal(t, "/invoices?paid=false", answer.Header().Get("Location"))
 	close(goOn)
 	require.Eventually(t, func() bool {
