@@ -30,7 +30,8 @@ func FuzzCSV(f *testing.F) {
 
 func FuzzJSONLines(f *testing.F) {
 	for _, text := range []string{
-		"{\"InvoiceId\":\"A1\",\"Value\":131072.01,\"Currency\":\"EUR\"}\n\n{\"invoice_id\":\"A, 2\",\"Value\":5e2,\"Currency\":\"JPY\",\"x\":[{}]}\n",
+		"{\"InvoiceId\":\"A1\",\"Value\":131072.01,\"Currency\":\"EUR\"}\n\n" +
+			"{\"invoice_id\":\"A, 2\",\"Value\":5e2,\"Currency\":\"JPY\",\"x\":[{}]}\n",
 		`[{"InvoiceId":"A1","Value":1,"Currency":"KWD","IsPaid":false},{}]`,
 	} {
 		f.Add([]byte(text))
