@@ -198,7 +198,9 @@ type lateLedger struct {
 	wait time.Duration
 }
 
-func (l *lateLedger) Claim(ctx context.Context, after, through int64, limit int, lease time.Duration) ([]invoice.Claim, error) {
+func (l *lateLedger) Claim(
+	ctx context.Context, after, through int64, limit int, lease time.Duration,
+) ([]invoice.Claim, error) {
 	claims, err := l.ledger.Claim(ctx, after, through, limit, lease)
 	time.Sleep(l.wait)
 	l.wait = 0
