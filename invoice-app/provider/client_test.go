@@ -247,15 +247,19 @@ func TestVerdictsOfABatch(t *testing.T) {
 	}{
 		"all":              {200, `[` + paidA + `,` + paidB + `,` + paidC + `]`, "paid paid paid"},
 		"in another order": {200, `[` + paidC + `,` + paidA + `,` + paidB + `]`, "paid paid paid"},
-		"each its own": {200, `[` + paidA + `,{"id":"B","status":422,"code":"payment_mismatch","error":"other"},{"id":"C","status":503}]`,
+		"each its own": {200, `[` + paidA +
+			`,{"id":"B","status":422,"code":"payment_mismatch","error":"other"},{"id":"C","status":503}]`,
 			"paid rejected down"},
-		"invalid":                      {200, `[{"id":"A","status":400,"code":"invalid_payment","error":"no"},` + paidB + `]`, "rejected paid failed"},
-		"half of them":                 {200, `[` + paidA + `]`, "paid failed failed"},
-		"none":                         {200, `[]`, "failed failed failed"},
-		"null":                         {200, `null`, "failed failed failed"},
-		"twice the same":               {200, `[` + paidA + `,` + paidA + `,` + paidB + `,` + paidC + `]`, "paid paid paid"},
-		"twice, and not the same":      {200, `[` + paidA + `,` + paidB + `,` + paidC + `,{"id":"A","status":422,"code":"payment_mismatch"},` + paidA + `]`, "failed paid paid"},
-		"of others":                    {200, `[{"id":"D","status":200},{"id":"","status":200},` + paidB + `]`, "failed paid failed"},
+		"invalid": {200, `[{"id":"A","status":400,"code":"invalid_payment","error":"no"},` + paidB + `]`,
+			"rejected paid failed"},
+		"half of them":   {200, `[` + paidA + `]`, "paid failed failed"},
+		"none":           {200, `[]`, "failed failed failed"},
+		"null":           {200, `null`, "failed failed failed"},
+		"twice the same": {200, `[` + paidA + `,` + paidA + `,` + paidB + `,` + paidC + `]`, "paid paid paid"},
+		"twice, and not the same": {200, `[` + paidA + `,` + paidB + `,` + paidC +
+			`,{"id":"A","status":422,"code":"payment_mismatch"},` + paidA + `]`, "failed paid paid"},
+		"of others": {200, `[{"id":"D","status":200},{"id":"","status":200},` + paidB + `]`,
+			"failed paid failed"},
 		"without a status":             {200, `[{"id":"A"},` + paidB + `,` + paidC + `]`, "failed paid paid"},
 		"cut off":                      {200, `[` + paidA + `,` + paidB + `,`, "failed failed failed"},
 		"an element of the wrong type": {200, `[` + paidA + `,{"id":1,"status":200}]`, "failed failed failed"},
@@ -264,14 +268,16 @@ func TestVerdictsOfABatch(t *testing.T) {
 		"refused as a whole":           {400, `{"error":"twice","code":"malformed"}`, "failed failed failed"},
 		"refused like one":             {422, `{"error":"other","code":"payment_mismatch"}`, "failed failed failed"},
 		"unavailable":                  {503, `{"error":"no"}`, "down down down"},
-		"endless":                      {200, `[` + paidA + `,` + paidB + `,` + paidC + `]` + strings.Repeat(" ", maxAnswer), "failed failed failed"},
+		"endless": {200, `[` + paidA + `,` + paidB + `,` + paidC + `]` + strings.Repeat(" ", maxAnswer),
+			"failed failed failed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 				body, err := io.ReadAll(r.Body)
 				assert.NoError(t, err)
 				assert.Equal(t, "/base/payments/batch", r.URL.Path)
-				assert.Equal(t, `[{"id":"A","value":0.01,"currency":"EUR"},{"id":"B","value":2,"currency":"JPY"},{"id":"C","value":0.03,"currency":"EUR"}]`, string(body))
+				assert.Equal(t, `[{"id":"A","value":0.01,"currency":"EUR"},{"id":"B","value":2,"currency":"JPY"},`+
+					`{"id":"C","value":0.03,"currency":"EUR"}]`, string(body))
 				w.WriteHeader(test.status)
 				_, _ = io.WriteString(w, test.body)
 			})
