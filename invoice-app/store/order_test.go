@@ -214,7 +214,9 @@ func commonInvoices(t *testing.T, open func(*testing.T) Store) {
 
 // pausing is a list whose sender pauses before the last invoice until goOn is closed. Of a list of
 // three chunks, the first one is in the database by then.
-func pausing(list []invoice.Invoice, paused chan<- struct{}, goOn <-chan struct{}, err error) func(func(invoice.Invoice, error) bool) {
+func pausing(
+	list []invoice.Invoice, paused chan<- struct{}, goOn <-chan struct{}, err error,
+) func(func(invoice.Invoice, error) bool) {
 	return func(yield func(invoice.Invoice, error) bool) {
 		for n, i := range list {
 			if n == len(list)-1 {

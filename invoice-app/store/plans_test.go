@@ -119,7 +119,8 @@ func explain(t *testing.T, conn *pgx.Conn, mode, query string, args []any) planN
 // need it.
 func claimsUnderAnOldSnapshot(t *testing.T, server *postgrestest.Server) {
 	name := newDatabase(t, server)
-	server.Exec(name, `INSERT INTO invoices (id, amount_minor, currency) SELECT 'I' || n, n, 'EUR' FROM generate_series(1, 60000) AS n`)
+	server.Exec(name,
+		`INSERT INTO invoices (id, amount_minor, currency) SELECT 'I' || n, n, 'EUR' FROM generate_series(1, 60000) AS n`)
 	server.Exec(name, `VACUUM (ANALYZE) invoices`)
 	old, err := pgx.Connect(t.Context(), server.URL(postgrestest.Superuser, name))
 	require.NoError(t, err)
@@ -138,7 +139,8 @@ func claimsUnderAnOldSnapshot(t *testing.T, server *postgrestest.Server) {
 	plan := explain(t, conn, "auto", claimSQL, []any{50_000, all, 8, time.Minute})
 	assert.Less(t, plan.Hit+plan.Read, 200)
 	plan = explain(t, conn, "auto", claimSQL, []any{0, all, 8, time.Minute})
-	assert.Greater(t, plan.Hit+plan.Read, 200, "without the cursor it walks over all of them: is this test still about something?")
+	assert.Greater(t, plan.Hit+plan.Read, 200,
+		"without the cursor it walks over all of them: is this test still about something?")
 }
 
 func TestPlansOfSQLite(t *testing.T) {
@@ -146,7 +148,8 @@ func TestPlansOfSQLite(t *testing.T) {
 	_, err := s.Exec(fmt.Sprintf(`
 		WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < %d)
 		INSERT INTO invoices (id, amount_minor, currency, paid_at, rejected_reason)
-		SELECT 'I' || n, n, 'EUR', CASE WHEN n %% 10000 <> 0 THEN 1 END, CASE WHEN n %% 20000 = 0 THEN 'no' END FROM numbers`, manyInvoices))
+		SELECT 'I' || n, n, 'EUR', CASE WHEN n %% 10000 <> 0 THEN 1 END,
+			CASE WHEN n %% 20000 = 0 THEN 'no' END FROM numbers`, manyInvoices))
 	require.NoError(t, err)
 	yes, no := true, false
 	for what, query := range map[string]struct {
@@ -154,10 +157,13 @@ func TestPlansOfSQLite(t *testing.T) {
 		index string // the index that the query should use
 		args  []any
 	}{
-		"get":    {getSQLite, "SEARCH invoices USING INDEX sqlite_autoindex_invoices_1 (id=?)", []any{"I7"}},
-		"list":   {listSQLite(invoice.Filter{}), "SEARCH invoices USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", []any{0, 10}},
-		"unpaid": {listSQLite(invoice.Filter{Paid: &no}), "SEARCH invoices USING INDEX invoices_unpaid (seq>? AND seq<?)", []any{0, 10}},
-		"paid":   {listSQLite(invoice.Filter{Paid: &yes}), "SEARCH invoices USING INDEX invoices_paid (seq>? AND seq<?)", []any{0, 10}},
+		"get": {getSQLite, "SEARCH invoices USING INDEX sqlite_autoindex_invoices_1 (id=?)", []any{"I7"}},
+		"list": {listSQLite(invoice.Filter{}),
+			"SEARCH invoices USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", []any{0, 10}},
+		"unpaid": {listSQLite(invoice.Filter{Paid: &no}),
+			"SEARCH invoices USING INDEX invoices_unpaid (seq>? AND seq<?)", []any{0, 10}},
+		"paid": {listSQLite(invoice.Filter{Paid: &yes}),
+			"SEARCH invoices USING INDEX invoices_paid (seq>? AND seq<?)", []any{0, 10}},
 		"rejected": {
 			listSQLite(invoice.Filter{Rejected: &yes}),
 			"SEARCH invoices USING INDEX invoices_rejected (seq>? AND seq<?)", []any{0, 10},
@@ -172,7 +178,8 @@ func TestPlansOfSQLite(t *testing.T) {
 		},
 		"retry all": {retryAllSQLite, "SEARCH invoices USING INDEX invoices_rejected (seq>? AND seq<?)", []any{0, 10}},
 		"last":      {maxSQLite, "SEARCH invoices USING INTEGER PRIMARY KEY (rowid<?)", nil},
-		"claim":     {claimSQLite, "SEARCH invoices USING INDEX invoices_unsettled (seq>? AND seq<?)", []any{0, all, 8, 1000}},
+		"claim": {claimSQLite, "SEARCH invoices USING INDEX invoices_unsettled (seq>? AND seq<?)",
+			[]any{0, all, 8, 1000}},
 		"unsettled": {unsettledSQLite, "invoices USING INDEX invoices_unsettled (seq<?)", []any{all}},
 	} {
 		t.Run(what, func(t *testing.T) {
