@@ -115,7 +115,8 @@ func TestFigures(t *testing.T) {
 	check()
 	settle(t, s.Store, part, 3)
 	check()
-	_, err := s.Add(t.Context(), invoice.All([]invoice.Invoice{of("more", 1<<62, "EUR"), of("and more", 1<<62, "EUR"), of("other", 5, "KWD")}))
+	_, err := s.Add(t.Context(),
+		invoice.All([]invoice.Invoice{of("more", 1<<62, "EUR"), of("and more", 1<<62, "EUR"), of("other", 5, "KWD")}))
 	require.NoError(t, err)
 	check()
 	freed, _, err := s.RetryAll(t.Context(), 0, 2)
@@ -144,7 +145,8 @@ func TestFiguresOfAnEmptiedDatabase(t *testing.T) {
 	other, _ := newCounter(t)
 	c.store = other
 	assert.Zero(t, ask(t, c).All)
-	_, err := other.Add(t.Context(), invoice.All([]invoice.Invoice{of("x", 3, "EUR"), of("y", 4, "EUR"), of("z", 5, "EUR")}))
+	_, err := other.Add(t.Context(),
+		invoice.All([]invoice.Invoice{of("x", 3, "EUR"), of("y", 4, "EUR"), of("z", 5, "EUR")}))
 	require.NoError(t, err)
 	f := ask(t, c)
 	assert.Equal(t, int64(3), f.All)
@@ -212,7 +214,9 @@ func TestPace(t *testing.T) {
 	assert.Equal(t, progress{}, at(61, 5, 10), "freed, or another database")
 	assert.Equal(t, progress{}, at(200, 10, 5), "nobody has looked for long")
 	assert.Equal(t, "3 h", progress{Left: 2*time.Hour + time.Second}.LeftText())
-	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -1000: "-1,000", -100: "-100", 1234567: "1,234,567"} {
+	for n, want := range map[int64]string{
+		0: "0", 999: "999", 1000: "1,000", -1000: "-1,000", -100: "-100", 1234567: "1,234,567",
+	} {
 		assert.Equal(t, want, commas(n))
 	}
 }

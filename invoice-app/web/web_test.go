@@ -246,10 +246,12 @@ func (d document) link(t *testing.T, text string) string {
 }
 
 func TestPage(t *testing.T) {
-	s := newSite(t, newStore(t, of("I1", 1215, "EUR"), of("<i>&\"", 500, "JPY"), of("I3", 1000, "EUR"), of("KWD-1", 1005, "KWD")),
+	s := newSite(t, newStore(t, of("I1", 1215, "EUR"), of("<i>&\"", 500, "JPY"),
+		of("I3", 1000, "EUR"), of("KWD-1", 1005, "KWD")),
 		refuses("I3"), impatient)
 	page := s.get("/")
-	assert.Equal(t, []string{"I1 12.15 EUR unpaid", `<i>&" 500 JPY unpaid`, "I3 10.00 EUR unpaid", "KWD-1 1.005 KWD unpaid"}, page.rows("invoices"))
+	assert.Equal(t, []string{"I1 12.15 EUR unpaid", `<i>&" 500 JPY unpaid`,
+		"I3 10.00 EUR unpaid", "KWD-1 1.005 KWD unpaid"}, page.rows("invoices"))
 	assert.Equal(t, []string{"EUR 22.15 0.00 0.00", "JPY 500 0 0", "KWD 1.005 0.000 0.000"}, page.rows("summary"))
 	assert.Empty(t, page.all("i"), "an id is text")
 	assert.Equal(t, "/invoices", page.link(t, "Download all as JSON"))
@@ -257,7 +259,8 @@ func TestPage(t *testing.T) {
 	// Without JavaScript: a form, a redirect, a page.
 	page = s.submit(page.form(t, "/pay", "Pay all unpaid"), nil)
 	assert.Equal(t, "Everything that was unpaid is paid now, or rejected.", page.id("said").text())
-	assert.Equal(t, []string{"I1 12.15 EUR paid", `<i>&" 500 JPY paid`, "I3 10.00 EUR rejected: <b>was paid before</b> Retry", "KWD-1 1.005 KWD paid"}, page.rows("invoices"))
+	assert.Equal(t, []string{"I1 12.15 EUR paid", `<i>&" 500 JPY paid`,
+		"I3 10.00 EUR rejected: <b>was paid before</b> Retry", "KWD-1 1.005 KWD paid"}, page.rows("invoices"))
 	assert.Empty(t, page.all("b"), "a reason is text")
 	page = s.get(page.link(t, "Rejected 1"))
 	assert.Equal(t, []string{"I3 10.00 EUR rejected: <b>was paid before</b> Retry"}, page.rows("invoices"))
@@ -326,7 +329,8 @@ func TestOnlyHTMLClientsGetThePage(t *testing.T) {
 			assert.Equal(t, `{"error":"no such path"}`, answer.Body.String())
 		}
 	}
-	assert.Equal(t, "[]", s.send(httptest.NewRequest(http.MethodGet, "/invoices", nil)).Body.String(), "a browser, too, gets the API at its paths")
+	assert.Equal(t, "[]", s.send(httptest.NewRequest(http.MethodGet, "/invoices", nil)).Body.String(),
+		"a browser, too, gets the API at its paths")
 }
 
 func TestPageLoadsOnlyItsOwnFiles(t *testing.T) {
@@ -341,7 +345,8 @@ func TestPageLoadsOnlyItsOwnFiles(t *testing.T) {
 		}
 		assert.Equal(t, want, source, name)
 	}
-	assert.Contains(t, answer.Header().Get("Content-Security-Policy"), "default-src 'none'; script-src 'self'; style-src 'self';")
+	assert.Contains(t, answer.Header().Get("Content-Security-Policy"),
+		"default-src 'none'; script-src 'self'; style-src 'self';")
 	assert.Equal(t, "nosniff", answer.Header().Get("X-Content-Type-Options"))
 	page := parse(t, answer)
 	for d := range page.Descendants() {
@@ -375,10 +380,12 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 	invoices := newStore(t, of("I1", 1215, "EUR"))
 	s := newSite(t, invoices, nil, impatient)
 	for _, header := range []http.Header{
-		{"Sec-Fetch-Site": {"cross-site"}}, {"Sec-Fetch-Site": {"same-site"}}, {"Origin": {"http://evil.example"}}, {"Origin": {"null"}},
+		{"Sec-Fetch-Site": {"cross-site"}}, {"Sec-Fetch-Site": {"same-site"}},
+		{"Origin": {"http://evil.example"}}, {"Origin": {"null"}},
 	} {
 		for _, request := range []*http.Request{
-			formRequest("/pay", nil), formRequest("/retry", nil), uploadRequest(t, "a.csv", "InvoiceId,Value,Currency\nI2,1,EUR\n"),
+			formRequest("/pay", nil), formRequest("/retry", nil),
+			uploadRequest(t, "a.csv", "InvoiceId,Value,Currency\nI2,1,EUR\n"),
 		} {
 			request.Header.Del("Sec-Fetch-Site")
 			for name, value := range header {
@@ -427,12 +434,18 @@ func TestImport(t *testing.T) {
 	}{
 		"a value": {
 			header + "a,1,EUR\nb,2,EUR\n<b>,x,EUR\nd,1,EUR\ne,2,EUR\nf,3,EUR\n", 400, "4",
-			[]string{"a,1,EUR", "b,2,EUR", "<b>,x,EUR Value \"x\" has a currency or other letters in it: write only the number, as in 1234.56", "d,1,EUR", "e,2,EUR"}, "2",
+			[]string{"a,1,EUR", "b,2,EUR",
+				"<b>,x,EUR Value \"x\" has a currency or other letters in it: write only the number, as in 1234.56",
+				"d,1,EUR", "e,2,EUR"}, "2",
 		},
-		"the last":    {header + "a,1,EUR\nb,2,EUX", 400, "3", []string{"InvoiceId,Value,Currency", "a,1,EUR", `b,2,EUX currency "EUX" is not a current ISO 4217 code`}, "1"},
-		"a conflict":  {header + "a,1,EUR\rI1,2,EUR\r", 409, "3", []string{"InvoiceId,Value,Currency", "a,1,EUR", `I1,2,EUR invoice "I1" exists with another amount or currency`}, "1"},
-		"JSON lines":  {`{"InvoiceId":"a","Value":1,"Currency":"EUR"}` + "\n{]\n", 400, "2", nil, "1"},
-		"long ago":    {"InvoiceId,Value,Currency,Note\nI1,2,EUR,\n" + many.String(), 409, "2", []string{`invoice "I1" exists with another amount or currency`}, "2"},
+		"the last": {header + "a,1,EUR\nb,2,EUX", 400, "3",
+			[]string{"InvoiceId,Value,Currency", "a,1,EUR", `b,2,EUX currency "EUX" is not a current ISO 4217 code`}, "1"},
+		"a conflict": {header + "a,1,EUR\rI1,2,EUR\r", 409, "3",
+			[]string{"InvoiceId,Value,Currency", "a,1,EUR",
+				`I1,2,EUR invoice "I1" exists with another amount or currency`}, "1"},
+		"JSON lines": {`{"InvoiceId":"a","Value":1,"Currency":"EUR"}` + "\n{]\n", 400, "2", nil, "1"},
+		"long ago": {"InvoiceId,Value,Currency,Note\nI1,2,EUR,\n" + many.String(), 409, "2",
+			[]string{`invoice "I1" exists with another amount or currency`}, "2"},
 		"behind many": {"InvoiceId,Value,Currency,Note\n" + many.String() + "x,y,EUR,\n", 400, "1502", nil, "1500"},
 		"a long one":  {header + "a,y," + long + "\n", 400, "2", nil, "1"},
 		"UTF-16":      {"\xff\xfea\x00,\x00b\x00\n\x00", 400, "1", nil, "1"},
@@ -485,7 +498,8 @@ func TestFormWithoutFile(t *testing.T) {
 		assert.Equal(t, 400, answer.Code)
 		assert.Equal(t, want, parse(t, answer).id("problem").text(), "%.80q", body)
 	}
-	answer := s.send(uploadRequest(t, "a.csv", "InvoiceId,Value,Currency\n"+strings.Repeat(strings.Repeat(" ", 32<<10)+"\n", 2100)))
+	answer := s.send(uploadRequest(t, "a.csv",
+		"InvoiceId,Value,Currency\n"+strings.Repeat(strings.Repeat(" ", 32<<10)+"\n", 2100)))
 	assert.Equal(t, 413, answer.Code)
 	assert.Contains(t, parse(t, answer).id("problem").text(), "the body is over")
 }
@@ -530,11 +544,15 @@ func TestErrorsAreShownOnThePage(t *testing.T) {
 	assert.Equal(t, 503, answer.Code)
 
 	invoices := newStore(t, of("I1", 1215, "EUR"))
-	s = newSite(t, invoices, func(context.Context, invoice.Invoice) error { return errors.New("dial tcp 10.0.0.7: refused") }, impatient)
+	s = newSite(t, invoices, func(context.Context, invoice.Invoice) error {
+		return errors.New("dial tcp 10.0.0.7: refused")
+	}, impatient)
 	answer = s.send(formRequest("/pay", nil))
 	assert.Equal(t, 502, answer.Code)
-	assert.Equal(t, "1 invoice remains unpaid: payment-provider gives no usable response; it is safe to try again", parse(t, answer).id("problem").text())
-	assert.Contains(t, s.get("/").id("problem").text(), "Paying ended early. 1 invoice remains unpaid: ", "who looks later is told as well")
+	assert.Equal(t, "1 invoice remains unpaid: payment-provider gives no usable response; it is safe to try again",
+		parse(t, answer).id("problem").text())
+	assert.Contains(t, s.get("/").id("problem").text(),
+		"Paying ended early. 1 invoice remains unpaid: ", "who looks later is told as well")
 	answer = s.send(formRequest("/retry", url.Values{"id": {"none"}}))
 	assert.Equal(t, 404, answer.Code)
 	_, err := invoices.Claim(t.Context(), 0, 1<<62, 1, time.Hour)
