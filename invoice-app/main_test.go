@@ -17,7 +17,8 @@ func TestReferenceDocumentsEveryVariable(t *testing.T) {
 	readConfig(settings)
 	reference, err := os.ReadFile("../docs/reference.md")
 	require.NoError(t, err)
-	assert.Contains(t, string(reference), settings.Markdown(), "docs/reference.md: the table of invoice-app's variables must read")
+	assert.Contains(t, string(reference), settings.Markdown(),
+		"docs/reference.md: the table of invoice-app's variables must read")
 }
 
 func TestLeaseMustOutliveTheCall(t *testing.T) {
@@ -42,7 +43,8 @@ func TestMigrateAndImport(t *testing.T) {
 	t.Setenv("DATABASE_URL", "sqlite:test.db")
 	t.Setenv("SEED_INVOICES", "true")
 	t.Setenv("LOG_LEVEL", "error")
-	require.NoError(t, os.WriteFile("two.csv", []byte("InvoiceId;Value;Currency;Note\nI1;12,15;EUR;\nnew;7,5;EUR;\n"), 0o600))
+	require.NoError(t, os.WriteFile("two.csv",
+		[]byte("InvoiceId;Value;Currency;Note\nI1;12,15;EUR;\nnew;7,5;EUR;\n"), 0o600))
 	_, err := run("migrate")
 	require.NoError(t, err)
 	require.FileExists(t, "test.db")
