@@ -16,7 +16,8 @@ func TestReferenceDocumentsEveryVariable(t *testing.T) {
 	readConfig(settings)
 	reference, err := os.ReadFile("../docs/reference.md")
 	require.NoError(t, err)
-	assert.Contains(t, string(reference), settings.Markdown(), "docs/reference.md: the table of payment-provider's variables must read")
+	assert.Contains(t, string(reference), settings.Markdown(),
+		"docs/reference.md: the table of payment-provider's variables must read")
 }
 
 func TestMigrate(t *testing.T) {

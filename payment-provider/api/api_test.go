@@ -38,7 +38,8 @@ func newContract(t *testing.T) (*contracttest.Contract, payment.Store, *identity
 	payments, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "payments.db"), 1)
 	require.NoError(t, err)
 	t.Cleanup(payments.Close)
-	c := contracttest.New(t, New(silent, prometheus.NewRegistry(), payments.Ping, payments, identity.NewVerifier(cluster.Config(), silent)))
+	c := contracttest.New(t, New(silent, prometheus.NewRegistry(), payments.Ping, payments,
+		identity.NewVerifier(cluster.Config(), silent)))
 	c.Authorization = "Bearer " + cluster.Token()
 	return c, payments, cluster
 }
@@ -68,10 +69,13 @@ func TestContract(t *testing.T) {
 		assert.Equal(t, 200, code)
 		assert.Equal(t, `{"id":"I1"}`, body)
 	}
-	for _, other := range []string{`{"id":"I1","value":12.16,"currency":"EUR"}`, `{"id":"I1","value":12.15,"currency":"GBP"}`} {
+	for _, other := range []string{
+		`{"id":"I1","value":12.16,"currency":"EUR"}`, `{"id":"I1","value":12.15,"currency":"GBP"}`,
+	} {
 		code, body = pay(other)
 		assert.Equal(t, 422, code)
-		assert.JSONEq(t, `{"code":"payment_mismatch","error":"this id was paid before with another amount or currency"}`, body)
+		assert.JSONEq(t,
+			`{"code":"payment_mismatch","error":"this id was paid before with another amount or currency"}`, body)
 	}
 	code, body = pay(`{"ID":"I2","Value":1,"CURRENCY":"JPY","extra":{"deep":[1]}}`)
 	assert.Equal(t, 200, code, "as the original: the case of a key and unknown fields do not matter: %s", body)
@@ -108,7 +112,8 @@ func TestContract(t *testing.T) {
 	assert.Equal(t, 404, c.Do(t, http.MethodGet, "/payments/I3", "").Code, "not taken")
 
 	// The same contract if the database is down: 503, without internal details.
-	broken := contracttest.New(t, New(silent, prometheus.NewRegistry(), func(context.Context) error { return errors.New("gone") }, gone{}, nil))
+	broken := contracttest.New(t, New(silent, prometheus.NewRegistry(),
+		func(context.Context) error { return errors.New("gone") }, gone{}, nil))
 	for _, call := range asksTheStore {
 		got := broken.Do(t, call.method, call.path, call.body)
 		assert.Equal(t, 503, got.Code)
@@ -137,7 +142,8 @@ func TestBatchHasOneVerdictPerPayment(t *testing.T) {
 	assert.Equal(t, `[]`, batch(`[]`))
 	assert.Equal(t, `[{"id":"I1","status":200},{"id":"I2","status":200}]`,
 		batch(` [{"id":"I1","value":12.15,"currency":"EUR"},{"value":1e2,"ID":"I2","currency":"JPY","extra":{}}] `))
-	_, err := payments.Insert(t.Context(), []payment.Payment{{ID: "old", Amount: money.Amount{Minor: 1215, Currency: "BGN"}}})
+	_, err := payments.Insert(t.Context(),
+		[]payment.Payment{{ID: "old", Amount: money.Amount{Minor: 1215, Currency: "BGN"}}})
 	require.NoError(t, err)
 	assert.JSONEq(t, `[
 		{"id":"I3","status":200},
@@ -166,8 +172,9 @@ func TestBatchHasOneVerdictPerPayment(t *testing.T) {
 	}
 	assert.Equal(t, maxBatch, strings.Count(batch("["+strings.Join(longest[1:], ",")+"]"), `"status":200`))
 	for text, list := range map[string]string{
-		"the list has more than 500 payments":    "[" + strings.Join(longest, ",") + "]",
-		"the list has a duplicate id: \"I6\"":    `[{"id":"I6","value":1,"currency":"EUR"},{"id":"I6","value":2,"currency":"EUR"}]`,
+		"the list has more than 500 payments": "[" + strings.Join(longest, ",") + "]",
+		"the list has a duplicate id: \"I6\"": `[{"id":"I6","value":1,"currency":"EUR"},` +
+			`{"id":"I6","value":2,"currency":"EUR"}]`,
 		"the body is not a list":                 `{"id":"I6","value":1,"currency":"EUR"}`,
 		"/1/id is of the wrong type: number":     `[{"id":"I6","value":1,"currency":"EUR"},{"id":6}]`,
 		"the body is not JSON, at byte 40":       `[{"id":"I6","value":1,"currency":"EUR"},`,
@@ -234,11 +241,13 @@ func TestEveryRequestGetsAResponseInTime(t *testing.T) {
 // later.
 func TestPaymentsNeedAToken(t *testing.T) {
 	cluster := identitytest.New(t)
-	s := New(silent, prometheus.NewRegistry(), func(context.Context) error { return nil }, gone{}, identity.NewVerifier(cluster.Config(), silent))
+	s := New(silent, prometheus.NewRegistry(), func(context.Context) error { return nil },
+		gone{}, identity.NewVerifier(cluster.Config(), silent))
 	for _, route := range s.Routes() {
 		answer := httptest.NewRecorder()
 		s.ServeHTTP(answer, httptest.NewRequest(route.Method, strings.ReplaceAll(route.Path, ":", ""), nil))
-		assert.Equal(t, strings.HasPrefix(route.Path, "/payments"), answer.Code == http.StatusUnauthorized, "%s %s answers %d", route.Method, route.Path, answer.Code)
+		assert.Equal(t, strings.HasPrefix(route.Path, "/payments"), answer.Code == http.StatusUnauthorized,
+			"%s %s answers %d", route.Method, route.Path, answer.Code)
 	}
 }
 
@@ -277,7 +286,8 @@ func TestStoredPaymentInUnknownCurrencyIsAnError(t *testing.T) {
 	_, err := payments.Insert(t.Context(), []payment.Payment{unknown})
 	require.NoError(t, err)
 	answer := httptest.NewRecorder() // the contract has no 500: this should never happen
-	New(silent, prometheus.NewRegistry(), nil, payments, nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))
+	New(silent, prometheus.NewRegistry(), nil, payments, nil).ServeHTTP(
+		answer, httptest.NewRequest(http.MethodGet, "/payments/I1", nil))
 	assert.Equal(t, 500, answer.Code)
 	assert.NotContains(t, answer.Body.String(), "1215")
 }

@@ -91,7 +91,8 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 			require.NoError(t, err)
 			return outcomes
 		}
-		i1, i2, i3 := payment.Payment{ID: "I1", Amount: twelve}, payment.Payment{ID: "I2", Amount: twelve}, payment.Payment{ID: "I3", Amount: twelve}
+		i1, i2, i3 := payment.Payment{ID: "I1", Amount: twelve}, payment.Payment{ID: "I2", Amount: twelve},
+			payment.Payment{ID: "I3", Amount: twelve}
 		assert.Equal(t, []payment.Outcome{payment.Taken}, take(i1))
 		assert.Equal(t, []payment.Outcome{payment.Repeated}, take(i1))
 		for _, other := range []money.Amount{{Minor: 1216, Currency: "EUR"}, {Minor: 1215, Currency: "GBP"}} {
