@@ -347,7 +347,8 @@ func TestTeamsKubeconfig(t *testing.T) {
 				"logs": func(service string) []string { return []string{"logs", "deployment/" + service, "--tail=1"} },
 				"exec": func(string) []string { return []string{"exec", "postgres-0", "--container=postgres", "--", "true"} },
 				"manifests": func(service string) []string { // of the team's own folder
-					return []string{"apply", "--kustomize=k8s/base/" + service, "--server-side", "--force-conflicts", "--dry-run=server"}
+					return []string{"apply", "--kustomize=k8s/base/" + service,
+						"--server-side", "--force-conflicts", "--dry-run=server"}
 				},
 				"scale": func(service string) []string { return []string{"scale", "deployment/" + service, "--replicas=3"} },
 			} {
@@ -380,7 +381,8 @@ func TestKubeconfigIsRenewedInTime(t *testing.T) {
 		return string(bytes)
 	}
 	whoami := func() string {
-		return mustRun(t, command(t, "kubectl", "--kubeconfig="+file, "auth", "whoami", "--output=jsonpath={.status.userInfo.username}"))
+		return mustRun(t, command(t, "kubectl", "--kubeconfig="+file,
+			"auth", "whoami", "--output=jsonpath={.status.userInfo.username}"))
 	}
 
 	short := run("LIFETIME=3600")
@@ -394,7 +396,8 @@ func TestKubeconfigIsRenewedInTime(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode())
 
-	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(long, "https://127.0.0.1:", "https://localhost:", 1)), 0o600))
+	require.NoError(t, os.WriteFile(file,
+		[]byte(strings.Replace(long, "https://127.0.0.1:", "https://localhost:", 1)), 0o600))
 	assert.Equal(t, user, whoami())
 	assert.NotContains(t, run(), "https://localhost:", "renewed: it had another server, although one that works")
 

@@ -25,7 +25,8 @@ import (
 )
 
 const (
-	foreignImage = "only what matches ^localhost:[0-9]+/ may run here; Tilt and ./deploy.sh push what they build to this cluster's registry"
+	foreignImage = "only what matches ^localhost:[0-9]+/ may run here; Tilt and ./deploy.sh " +
+		"push what they build to this cluster's registry"
 	writableRoot = "set securityContext.readOnlyRootFilesystem to true, and mount an emptyDir where files are written"
 	lowUser      = "set securityContext.runAsUser to 10000 or more, on the pod or on the container"
 	lowGroup     = "set securityContext.runAsGroup, and each other group, to 10000 or more"

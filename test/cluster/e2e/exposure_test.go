@@ -219,12 +219,14 @@ func runToEnd(t *testing.T, pod *corev1.Pod) (corev1.PodPhase, string) {
 		}
 		return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 	}, 4*time.Minute, time.Second, "the pod terminates") {
-		t.Fatal(mustRun(t, command(t, "kubectl", "--context="+kubeContext, "--namespace="+pod.Namespace, "describe", "pod", pod.Name)))
+		t.Fatal(mustRun(t, command(t, "kubectl", "--context="+kubeContext, "--namespace="+pod.Namespace,
+			"describe", "pod", pod.Name)))
 	}
 	output, err := client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(t.Context())
 	require.NoError(t, err)
 	if pod.Status.Phase == corev1.PodFailed {
-		t.Logf("%s/%s failed: %s %s %+v", pod.Namespace, pod.Name, pod.Status.Reason, pod.Status.Message, pod.Status.ContainerStatuses)
+		t.Logf("%s/%s failed: %s %s %+v", pod.Namespace, pod.Name,
+			pod.Status.Reason, pod.Status.Message, pod.Status.ContainerStatuses)
 	}
 	return pod.Status.Phase, string(output)
 }

@@ -93,7 +93,8 @@ func (c *caller) call(provider, method, path, token, body string) (status int, a
 	if err := request.Write(&sent); err != nil {
 		return 0, "", err
 	}
-	shell := exec.Command("kubectl", "--context="+kubeContext, "--namespace="+c.pod.Namespace, "exec", "--stdin", c.pod.Name, "--",
+	shell := exec.Command("kubectl", "--context="+kubeContext, "--namespace="+c.pod.Namespace,
+		"exec", "--stdin", c.pod.Name, "--",
 		"timeout", "10", "bash", "-c", "exec 3<>/dev/tcp/"+provider+"/8082 && cat >&3 && cat <&3")
 	shell.Stdin = &sent
 	received, err := shell.Output()
@@ -157,13 +158,18 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 		"another audience": {tokenOf(t, "invoice-app", issuer, tokenLifetime), 401, "audience"},
 		"long-lived":       {tokenOf(t, "invoice-app", providerAudience, time.Hour), 401, "long_lived"},
 		"another account":  {tokenOf(t, "default", providerAudience, tokenLifetime), 403, "account"},
-		"forged":           {identitytest.Sign(t, jose.ES256, identitytest.NewKey(t, kid), claimsOf(t, good)), 401, "signature"},
-		"another's key":    {identitytest.Sign(t, jose.ES256, identitytest.NewKey(t, "another"), claimsOf(t, good)), 401, "unknown_key"},
-		"alg none":         {base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + ".", 401, "algorithm"},
-		"not a token":      {"hello", 401, "malformed"},
+		"forged": {identitytest.Sign(t, jose.ES256, identitytest.NewKey(t, kid), claimsOf(t, good)),
+			401, "signature"},
+		"another's key": {identitytest.Sign(t, jose.ES256, identitytest.NewKey(t, "another"), claimsOf(t, good)),
+			401, "unknown_key"},
+		"alg none": {base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + ".",
+			401, "algorithm"},
+		"not a token": {"hello", 401, "malformed"},
 	}
 	body := fmt.Sprintf(`{"id":%q,"value":%s,"currency":%q}`, invoice.InvoiceId, invoice.Value, invoice.Currency)
-	generic := map[int]string{401: `{"error":"a valid token is required"}`, 403: `{"error":"this account is not allowed to call"}`}
+	generic := map[int]string{
+		401: `{"error":"a valid token is required"}`, 403: `{"error":"this account is not allowed to call"}`,
+	}
 	t.Run("refused", func(t *testing.T) {
 		for name, refused := range cases {
 			t.Run(name, func(t *testing.T) {
@@ -171,7 +177,8 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 				status, answer := inside.mustCall(t, inside.providers[0], http.MethodPost, "/payments/pay", refused.token, body)
 				assert.Equal(t, refused.status, status)
 				assert.JSONEq(t, generic[refused.status], answer)
-				status, _ = inside.mustCall(t, inside.providers[0], http.MethodGet, "/payments/"+invoice.InvoiceId, refused.token, "")
+				status, _ = inside.mustCall(t, inside.providers[0],
+					http.MethodGet, "/payments/"+invoice.InvoiceId, refused.token, "")
 				assert.Equal(t, refused.status, status)
 			})
 		}
@@ -181,7 +188,9 @@ func TestWhoMayCallPaymentProvider(t *testing.T) {
 		assert.Equal(t, before[refused.reason]+2, after[refused.reason], name)
 	}
 
-	for path, open := range map[string]bool{"/readyz": true, "/metrics": true, "/openapi.yaml": true, "/payments/" + invoice.InvoiceId: false} {
+	for path, open := range map[string]bool{
+		"/readyz": true, "/metrics": true, "/openapi.yaml": true, "/payments/" + invoice.InvoiceId: false,
+	} {
 		status, _ := inside.mustCall(t, inside.providers[0], http.MethodGet, path, "", "")
 		assert.Equal(t, open, status == http.StatusOK, "%s: %d", path, status)
 	}
@@ -221,12 +230,15 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	stop := payWithoutPause(t)
 	inside := newCaller(t)
 	publish := func() string { return mustRun(t, command(t, "workspace/run", "publish-keys", kubeContext)) }
-	t.Cleanup(func() { _ = exec.Command(repository+"/workspace/run", "publish-keys", kubeContext).Run() }) // after t.Context is done
+	t.Cleanup(func() { // after t.Context is done
+		_ = exec.Command(repository+"/workspace/run", "publish-keys", kubeContext).Run()
+	})
 
 	key := identitytest.NewKey(t, "test")
 	issued := jwt.NewNumericDate(time.Now())
 	with := func(change func(*jwt.Claims)) string {
-		claims := jwt.Claims{Issuer: issuer, Audience: jwt.Audience{providerAudience}, Subject: "system:serviceaccount:" + namespaceOf("invoice-app") + ":invoice-app",
+		claims := jwt.Claims{Issuer: issuer, Audience: jwt.Audience{providerAudience},
+			Subject:  "system:serviceaccount:" + namespaceOf("invoice-app") + ":invoice-app",
 			IssuedAt: issued, Expiry: jwt.NewNumericDate(issued.Time().Add(tokenLifetime))}
 		change(&claims)
 		return identitytest.Sign(t, jose.ES256, key, claims)
@@ -234,7 +246,9 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 	token := with(func(*jwt.Claims) {})
 	everywhere := func(token string, want int) bool {
 		for _, provider := range inside.providers {
-			if status, _, err := inside.call(provider, http.MethodGet, "/payments/none", token, ""); err != nil || status != want {
+			if status, _, err := inside.call(
+				provider, http.MethodGet, "/payments/none", token, "",
+			); err != nil || status != want {
 				return false
 			}
 		}
@@ -269,7 +283,8 @@ func TestKeysRotateWhilePaymentsGoOn(t *testing.T) {
 
 	publish()
 	touch(t)
-	require.Eventually(t, func() bool { return everywhere(token, http.StatusUnauthorized) }, 2*time.Minute, time.Second, "refused again")
+	require.Eventually(t, func() bool { return everywhere(token, http.StatusUnauthorized) },
+		2*time.Minute, time.Second, "refused again")
 	publish() // again, with nothing to change
 	require.True(t, everywhere(tokenOf(t, "invoice-app", providerAudience, tokenLifetime), http.StatusNotFound),
 		"the cluster's own key remains")
@@ -286,7 +301,8 @@ func touch(t *testing.T) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"metadata":{"annotations":{"example.com/touched":"%d"}}}`, time.Now().UnixNano())
 	for _, pod := range podsOf(t, "payment-provider") {
-		_, err := client.CoreV1().Pods(pod.Namespace).Patch(t.Context(), pod.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		_, err := client.CoreV1().Pods(pod.Namespace).Patch(t.Context(), pod.Name,
+			types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 		require.NoError(t, err)
 	}
 }
