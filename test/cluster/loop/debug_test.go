@@ -56,8 +56,9 @@ func TestBreakpoint(t *testing.T) {
 	before, _, found := strings.Cut(s.read(file), statement)
 	require.True(t, found)
 	line := strings.Count(before, "\n") + 1
-	editor.send(&dap.SetBreakpointsRequest{Request: editor.request("setBreakpoints"), Arguments: dap.SetBreakpointsArguments{
-		Source: dap.Source{Path: s.file(file)}, Breakpoints: []dap.SourceBreakpoint{{Line: line}}}})
+	editor.send(&dap.SetBreakpointsRequest{Request: editor.request("setBreakpoints"),
+		Arguments: dap.SetBreakpointsArguments{
+			Source: dap.Source{Path: s.file(file)}, Breakpoints: []dap.SourceBreakpoint{{Line: line}}}})
 	set := await[*dap.SetBreakpointsResponse](editor)
 	require.True(t, set.Body.Breakpoints[0].Verified, "%+v", set.Body.Breakpoints)
 	editor.send(&dap.ConfigurationDoneRequest{Request: editor.request("configurationDone")})
@@ -79,7 +80,8 @@ func TestBreakpoint(t *testing.T) {
 	}()
 	stopped := await[*dap.StoppedEvent](editor)
 	assert.Equal(t, "breakpoint", stopped.Body.Reason)
-	editor.send(&dap.StackTraceRequest{Request: editor.request("stackTrace"), Arguments: dap.StackTraceArguments{ThreadId: stopped.Body.ThreadId}})
+	editor.send(&dap.StackTraceRequest{Request: editor.request("stackTrace"),
+		Arguments: dap.StackTraceArguments{ThreadId: stopped.Body.ThreadId}})
 	top := await[*dap.StackTraceResponse](editor).Body.StackFrames[0]
 	assert.Equal(t, s.file(file), top.Source.Path, "the path on this machine")
 	assert.Equal(t, line, top.Line)
@@ -89,7 +91,8 @@ func TestBreakpoint(t *testing.T) {
 	default:
 	}
 
-	editor.send(&dap.ContinueRequest{Request: editor.request("continue"), Arguments: dap.ContinueArguments{ThreadId: stopped.Body.ThreadId}})
+	editor.send(&dap.ContinueRequest{Request: editor.request("continue"),
+		Arguments: dap.ContinueArguments{ThreadId: stopped.Body.ThreadId}})
 	assert.Equal(t, http.StatusNotFound, <-answered)
 	editor.send(&dap.DisconnectRequest{Request: editor.request("disconnect")})
 	await[*dap.DisconnectResponse](editor)

@@ -87,7 +87,8 @@ func TestTiltPage(t *testing.T) {
 	p.awaitState("test", "idle") // it pays invoices, so it runs only on demand
 
 	// A developer looks for the address, and for the duration of an update.
-	assert.Equal(p, p.invoiceApp+"/invoices", p.evaluate(fmt.Sprintf("document.querySelector(`%s a`).href", row("invoice-app"))))
+	assert.Equal(p, p.invoiceApp+"/invoices",
+		p.evaluate(fmt.Sprintf("document.querySelector(`%s a`).href", row("invoice-app"))))
 	// Go's cache identifies a compilation by the content of its files before it: if a file changes
 	// during the compilation, the result is cached for the wrong content. So these tests end before
 	// anything is saved.
@@ -102,7 +103,9 @@ func TestTiltPage(t *testing.T) {
 	p.awaitVersion(invoiceApp, 3, "page")
 	p.awaitLog(n, "updated: compile ", 3)
 	p.awaitLogOnPage("updated: compile ")
-	assert.Equal(p, "false", p.evaluate("document.getElementById('log').textContent.includes('Successfully loaded Tiltfile')"), "only its own log")
+	assert.Equal(p, "false",
+		p.evaluate("document.getElementById('log').textContent.includes('Successfully loaded Tiltfile')"),
+		"only its own log")
 
 	original := p.read(invoiceApp.routes())
 	p.save(invoiceApp.routes(), original+"\nthis is not Go\n")

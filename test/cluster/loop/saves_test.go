@@ -126,7 +126,8 @@ func TestSaves(t *testing.T) {
 		s.awaitVersion(invoiceApp, 3, "newest")
 
 		scale := func(replicas int) {
-			s.kubectl("--namespace", invoiceApp.namespace, "scale", "deployment", invoiceApp.name, fmt.Sprintf("--replicas=%d", replicas))
+			s.kubectl("--namespace", invoiceApp.namespace, "scale", "deployment",
+				invoiceApp.name, fmt.Sprintf("--replicas=%d", replicas))
 			s.awaitVersion(invoiceApp, replicas, "newest")
 		}
 		scale(4)
@@ -141,7 +142,8 @@ func TestSaves(t *testing.T) {
 	})
 
 	step("a migration reaches the database, keeps the data, and fails no request", func(s *session) {
-		const schema = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'invoices' AND column_name = 'loop_test'"
+		const schema = "SELECT count(*) FROM information_schema.columns " +
+			"WHERE table_name = 'invoices' AND column_name = 'loop_test'"
 		rows := s.sql("SELECT count(*) FROM invoices")
 		require.NotEqual(s, "0", rows)
 		require.Equal(s, "0", s.sql(schema))
@@ -166,16 +168,21 @@ func TestOneServiceAndDown(t *testing.T) {
 	long(t)
 	s := tiltUp(t, invoiceApp.name)
 	_, tiltPort, _ := strings.Cut(strings.TrimPrefix(s.page, "http://"), ":")
-	for resource, want := range map[string]string{"invoice-app": "Enabled", invoiceApp.namespace + "-postgres": "Enabled", "passwords": "Enabled",
-		"payment-provider": "Disabled", "payment-provider-build": "Disabled", paymentProvider.namespace + "-postgres": "Disabled", "test": "Disabled"} {
-		state, err := exec.Command("tilt", "--port="+tiltPort, "get", "uiresource", resource, "--output=jsonpath={.status.disableStatus.state}").CombinedOutput()
+	for resource, want := range map[string]string{
+		"invoice-app": "Enabled", invoiceApp.namespace + "-postgres": "Enabled", "passwords": "Enabled",
+		"payment-provider": "Disabled", "payment-provider-build": "Disabled",
+		paymentProvider.namespace + "-postgres": "Disabled", "test": "Disabled",
+	} {
+		state, err := exec.Command("tilt", "--port="+tiltPort, "get", "uiresource", resource,
+			"--output=jsonpath={.status.disableStatus.state}").CombinedOutput()
 		require.NoError(t, err, "%s", state)
 		assert.Equal(t, want, string(state), resource)
 	}
 	s.end()
 
 	everything := func(what string) string {
-		return s.kubectl("get", what, "--all-namespaces", "--output=name", "--selector=app.kubernetes.io/part-of="+list.Product)
+		return s.kubectl("get", what, "--all-namespaces", "--output=name",
+			"--selector=app.kubernetes.io/part-of="+list.Product)
 	}
 	before := everything("secrets")
 	require.Contains(t, before, "secret/postgres-owner")
@@ -187,7 +194,8 @@ func TestOneServiceAndDown(t *testing.T) {
 	assert.Empty(t, everything("deployments,statefulsets,services"))
 	assert.Equal(t, before, everything("secrets"))
 	for _, v := range []service{invoiceApp, paymentProvider} {
-		assert.Contains(t, s.kubectl("--namespace", v.namespace, "get", "persistentvolumeclaims", "--output=name"), "data-postgres-0")
+		assert.Contains(t, s.kubectl("--namespace", v.namespace, "get", "persistentvolumeclaims", "--output=name"),
+			"data-postgres-0")
 	}
 
 	tiltUp(t, invoiceApp.name) // works after tilt down

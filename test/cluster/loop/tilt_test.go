@@ -103,7 +103,8 @@ func newSession(t *testing.T) *session {
 func (s *session) start(arguments ...string) {
 	tiltPort := strconv.Itoa(porttest.Free(s.T))
 	s.page = "http://127.0.0.1:" + tiltPort
-	tilt := exec.Command("tilt", append([]string{"up", "--stream", "--context", s.kubeContext, "--port", tiltPort}, arguments...)...)
+	tilt := exec.Command("tilt",
+		append([]string{"up", "--stream", "--context", s.kubeContext, "--port", tiltPort}, arguments...)...)
 	tilt.Dir = s.checkout
 	tilt.Stdout, tilt.Stderr = s.log, s.log
 	tilt.WaitDelay = 10 * time.Second // for child processes that have its output open
@@ -153,7 +154,8 @@ func (s *session) kubectl(arguments ...string) string {
 // sql runs a statement in invoice-app's database, as its superuser.
 func (s *session) sql(statement string) string {
 	s.Helper()
-	return strings.TrimSpace(s.kubectl("--namespace", invoiceApp.namespace, "exec", "postgres-0", "--container=postgres", "--",
+	return strings.TrimSpace(s.kubectl("--namespace", invoiceApp.namespace,
+		"exec", "postgres-0", "--container=postgres", "--",
 		"psql", "--quiet", "--no-psqlrc", "--tuples-only", "--command="+statement, invoiceApp.namespace))
 }
 
@@ -245,7 +247,8 @@ func (p pod) ready() bool {
 
 // pods returns the pods that are not being deleted.
 func (s *session) pods(v service) []pod {
-	body, err := s.get(s.apiServer + "/api/v1/namespaces/" + v.namespace + "/pods?labelSelector=app.kubernetes.io/name=" + v.name)
+	body, err := s.get(s.apiServer + "/api/v1/namespaces/" + v.namespace +
+		"/pods?labelSelector=app.kubernetes.io/name=" + v.name)
 	require.NoError(s, err)
 	var list struct{ Items []pod }
 	require.NoError(s, json.Unmarshal(body, &list), "%s", body)
