@@ -115,7 +115,8 @@ func (m *machine) own(folder string) {
 		return os.Lchown(path, int(m.user.Uid), int(m.user.Gid))
 	}))
 	// The parent folders belong to the test. Let everyone traverse them.
-	for parent := filepath.Dir(folder); parent != filepath.Dir(os.TempDir()) && parent != "/"; parent = filepath.Dir(parent) {
+	for parent := filepath.Dir(folder); parent != filepath.Dir(os.TempDir()) &&
+		parent != "/"; parent = filepath.Dir(parent) {
 		info, err := os.Stat(parent)
 		require.NoError(m, err)
 		require.NoError(m, os.Chmod(parent, info.Mode()|0o011))
@@ -193,9 +194,9 @@ func get(t *testing.T, url string) (status int, body string) {
 	return response.StatusCode, string(data)
 }
 
-// TestUnusualMachine follows the README as an unprivileged user in group docker, with umask 077, a clone with CRLF whose
-// path needs quoting, a cache elsewhere, no GNU tools, a go.work above the clone, an old kustomize first on PATH, a
-// proxy that must not be used, and a missing credential helper.
+// TestUnusualMachine follows the README as an unprivileged user in group docker, with umask 077, a clone with CRLF
+// whose path needs quoting, a cache elsewhere, no GNU tools, a go.work above the clone, an old kustomize first on PATH,
+// a proxy that must not be used, and a missing credential helper.
 func TestUnusualMachine(t *testing.T) {
 	m := newMachine(t, "Zoë's R&D | a b", "workspace-user", "docker")
 	m.onlyWith("tilt", "ctlptl", "kind", "kubectl")
@@ -308,7 +309,9 @@ func node(t *testing.T) string {
 func moduleHosts(m *machine) (hosts []string) {
 	said, err := exec.Command("go", "env", "GOPROXY").Output()
 	require.NoError(m, err)
-	for address := range strings.FieldsFuncSeq(string(said), func(r rune) bool { return strings.ContainsRune(",| \n", r) }) {
+	for address := range strings.FieldsFuncSeq(string(said), func(r rune) bool {
+		return strings.ContainsRune(",| \n", r)
+	}) {
 		_, host, found := strings.Cut(address, "://")
 		if found {
 			host, _, _ = strings.Cut(host, "/")
