@@ -458,7 +458,8 @@ func quotas(t *testing.T, objects []runtime.Object) {
 		}
 		kinds++
 		kind := schema.GroupResource{Group: cell.Group, Resource: cell.Resource}
-		assert.Contains(t, counted[cell.Namespace], corev1.ResourceName(perObject+kind.String()), "the quota of %s", cell.Namespace)
+		assert.Contains(t, counted[cell.Namespace],
+			corev1.ResourceName(perObject+kind.String()), "the quota of %s", cell.Namespace)
 	}
 	assert.NotZero(t, kinds)
 	assert.Less(t, all, int64(etcd*2/3), "the rest is for the cluster itself: lower the counts in k8s/team/quotas.yaml")
