@@ -163,7 +163,8 @@ func mutantsOf(list services.List) map[string]mutant {
 // mayAlso gives a team another permission.
 func mayAlso(team, group, resource, verb, catcher string) mutant {
 	return mutant{team + "/role/team", fmt.Sprintf(
-		`[{"op": "add", "path": "/rules/-", "value": {"apiGroups": [%q], "resources": [%q], "verbs": [%q]}}]`, group, resource, verb), catcher}
+		`[{"op": "add", "path": "/rules/-", "value": {"apiGroups": [%q], "resources": [%q], "verbs": [%q]}}]`,
+		group, resource, verb), catcher}
 }
 
 // uncounted removes a kind from a team's quota.
