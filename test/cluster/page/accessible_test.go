@@ -20,7 +20,8 @@ import (
 
 // scheme makes the browser prefer light or dark pages.
 func scheme(name string) chromedp.Action {
-	return emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}})
+	return emulation.SetEmulatedMedia().WithFeatures(
+		[]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}})
 }
 
 // contrasts lists texts whose contrast with their background is too low for WCAG
@@ -97,7 +98,8 @@ func (b browser) requireAccessible(what string) {
 		role, name := fmt.Sprint(node.Role.Value), node.Name.Value
 		count[role]++
 		switch role {
-		case "button", "link", "checkbox", "searchbox", "textbox", "progressbar", "navigation", "region", "columnheader", "rowheader", "RootWebArea", "heading":
+		case "button", "link", "checkbox", "searchbox", "textbox", "progressbar",
+			"navigation", "region", "columnheader", "rowheader", "RootWebArea", "heading":
 			assert.NotEmpty(b, name, "%s: %s without a name", what, role)
 		}
 		if role == "heading" {
@@ -117,7 +119,8 @@ func (b browser) requireAccessible(what string) {
 	assert.GreaterOrEqual(b, count["button"], 3, what)
 
 	assert.Equal(b, "en", b.evaluate("document.documentElement.lang"))
-	assert.Equal(b, "0", b.evaluate("[...document.querySelectorAll('[id]')].length - new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"), "duplicate ids")
+	assert.Equal(b, "0", b.evaluate("[...document.querySelectorAll('[id]')].length - "+
+		"new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"), "duplicate ids")
 	assert.Empty(b, b.evaluate(`[...document.querySelectorAll("[aria-labelledby], [aria-describedby]")]
 		.flatMap((e) => [e.getAttribute("aria-labelledby"), e.getAttribute("aria-describedby")])
 		.filter((id) => id !== null && document.getElementById(id) === null).join()`), "references to missing ids")
@@ -132,7 +135,8 @@ func (b browser) requireAccessible(what string) {
 		assert.Greater(b, found.Checked, 20)
 	}
 	b.run(emulation.SetDeviceMetricsOverride(320, 640, 1, false))
-	assert.Equal(b, "320", b.evaluate("document.documentElement.scrollWidth"), "%s: a narrow or magnified page must not scroll sideways", what)
+	assert.Equal(b, "320", b.evaluate("document.documentElement.scrollWidth"),
+		"%s: a narrow or magnified page must not scroll sideways", what)
 	assert.Empty(b, b.evaluate(`[...document.querySelectorAll("button, nav a, input")].filter((e) => {
 		const box = e.getBoundingClientRect();
 		return box.width > 0 && box.height < 24 && e.type !== "checkbox";

@@ -114,7 +114,8 @@ func startBoth(t *testing.T, engine string) (url string) {
 
 func startInvoiceApp(t *testing.T, engine, provider string, env ...string) (url string) {
 	t.Helper()
-	return start(t, "invoice-app", append(env, "DATABASE_URL="+engines[engine](t, "invoice-app"), "PAYMENT_PROVIDER_URL="+provider)...)
+	return start(t, "invoice-app",
+		append(env, "DATABASE_URL="+engines[engine](t, "invoice-app"), "PAYMENT_PROVIDER_URL="+provider)...)
 }
 
 // add adds invoices using the API, from lines of CSV.
@@ -198,7 +199,8 @@ func (b browser) text(selector string) string {
 	b.Helper()
 	return strings.Join(strings.Fields(b.evaluate(fmt.Sprintf(`(() => {
 		const parts = [];
-		const texts = document.createTreeWalker(document.querySelector(%q) ?? document.createTextNode(""), NodeFilter.SHOW_TEXT);
+		const texts = document.createTreeWalker(
+			document.querySelector(%q) ?? document.createTextNode(""), NodeFilter.SHOW_TEXT);
 		while (texts.nextNode()) {
 			parts.push(texts.currentNode.data);
 		}

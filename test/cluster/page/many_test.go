@@ -87,7 +87,8 @@ func TestManyInvoices(t *testing.T) {
 					fmt.Fprintf(&text, "I%d,%d.50,%s\n", i, i%1000+1, []string{"EUR", "GBP", "JPY"}[i%2])
 				}
 				importing := exec.Command(filepath.Join(programs, "invoice-app"), "import", "-")
-				importing.Dir, importing.Env, importing.Stdin = t.TempDir(), []string{"DATABASE_URL=" + database}, strings.NewReader(text.String())
+				importing.Dir, importing.Env, importing.Stdin = t.TempDir(),
+					[]string{"DATABASE_URL=" + database}, strings.NewReader(text.String())
 				out, err := importing.CombinedOutput()
 				require.NoError(t, err, "%s", out)
 				url := start(t, "invoice-app", "DATABASE_URL="+database, "PAYMENT_PROVIDER_URL="+provider, "PAY_ANSWER=10m")

@@ -97,7 +97,8 @@ func (b browser) tab(to string) {
 	for range 100 {
 		b.run(chromedp.KeyEvent(kb.Tab))
 		if strings.HasPrefix(b.focused(), to) {
-			outline := b.evaluate(`getComputedStyle(document.activeElement).outlineStyle + getComputedStyle(document.activeElement).outlineWidth`)
+			outline := b.evaluate(`getComputedStyle(document.activeElement).outlineStyle + ` +
+				`getComputedStyle(document.activeElement).outlineWidth`)
 			assert.Equal(b, "solid3px", outline, "%s: the focus must be visible", to)
 			return
 		}
@@ -126,7 +127,8 @@ func TestKeyboard(t *testing.T) {
 			assert.Equal(t, []string{
 				"a Skip to the list", "a All 3", "a Unpaid 3", "a Rejected 0", "a Paid 0", "button Pay all unpaid",
 				"input Search by id", "button Search", "a I1", "a I2", "a I3", "a Download all as JSON",
-				"input 12,15 in a CSV is 12.15", "input File of CSV, JSON lines or JSON, with InvoiceId, Value and Currency", "button Import",
+				"input 12,15 in a CSV is 12.15",
+				"input File of CSV, JSON lines or JSON, with InvoiceId, Value and Currency", "button Import",
 			}, order, "tab order")
 
 			b.run(chromedp.Navigate(url))
@@ -221,7 +223,8 @@ func TestImportWithInvalidLine(t *testing.T) {
 	b.await("#wrong", is("Nothing was imported: line 3"))
 	assert.Equal(t, "I2,1.234,EUR", b.text(".here mark"))
 	assert.Equal(t, "value 1.234 has more decimals than the currency", b.text(".here p"))
-	assert.Equal(t, "1 2 3 4", b.evaluate("[...document.querySelectorAll('.wrong li')].map((line) => line.value).join(' ')"))
+	assert.Equal(t, "1 2 3 4",
+		b.evaluate("[...document.querySelectorAll('.wrong li')].map((line) => line.value).join(' ')"))
 	assert.Equal(t, "There are none.", b.text("#invoices"))
 	importing("InvoiceId,Value,Currency\nI1,12.15,EUR\nI2,1.23,EUR\nI3,5,EUR\n")
 	b.await("#said", is("3 invoices added. Already there: 0."))
