@@ -135,10 +135,11 @@ func newChecker(t *testing.T) *checker {
 		t:       t,
 		targets: run(t, repository, nil, "make", "help"),
 		// A cluster's context has the name in its definition.
-		contexts:   names(t, `(?m)^name: ((?:kind|minikube)-[a-z]+)$`, "ctlptl.yaml", "ctlptl-minikube.yaml"),
-		namespaces: names(t, `(?m)^(?:kind: Namespace\nmetadata:\n  name|    team): (.*)$`, "k8s/platform/namespace.yaml", "services.yaml"),
-		workloads:  map[string]bool{},
-		checked:    map[string]error{},
+		contexts: names(t, `(?m)^name: ((?:kind|minikube)-[a-z]+)$`, "ctlptl.yaml", "ctlptl-minikube.yaml"),
+		namespaces: names(t, `(?m)^(?:kind: Namespace\nmetadata:\n  name|    team): (.*)$`,
+			"k8s/platform/namespace.yaml", "services.yaml"),
+		workloads: map[string]bool{},
+		checked:   map[string]error{},
 	}
 	var sources strings.Builder
 	for _, file := range repositoryFiles(t) {

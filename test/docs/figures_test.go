@@ -45,7 +45,8 @@ func TestActionsArePinned(t *testing.T) {
 		}
 		for line := range strings.Lines(read(t, file)) {
 			if strings.Contains(line, "uses:") {
-				assert.Regexp(t, pinned, line, "%s: pin actions by digest, as tags can move, and add the version as a comment", file)
+				assert.Regexp(t, pinned, line,
+					"%s: pin actions by digest, as tags can move, and add the version as a comment", file)
 			}
 		}
 	}

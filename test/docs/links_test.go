@@ -80,7 +80,8 @@ func TestBrokenLinksAreFound(t *testing.T) {
 		assert.Equal(t, broken, err != nil, "%s: %v", link, err)
 	}
 	assert.Equal(t, []string{"a", "b", "c d", "e"},
-		docstest.Read("[x](a) ![x](b) `[x](no)` [x](<c d>)\n\n| t |\n|---|\n| [x][r] |\n\n[r]: e\n\n```\n[x](no)\n```\n").Links)
+		docstest.Read("[x](a) ![x](b) `[x](no)` [x](<c d>)\n\n"+
+			"| t |\n|---|\n| [x][r] |\n\n[r]: e\n\n```\n[x](no)\n```\n").Links)
 }
 
 func read(t *testing.T, file string) string {
