@@ -189,7 +189,8 @@ func (b *book) checkKept(invoices []invoiceRow, list map[string]shown) {
 		case !found:
 			b.violate(keepsInvoices, "%q is not in the list", s.id)
 		case string(i.Value) != s.amount.number || i.Currency != s.amount.currency:
-			b.violate(keepsInvoices, "%q is shown as %s %s, not as %s %s", s.id, i.Value, i.Currency, s.amount.number, s.amount.currency)
+			b.violate(keepsInvoices, "%q is shown as %s %s, not as %s %s",
+				s.id, i.Value, i.Currency, s.amount.number, s.amount.currency)
 		case i.IsPaid != row.Paid || (i.Rejected != "") != row.Rejected:
 			b.violate(clearAnswers, "%q is shown as %+v, but stored as %+v", s.id, i, row)
 		}

@@ -68,14 +68,17 @@ var clusters atomic.Int32
 func newCluster(t *testing.T, server *postgrestest.Server, s settings) *cluster {
 	t.Helper()
 	n := clusters.Add(1)
-	c := &cluster{server: server, invoicing: fmt.Sprintf("invoicing_%d", n), paying: fmt.Sprintf("paying_%d", n), tokens: identitytest.New(t)}
+	c := &cluster{server: server, invoicing: fmt.Sprintf("invoicing_%d", n),
+		paying: fmt.Sprintf("paying_%d", n), tokens: identitytest.New(t)}
 	c.migrate(t, c.invoicing, s.programs.invoiceApp)
 	c.migrate(t, c.paying, s.programs.paymentProvider)
 
 	callers := c.tokens.Config()
 	for n := range s.providers {
-		c.providers = append(c.providers, c.newReplica(t, fmt.Sprintf("payment-provider-%d", n), s.programs.paymentProvider, c.paying,
-			"CALLER_KEYS_FILE="+callers.KeysFile, "CALLER_ISSUER="+callers.Issuer, "CALLER_AUDIENCE="+callers.Audience, "CALLER_ACCOUNT="+callers.Account))
+		c.providers = append(c.providers, c.newReplica(t,
+			fmt.Sprintf("payment-provider-%d", n), s.programs.paymentProvider, c.paying,
+			"CALLER_KEYS_FILE="+callers.KeysFile, "CALLER_ISSUER="+callers.Issuer,
+			"CALLER_AUDIENCE="+callers.Audience, "CALLER_ACCOUNT="+callers.Account))
 	}
 	c.proxy = newProxy(c.providers)
 	t.Cleanup(c.proxy.server.Close)
@@ -128,7 +131,8 @@ func (c *cluster) newReplica(t *testing.T, name, program, database string, env .
 	folder := t.TempDir()
 	log, err := os.Create(filepath.Join(folder, "log"))
 	require.NoError(t, err)
-	r := &replica{name: name, binary: program, folder: folder, log: log, database: newLink(t, c.server.Address()), answer: payAnswer(env)}
+	r := &replica{name: name, binary: program, folder: folder, log: log,
+		database: newLink(t, c.server.Address()), answer: payAnswer(env)}
 	r.env = append([]string{
 		"LISTEN_ADDR=127.0.0.1:0",
 		"DATABASE_URL=" + postgrestest.URL(r.database.address(), "application", database),

@@ -131,7 +131,8 @@ func TestMutants(t *testing.T) {
 			mutation: mutation.Mutation{
 				File: "invoice-app/store/postgres.go",
 				Old:  "getSQL = `SELECT ` + columns + `",
-				New:  "getSQL = `SELECT seq, id, amount_minor, currency, paid_at IS NOT NULL OR attempts > 0, coalesce(rejected_reason, '')",
+				New: "getSQL = `SELECT seq, id, amount_minor, currency, " +
+					"paid_at IS NOT NULL OR attempts > 0, coalesce(rejected_reason, '')",
 			},
 			caught: oneHistory,
 		},
@@ -160,7 +161,8 @@ func TestMutants(t *testing.T) {
 			mutation: mutation.Mutation{
 				File: "internal/database/postgres.go",
 				Old:  `return ClassifyPostgres(p.probe.Ping(ctx))`,
-				New:  `_, err := p.probe.Exec(ctx, "SELECT FROM invoices WHERE paid_at IS NULL FOR UPDATE"); return ClassifyPostgres(err)`,
+				New: `_, err := p.probe.Exec(ctx, "SELECT FROM invoices WHERE paid_at IS NULL FOR UPDATE"); ` +
+					`return ClassifyPostgres(err)`,
 			},
 			storm:  calm(lasting{"row locked", forgottenLock}),
 			caught: staysReady,
@@ -233,23 +235,28 @@ func TestMutantsBeside(t *testing.T) {
 			"internal/database", "TestErrors",
 		},
 		"a list reads the whole table": {
-			mutation.Mutation{File: "invoice-app/store/sqlite.go", Old: `FROM invoices WHERE seq > ?1 AND `, New: `FROM invoices WHERE seq + 0 > ?1 AND `},
+			mutation.Mutation{File: "invoice-app/store/sqlite.go",
+				Old: `FROM invoices WHERE seq > ?1 AND `, New: `FROM invoices WHERE seq + 0 > ?1 AND `},
 			"invoice-app/store", "TestPlansOfSQLite",
 		},
 		"pages of other origins may write": {
-			mutation.Mutation{File: "internal/server/door.go", Old: `s.crossOrigin.Check(r); err != nil`, New: `s.crossOrigin.Check(r); err != nil && false`},
+			mutation.Mutation{File: "internal/server/door.go",
+				Old: `s.crossOrigin.Check(r); err != nil`, New: `s.crossOrigin.Check(r); err != nil && false`},
 			"internal/server", "TestForeignPagesAreRejected",
 		},
 		"as many requests as there are": {
-			mutation.Mutation{File: "internal/server/limits.go", Old: `return make(Slots, n)`, New: `return make(Slots, 1000*n)`},
+			mutation.Mutation{File: "internal/server/limits.go",
+				Old: `return make(Slots, n)`, New: `return make(Slots, 1000*n)`},
 			"internal/server", "TestSlots",
 		},
 		"bodies of any size": {
-			mutation.Mutation{File: "internal/server/body.go", Old: `http.MaxBytesReader(nil, r.Body, accepted.max)`, New: `r.Body`},
+			mutation.Mutation{File: "internal/server/body.go",
+				Old: `http.MaxBytesReader(nil, r.Body, accepted.max)`, New: `r.Body`},
 			"internal/server", "TestBodies",
 		},
 		"the application's role may change amounts": {
-			mutation.Mutation{File: "invoice-app/store/store.go", Old: `[]string{"paid_at", `, New: `[]string{"amount_minor", "paid_at", `},
+			mutation.Mutation{File: "invoice-app/store/store.go",
+				Old: `[]string{"paid_at", `, New: `[]string{"amount_minor", "paid_at", `},
 			"invoice-app/store", "TestServiceRoleCanChangeBookkeepingOnly",
 		},
 		"a wrong value is shown, a password included": {
@@ -269,7 +276,8 @@ func TestMutantsBeside(t *testing.T) {
 			"invoice-app/invoice", "TestLateClaimsAreNotSent",
 		},
 		"a full server answers no probes": {
-			mutation.Mutation{File: "internal/server/server.go", Old: `path != "/livez" && path != "/readyz"`, New: `path != "/metrics"`},
+			mutation.Mutation{File: "internal/server/server.go",
+				Old: `path != "/livez" && path != "/readyz"`, New: `path != "/metrics"`},
 			"internal/server", "TestFullServer",
 		},
 	}

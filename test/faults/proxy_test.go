@@ -65,7 +65,8 @@ func (p *proxy) forward(r *http.Request, body []byte) (answer, error) {
 	if base == "" {
 		return answer{}, errors.New("this provider does not serve")
 	}
-	request, err := http.NewRequestWithContext(context.WithoutCancel(r.Context()), r.Method, base+r.URL.Path, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(context.WithoutCancel(r.Context()),
+		r.Method, base+r.URL.Path, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
@@ -212,31 +213,35 @@ type fault struct {
 var faultKinds = []fault{
 	{"dropped before", false, func(*injector, http.ResponseWriter, *http.Request, []byte, answer, float64) { cut() }},
 	{"dropped after", true, func(*injector, http.ResponseWriter, *http.Request, []byte, answer, float64) { cut() }},
-	{"request delayed", false, func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
-		time.Sleep(time.Duration(draw * float64(i.slow)))
-		i.relay(w, r, body)
-	}},
+	{"request delayed", false,
+		func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
+			time.Sleep(time.Duration(draw * float64(i.slow)))
+			i.relay(w, r, body)
+		}},
 	{"answer delayed", true, func(i *injector, w http.ResponseWriter, _ *http.Request, _ []byte, a answer, draw float64) {
 		time.Sleep(time.Duration(draw * float64(i.slow)))
 		a.write(w)
 	}},
-	{"duplicated at once", false, func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, _ float64) {
-		i.copy(r, body, 0)
-		i.relay(w, r, body)
-	}},
-	{"duplicated late", false, func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
-		i.copy(r, body, time.Duration(draw*float64(i.late)))
-		i.relay(w, r, body)
-	}},
+	{"duplicated at once", false,
+		func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, _ float64) {
+			i.copy(r, body, 0)
+			i.relay(w, r, body)
+		}},
+	{"duplicated late", false,
+		func(i *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
+			i.copy(r, body, time.Duration(draw*float64(i.late)))
+			i.relay(w, r, body)
+		}},
 	{"500 after commit", true, func(_ *injector, w http.ResponseWriter, _ *http.Request, _ []byte, _ answer, _ float64) {
 		answer{http.StatusInternalServerError, []byte(`{"error":"internal error"}`)}.write(w)
 	}},
-	{"answer truncated", true, func(_ *injector, w http.ResponseWriter, _ *http.Request, _ []byte, a answer, draw float64) {
-		w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
-		a.body = a.body[:int(draw*float64(len(a.body)))]
-		a.write(w)
-		cut()
-	}},
+	{"answer truncated", true,
+		func(_ *injector, w http.ResponseWriter, _ *http.Request, _ []byte, a answer, draw float64) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
+			a.body = a.body[:int(draw*float64(len(a.body)))]
+			a.write(w)
+			cut()
+		}},
 	{"HTML 200", false, func(_ *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, _ float64) {
 		lie(http.StatusOK, "text/html", "<html><body>Welcome</body></html>")(w, r, body)
 	}},
@@ -280,10 +285,11 @@ var batchFaults = []fault{
 		}
 		return all
 	}),
-	{"no batch endpoint", false, func(_ *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
-		statuses := []int{http.StatusNotFound, http.StatusMethodNotAllowed}
-		lie(statuses[int(draw*float64(len(statuses)))], "application/json", `{"error":"no such path"}`)(w, r, body)
-	}},
+	{"no batch endpoint", false,
+		func(_ *injector, w http.ResponseWriter, r *http.Request, body []byte, _ answer, draw float64) {
+			statuses := []int{http.StatusNotFound, http.StatusMethodNotAllowed}
+			lie(statuses[int(draw*float64(len(statuses)))], "application/json", `{"error":"no such path"}`)(w, r, body)
+		}},
 }
 
 // garbled is a fault that spoils the verdicts on a list that has been paid.

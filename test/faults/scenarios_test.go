@@ -172,7 +172,8 @@ func stopsGently(t *testing.T, server *postgrestest.Server) {
 
 	stopped := receive(t, done)
 	assert.Equal(t, http.StatusServiceUnavailable, stopped.status)
-	assert.JSONEq(t, `{"error":"2 invoices remain unpaid: this replica is stopping; it is safe to try again","unpaid":2}`, stopped.text)
+	assert.JSONEq(t, `{"error":"2 invoices remain unpaid: this replica is stopping; it is safe to try again","unpaid":2}`,
+		stopped.text)
 	assert.NoError(t, c.apps[0].wait(), "exit code")
 	assert.True(t, c.get(t, "T1").IsPaid)
 	assert.False(t, c.get(t, "T2").IsPaid)
@@ -182,30 +183,38 @@ func stopsGently(t *testing.T, server *postgrestest.Server) {
 }
 
 func uselessProvider(t *testing.T, server *postgrestest.Server) {
-	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: []string{"CLAIM_LEASE=5s", "PAYMENT_TIMEOUT=2s", "PAY_PATIENCE=100ms"}})
+	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1,
+		env: []string{"CLAIM_LEASE=5s", "PAYMENT_TIMEOUT=2s", "PAY_PATIENCE=100ms"}})
 	b := c.add(t, "U1", "U2")
 	const (
-		noUse  = `{"error":"2 invoices remain unpaid: payment-provider gives no usable response; it is safe to try again","unpaid":2}`
-		noTime = `{"error":"2 invoices remain unpaid: payment-provider did not respond in time; it is safe to try again","unpaid":2}`
+		noUse = `{"error":"2 invoices remain unpaid: ` +
+			`payment-provider gives no usable response; it is safe to try again","unpaid":2}`
+		noTime = `{"error":"2 invoices remain unpaid: ` +
+			`payment-provider did not respond in time; it is safe to try again","unpaid":2}`
 	)
 	for name, provider := range map[string]struct {
 		behaviour behaviour
 		status    int
 		text      string
 	}{
-		"down":                     {func(http.ResponseWriter, *http.Request, []byte) { cut() }, http.StatusBadGateway, noUse},
-		"slow":                     {silent, http.StatusGatewayTimeout, noTime},
-		"endless":                  {endless, http.StatusBadGateway, noUse},
-		"other id":                 {lie(http.StatusOK, "application/json", `{"id":"U3"}`), http.StatusBadGateway, noUse},
-		"no id":                    {lie(http.StatusOK, "application/json", `{}`), http.StatusBadGateway, noUse},
-		"HTML":                     {lie(http.StatusOK, "text/html", `<html>`), http.StatusBadGateway, noUse},
-		"empty":                    {lie(http.StatusOK, "application/json", ``), http.StatusBadGateway, noUse},
-		"no content":               {lie(http.StatusNoContent, "application/json", ``), http.StatusBadGateway, noUse},
-		"500":                      {lie(http.StatusInternalServerError, "application/json", `{"error":"internal error"}`), http.StatusBadGateway, noUse},
-		"401":                      {lie(http.StatusUnauthorized, "application/json", `{"error":"who are you"}`), http.StatusBadGateway, noUse},
-		"429":                      {lie(http.StatusTooManyRequests, "application/json", `{"error":"too many"}`), http.StatusBadGateway, noUse},
-		"somebody else's 422":      {lie(http.StatusUnprocessableEntity, "application/json", `{"error":"no"}`), http.StatusBadGateway, noUse},
-		"400 for a body cut short": {lie(http.StatusBadRequest, "application/json", `{"error":"no","code":"malformed"}`), http.StatusBadGateway, noUse},
+		"down":       {func(http.ResponseWriter, *http.Request, []byte) { cut() }, http.StatusBadGateway, noUse},
+		"slow":       {silent, http.StatusGatewayTimeout, noTime},
+		"endless":    {endless, http.StatusBadGateway, noUse},
+		"other id":   {lie(http.StatusOK, "application/json", `{"id":"U3"}`), http.StatusBadGateway, noUse},
+		"no id":      {lie(http.StatusOK, "application/json", `{}`), http.StatusBadGateway, noUse},
+		"HTML":       {lie(http.StatusOK, "text/html", `<html>`), http.StatusBadGateway, noUse},
+		"empty":      {lie(http.StatusOK, "application/json", ``), http.StatusBadGateway, noUse},
+		"no content": {lie(http.StatusNoContent, "application/json", ``), http.StatusBadGateway, noUse},
+		"500": {lie(http.StatusInternalServerError, "application/json", `{"error":"internal error"}`),
+			http.StatusBadGateway, noUse},
+		"401": {lie(http.StatusUnauthorized, "application/json", `{"error":"who are you"}`),
+			http.StatusBadGateway, noUse},
+		"429": {lie(http.StatusTooManyRequests, "application/json", `{"error":"too many"}`),
+			http.StatusBadGateway, noUse},
+		"somebody else's 422": {lie(http.StatusUnprocessableEntity, "application/json", `{"error":"no"}`),
+			http.StatusBadGateway, noUse},
+		"400 for a body cut short": {lie(http.StatusBadRequest, "application/json", `{"error":"no","code":"malformed"}`),
+			http.StatusBadGateway, noUse},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.proxy.behave(provider.behaviour)
@@ -232,7 +241,8 @@ func unknownCaller(t *testing.T, server *postgrestest.Server) {
 		"not a token": "hello",
 		"forged":      c.tokens.Forgeries()["another's key of the same name"],
 		"expired": c.tokens.Token(func(claims *identitytest.Claims) {
-			claims.IssuedAt, claims.Expiry = jwt.NewNumericDate(now.Add(-10*time.Minute)), jwt.NewNumericDate(now.Add(-time.Minute))
+			claims.IssuedAt, claims.Expiry = jwt.NewNumericDate(now.Add(-10*time.Minute)),
+				jwt.NewNumericDate(now.Add(-time.Minute))
 		}),
 		"of another account": c.tokens.Token(func(claims *identitytest.Claims) { claims.Subject = "another" }),
 	} {
@@ -240,7 +250,8 @@ func unknownCaller(t *testing.T, server *postgrestest.Server) {
 			c.tokens.TokenFile(token)
 			status, text := payAll(t.Context(), c.apps[0])
 			assert.Equal(t, http.StatusBadGateway, status)
-			assert.JSONEq(t, `{"error":"2 invoices remain unpaid: payment-provider gives no usable response; it is safe to try again","unpaid":2}`, string(text))
+			assert.JSONEq(t, `{"error":"2 invoices remain unpaid: `+
+				`payment-provider gives no usable response; it is safe to try again","unpaid":2}`, string(text))
 			for _, id := range []string{"C1", "C2"} {
 				assert.False(t, c.get(t, id).settled(), "no invoice is to blame for that")
 			}
@@ -264,7 +275,8 @@ func noDatabase(t *testing.T, _ *postgrestest.Server) {
 
 	gone := receive(t, done)
 	assert.Equal(t, http.StatusServiceUnavailable, gone.status)
-	assert.JSONEq(t, `{"error":"some invoices may remain unpaid: database is unavailable; it is safe to try again"}`, gone.text)
+	assert.JSONEq(t,
+		`{"error":"some invoices may remain unpaid: database is unavailable; it is safe to try again"}`, gone.text)
 	app, provider := c.apps[0].url(), c.providers[0].url()
 	for _, request := range []struct{ method, url, body string }{
 		{http.MethodGet, app + "/invoices", ""},
@@ -296,7 +308,8 @@ func noDatabase(t *testing.T, _ *postgrestest.Server) {
 
 func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
 	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: patientEnv})
-	status, text := callAs(t.Context(), c.tokens.Token(), http.MethodPost, c.providers[0].url()+"/payments/pay", `{"id":"R1","value":2,"currency":"EUR"}`)
+	status, text := callAs(t.Context(), c.tokens.Token(), http.MethodPost,
+		c.providers[0].url()+"/payments/pay", `{"id":"R1","value":2,"currency":"EUR"}`)
 	require.Equal(t, http.StatusOK, status, "%s", text)
 	b := c.add(t, "R1", "R2")
 	b.send([]sent{{id: "R1", amount: amount{100, "EUR", "1"}, mismatched: true}})
@@ -328,7 +341,8 @@ func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
 }
 
 // mismatch is the behaviour of a provider that has taken another amount.
-var mismatch = lie(http.StatusUnprocessableEntity, "application/json", `{"error":"this id was paid before","code":"payment_mismatch"}`)
+var mismatch = lie(http.StatusUnprocessableEntity, "application/json",
+	`{"error":"this id was paid before","code":"payment_mismatch"}`)
 
 func lateOverrulesRejection(t *testing.T, server *postgrestest.Server) {
 	c := newCluster(t, server, settings{programs: unbroken, apps: 2, providers: 1, env: patientEnv})
@@ -346,7 +360,8 @@ func lateOverrulesRejection(t *testing.T, server *postgrestest.Server) {
 	assert.Equal(t, http.StatusOK, receive(t, first).status)
 	c.proxy.behave(c.proxy.relay)
 	c.requireInOrder(t, b)
-	attempts, err := query(t.Context(), server.URL(superuser, c.invoicing), pgx.RowTo[int], `SELECT attempts FROM invoices`)
+	attempts, err := query(t.Context(), server.URL(superuser, c.invoicing),
+		pgx.RowTo[int], `SELECT attempts FROM invoices`)
 	require.NoError(t, err)
 	assert.Equal(t, []int{2}, attempts)
 }
@@ -389,7 +404,9 @@ func versions(t *testing.T, server *postgrestest.Server) {
 		assert.Equal(t, service, shown.Service)
 		assert.Equal(t, fmt.Sprintf("%x", sha256.Sum256(program)), shown.SHA256)
 		assert.Equal(t, runtime.Version(), shown.Go)
-		for _, module := range []string{"github.com/gin-gonic/gin", "github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"} {
+		for _, module := range []string{
+			"github.com/gin-gonic/gin", "github.com/jackc/pgx/v5", "github.com/pressly/goose/v3",
+		} {
 			assert.NotEmpty(t, shown.Modules[module], module)
 		}
 	}

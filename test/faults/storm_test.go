@@ -46,7 +46,8 @@ func TestStorm(t *testing.T) {
 	faults := int(fromEnv(t, "FAULTS", 1000))
 	deployed := inFolder(t.TempDir())
 	require.NoError(t, podtest.Build(moduleRoot, filepath.Dir(deployed.invoiceApp), "invoice-app", "payment-provider"))
-	c := newCluster(t, startServer(t), settings{programs: unbroken, apps: 3, providers: 2, env: stormEnv, inPods: &deployed})
+	c := newCluster(t, startServer(t),
+		settings{programs: unbroken, apps: 3, providers: 2, env: stormEnv, inPods: &deployed})
 	s := newStorm(c, seed, faults)
 	s.databaseStops = true
 	s.lasting = lastingFaults
@@ -205,7 +206,8 @@ func (s *storm) disturb(t *testing.T, over chan struct{}) {
 	nextStop := faultsPerStop / 2
 	for s.injector.injected() < s.faults || !isClosed(over) {
 		until := s.injector.injected() + draw.IntN(2*faultsPerKill)
-		require.Eventually(t, func() bool { return s.injector.injected() >= until }, enough, 10*time.Millisecond, "nothing is paid any more")
+		require.Eventually(t, func() bool { return s.injector.injected() >= until },
+			enough, 10*time.Millisecond, "nothing is paid any more")
 		pause(100 * time.Millisecond)
 		replicas := s.replicas()
 		draw.Shuffle(len(replicas), func(i, j int) { replicas[i], replicas[j] = replicas[j], replicas[i] })
@@ -457,7 +459,8 @@ func encode(list []sent, draw *rand.Rand) string {
 				number += "00"
 			}
 		}
-		objects = append(objects, map[string]any{"InvoiceId": i.id, "Value": json.Number(number), "Currency": i.amount.currency})
+		objects = append(objects,
+			map[string]any{"InvoiceId": i.id, "Value": json.Number(number), "Currency": i.amount.currency})
 	}
 	body, err := json.Marshal(objects)
 	if err != nil {
