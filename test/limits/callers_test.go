@@ -68,7 +68,8 @@ func TestManyCallersAtOnce(t *testing.T) {
 			}
 			t.Logf("%v in %s", count, time.Since(began).Round(time.Millisecond))
 			for a := range count {
-				assert.Contains(t, []string{"200 OK", "201 Created", "202 Accepted", "404 Not Found", "409 Conflict", refused, late}, a)
+				assert.Contains(t,
+					[]string{"200 OK", "201 Created", "202 Accepted", "404 Not Found", "409 Conflict", refused, late}, a)
 			}
 			call.of.requireAlive(t)
 		})
@@ -92,9 +93,10 @@ func startBoth(t *testing.T) (app, provider *process) {
 func TestReconnectingClients(t *testing.T) {
 	app, _ := startBoth(t)
 	for name, text := range map[string]string{
-		"without a request":     "",
-		"with half a header":    "GET /invoices HTTP/1.1\r\nHost: localhost\r\n",
-		"with half a body":      "POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+		"without a request":  "",
+		"with half a header": "GET /invoices HTTP/1.1\r\nHost: localhost\r\n",
+		"with half a body": "POST /invoices HTTP/1.1\r\nHost: localhost\r\n" +
+			"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
 		"with a request a time": "GET /invoices HTTP/1.1\r\nHost: localhost\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {

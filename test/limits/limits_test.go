@@ -106,7 +106,8 @@ func everywhere(get, path, body string) []attack {
 			hold(t, address, 400, strings.Repeat(request+"\r\n", 400))
 		}},
 		{"scrapes that are not read", func(t *testing.T, address string) {
-			hold(t, address, 400, strings.Repeat("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n", 50))
+			hold(t, address, 400,
+				strings.Repeat("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n", 50))
 		}},
 		{"many query parameters", func(t *testing.T, address string) {
 			query := strings.Replace(request, " HTTP", "?"+strings.Repeat("a&", 1700)+" HTTP", 1)
@@ -119,7 +120,8 @@ func everywhere(get, path, body string) []attack {
 			hold(t, address, 1000, upload+"Content-Length: 1000000\r\n\r\n["+strings.Repeat(" ", 100<<10))
 		}},
 		{"a body without an end", func(t *testing.T, address string) {
-			hold(t, address, 50, upload+"Transfer-Encoding: chunked\r\n\r\n"+strings.Repeat("10000\r\n"+strings.Repeat(" ", 1<<16)+"\r\n", 80))
+			hold(t, address, 50,
+				upload+"Transfer-Encoding: chunked\r\n\r\n"+strings.Repeat("10000\r\n"+strings.Repeat(" ", 1<<16)+"\r\n", 80))
 		}},
 	}, bodies(path, body, mebibyte)...)
 }
@@ -143,7 +145,8 @@ func bodies(path, body string, size int) (attacks []attack) {
 		"nothing but blanks":    strings.Repeat(" ", size),
 		"a short text":          body,
 	} {
-		attacks = append(attacks, attack{path + ": " + name, func(t *testing.T, address string) { posts(t, address, path, body) }})
+		attacks = append(attacks,
+			attack{path + ": " + name, func(t *testing.T, address string) { posts(t, address, path, body) }})
 	}
 	return attacks
 }
