@@ -24,7 +24,8 @@ func liar(t *testing.T, after string) app {
 			if paid {
 				_, _ = io.WriteString(w, after)
 			} else {
-				_, _ = io.WriteString(w, `[{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":false},{"InvoiceId":"B","Value":2,"Currency":"JPY","IsPaid":true}]`)
+				_, _ = io.WriteString(w, `[{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":false},`+
+					`{"InvoiceId":"B","Value":2,"Currency":"JPY","IsPaid":true}]`)
 			}
 		case "POST/invoices/pay":
 			paid = true
@@ -36,7 +37,8 @@ func liar(t *testing.T, after string) app {
 }
 
 func TestEveryViolationIsFound(t *testing.T) {
-	const a, b = `{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":true}`, `{"InvoiceId":"B","Value":2,"Currency":"JPY","IsPaid":true}`
+	const a, b = `{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":true}`,
+		`{"InvoiceId":"B","Value":2,"Currency":"JPY","IsPaid":true}`
 	for name, test := range map[string]struct{ after, says string }{
 		"still unpaid": {`[{"InvoiceId":"A","Value":131072.01,"Currency":"EUR","IsPaid":false},` + b + `]`, "is unpaid"},
 		"missing":      {`[` + a + `]`, "missing"},
