@@ -117,7 +117,8 @@ func (p pod) prepare(database string) (output string, err error) {
 
 // stop stops a server that prepare.sh has left behind.
 func (p pod) stop() {
-	_ = postgrestest.Command(p.t, p.folder, "pg_ctl", "stop", "--pgdata="+p.path("volume/pgdata"), "--mode=immediate").Run()
+	_ = postgrestest.Command(p.t, p.folder, "pg_ctl", "stop",
+		"--pgdata="+p.path("volume/pgdata"), "--mode=immediate").Run()
 }
 
 // serve runs the server like the kubelet, which restarts it whenever it has ended.
