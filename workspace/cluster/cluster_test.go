@@ -58,7 +58,8 @@ func TestNames(t *testing.T) {
 	assert.Equal(t, "./deploy.sh", newCluster(t, "kind", where(t).Services.Product).Deploy)
 	// The two clusters have no name in common.
 	of := func(c *Cluster) []string {
-		return []string{c.Name, c.Context, c.Node, c.Network, c.Registry, c.Live, c.Images, c.Kubeconfigs, c.Evidence, c.LockFile(), c.Unfinished(), c.Logs()}
+		return []string{c.Name, c.Context, c.Node, c.Network, c.Registry, c.Live,
+			c.Images, c.Kubeconfigs, c.Evidence, c.LockFile(), c.Unfinished(), c.Logs()}
 	}
 	for _, name := range of(kind) {
 		assert.NotContains(t, of(minikube), name)
@@ -73,7 +74,8 @@ func TestOfContext(t *testing.T) {
 	}
 	for _, kubeContext := range []string{"", "production", "kind-b", "kind-a-b", "minikube"} {
 		_, err := OfContext(where(t), kubeContext, "a")
-		require.ErrorContains(t, err, `this deploys to "kind-a" or "minikube-a" only, but the current Kubernetes context is "`+kubeContext+`"`)
+		require.ErrorContains(t, err,
+			`this deploys to "kind-a" or "minikube-a" only, but the current Kubernetes context is "`+kubeContext+`"`)
 	}
 }
 
@@ -123,11 +125,14 @@ func TestSecondClusterHasDifferentNamesAndPorts(t *testing.T) {
 
 func TestMinikubeDefinitionDependsOnImage(t *testing.T) {
 	for label, want := range map[string]struct{ has, lacks []string }{
-		"0123456789abcdef-go1.26":                      {[]string{"--cni=false", "kubernetesVersion: v", "--preload=false"}, []string{"--cni=calico"}},
-		"gcr.io/k8s-minikube/kicbase:v0.0.50@sha256:0": {[]string{"--cni=calico"}, []string{"--cni=false", "kubernetesVersion", "--preload=false"}},
+		"0123456789abcdef-go1.26": {[]string{"--cni=false", "kubernetesVersion: v", "--preload=false"},
+			[]string{"--cni=calico"}},
+		"gcr.io/k8s-minikube/kicbase:v0.0.50@sha256:0": {[]string{"--cni=calico"},
+			[]string{"--cni=false", "kubernetesVersion", "--preload=false"}},
 	} {
 		t.Run(label, func(t *testing.T) {
-			processtest.Put(t, "docker", func(processtest.Call) processtest.Answer { return processtest.Answer{Stdout: label + "\n"} })
+			processtest.Put(t, "docker",
+				func(processtest.Call) processtest.Answer { return processtest.Answer{Stdout: label + "\n"} })
 			c := newCluster(t, "minikube", "a")
 			c.Live = "/home/some body/ä&|/live"
 			require.NoError(t, c.UsePorts(t.Context(), State{}, Ports{}))
@@ -199,7 +204,8 @@ func TestExistingClusterKeepsPorts(t *testing.T) {
 	assert.Equal(t, 15005, c.RegistryPort)
 	require.NoError(t, c.UsePorts(t.Context(), state, Ports{InvoiceApp: 18081, Registry: 15005}))
 	require.EqualError(t, c.UsePorts(t.Context(), state, Ports{InvoiceApp: 8081}),
-		"cluster a was created with INVOICE_APP_PORT=18081: unset INVOICE_APP_PORT, or recreate the cluster with --force, which deletes its data")
+		"cluster a was created with INVOICE_APP_PORT=18081: unset INVOICE_APP_PORT, "+
+			"or recreate the cluster with --force, which deletes its data")
 	require.ErrorContains(t, c.UsePorts(t.Context(), state, Ports{Registry: 5005}), "REGISTRY_PORT=15005")
 }
 
@@ -208,7 +214,8 @@ func TestForeignContainersAreRejected(t *testing.T) {
 		return processtest.Answer{Stdout: node(t, "kindest/node:v1.36.1", "running")}
 	})
 	_, err := newCluster(t, "kind", "a").State(t.Context())
-	require.EqualError(t, err, "container a-control-plane or a-registry exists but was not created by ./deploy.sh: choose another CLUSTER_NAME")
+	require.EqualError(t, err,
+		"container a-control-plane or a-registry exists but was not created by ./deploy.sh: choose another CLUSTER_NAME")
 }
 
 // If Docker fails, that does not mean that there is no container.
@@ -233,7 +240,8 @@ func TestFindLive(t *testing.T) {
 				}
 				return processtest.Answer{Stdout: strings.Join(names, "\n")}
 			}
-			return processtest.Answer{Stdout: node(t, where(t).Image("node"), "running", "/lib/modules:/lib/modules:ro", made+":/live:ro")}
+			return processtest.Answer{Stdout: node(t, where(t).Image("node"),
+				"running", "/lib/modules:/lib/modules:ro", made+":/live:ro")}
 		})
 		container, err := docker.Inspect(t.Context(), "a-control-plane")
 		require.NoError(t, err)
@@ -259,7 +267,8 @@ func TestFindLive(t *testing.T) {
 	})
 	t.Run("a cluster without it", func(t *testing.T) {
 		c := newCluster(t, "kind", "a")
-		require.ErrorContains(t, c.FindLive(t.Context(), &docker.Container{}), "./deploy.sh --force recreates the cluster, and deletes its data")
+		require.ErrorContains(t, c.FindLive(t.Context(), &docker.Container{}),
+			"./deploy.sh --force recreates the cluster, and deletes its data")
 	})
 }
 
@@ -336,7 +345,9 @@ func TestRemove(t *testing.T) {
 }
 
 func TestWithoutRuntimeHost(t *testing.T) {
-	changed, err := withoutRuntimeHost([]byte(`{"kind": "ConfigMap", "data": {"localRegistryHosting.v1": "host: localhost:5005\nhostFromContainerRuntime: registry:5000\nhelp: https://example.com\n"}}`))
+	changed, err := withoutRuntimeHost([]byte(`{"kind": "ConfigMap", "data": ` +
+		`{"localRegistryHosting.v1": "host: localhost:5005\nhostFromContainerRuntime: registry:5000\n` +
+		`help: https://example.com\n"}}`))
 	require.NoError(t, err)
 	var object struct{ Data map[string]string }
 	require.NoError(t, json.Unmarshal(changed, &object))
