@@ -150,7 +150,8 @@ func TestInterrupted(t *testing.T) {
 func TestWithoutGo(t *testing.T) {
 	c, _ := clone(t)
 	t.Setenv("PATH", t.TempDir())
-	assert.EqualError(t, c.Programs(t.Context(), Cluster, c.Paths.Cache, "kind"), "this requires Go: see https://go.dev/dl")
+	assert.EqualError(t, c.Programs(t.Context(), Cluster, c.Paths.Cache, "kind"),
+		"this requires Go: see https://go.dev/dl")
 }
 
 func TestUnknownProgram(t *testing.T) {
