@@ -206,7 +206,8 @@ func deployment(t *testing.T, cache string) (*Deployment, *bytes.Buffer, *bytes.
 	where := paths.Paths{Root: root, Cache: cache, Services: list}
 	c, err := cluster.New(where, "kind", "a")
 	require.NoError(t, err)
-	c.Live, c.Evidence, c.Kubeconfigs = filepath.Join(cache, "live"), filepath.Join(cache, "evidence"), filepath.Join(cache, "kubeconfigs")
+	c.Live, c.Evidence, c.Kubeconfigs = filepath.Join(cache, "live"), filepath.Join(cache, "evidence"),
+		filepath.Join(cache, "kubeconfigs")
 	var said, out bytes.Buffer
 	return &Deployment{
 		Paths: where, Cluster: c, Out: &out,
@@ -224,14 +225,16 @@ func TestLifecycle(t *testing.T) {
 	assert.Contains(t, said.String(), "invoice-app is available at http://localhost:28081")
 	applied, err := os.ReadFile(filepath.Join(d.Cluster.Logs(), "ctlptl.log"))
 	require.NoError(t, err)
-	assert.Contains(t, string(applied), "KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-a ctlptl apply -f ", "an operator must be able to repeat it")
+	assert.Contains(t, string(applied), "KIND_EXPERIMENTAL_DOCKER_NETWORK=kind-a ctlptl apply -f ",
+		"an operator must be able to repeat it")
 	release(t, d)
 
 	w.set(func() { w.calls = nil })
 	d, _, _ = deployment(t, cache)
 	require.NoError(t, d.Deploy(t.Context(), false))
 	for _, call := range w.all() {
-		assert.NotRegexp(t, `^(docker (rm|start|stop|restart|network connect)|kind )`, call, "a second run must not change a running cluster")
+		assert.NotRegexp(t, `^(docker (rm|start|stop|restart|network connect)|kind )`,
+			call, "a second run must not change a running cluster")
 	}
 	release(t, d)
 
@@ -347,8 +350,10 @@ func TestTwoAtOnce(t *testing.T) {
 	first, _, _ := deployment(t, cache)
 	first.Prepare = func(context.Context) error {
 		second, _, _ := deployment(t, cache)
-		require.EqualError(t, second.Deploy(t.Context(), false), "another ./deploy.sh is running for cluster a: wait for it, or stop it")
-		require.EqualError(t, second.Destroy(t.Context()), "another ./deploy.sh is running for cluster a: wait for it, or stop it")
+		require.EqualError(t, second.Deploy(t.Context(), false),
+			"another ./deploy.sh is running for cluster a: wait for it, or stop it")
+		require.EqualError(t, second.Destroy(t.Context()),
+			"another ./deploy.sh is running for cluster a: wait for it, or stop it")
 		return nil
 	}
 	require.NoError(t, first.Deploy(t.Context(), false))
@@ -421,8 +426,11 @@ func TestEvidence(t *testing.T) {
 		line := strings.Join(call.Args, " ")
 		switch {
 		case strings.Contains(line, "get pods --all-namespaces --no-headers"):
-			return processtest.Answer{Stdout: "invoicing   invoice-app-1   0/1   CrashLoopBackOff   3   1m\ninvoicing   postgres-0   1/1   Running   0   1m\nkube-system   done   0/1   Completed   0   1m\n"}
-		case strings.Contains(line, "logs") && strings.Contains(line, "invoice-app-1") && !strings.Contains(line, "--previous"):
+			return processtest.Answer{Stdout: "invoicing   invoice-app-1   0/1   CrashLoopBackOff   3   1m\n" +
+				"invoicing   postgres-0   1/1   Running   0   1m\n" +
+				"kube-system   done   0/1   Completed   0   1m\n"}
+		case strings.Contains(line, "logs") && strings.Contains(line, "invoice-app-1") &&
+			!strings.Contains(line, "--previous"):
 			return processtest.Answer{Stdout: "panic: the reason\n"}
 		}
 		return processtest.Answer{Stdout: "of " + line + "\n"}
