@@ -37,7 +37,9 @@ func fakeDocker(t *testing.T, info, run processtest.Answer) {
 	})
 }
 
-var usual = processtest.Answer{Stdout: `{"MemTotal": 25769803776, "Driver": "overlay2", "SecurityOptions": ["name=seccomp"]}`}
+var usual = processtest.Answer{
+	Stdout: `{"MemTotal": 25769803776, "Driver": "overlay2", "SecurityOptions": ["name=seccomp"]}`,
+}
 
 func examined(t *testing.T, product string) (string, error) {
 	t.Helper()
@@ -63,7 +65,8 @@ func TestUnsuitableMachine(t *testing.T) {
 			"Docker runs on another machine, or has no access to it (snap)", "docker context use default"},
 		"a folder that is not shared": {"kind", usual, processtest.Answer{Stderr: "mounts denied", Code: 125},
 			"mounts denied", "File sharing"},
-		"remapped users": {"minikube", processtest.Answer{Stdout: `{"MemTotal": 25769803776, "SecurityOptions": ["name=userns"]}`},
+		"remapped users": {"minikube",
+			processtest.Answer{Stdout: `{"MemTotal": 25769803776, "SecurityOptions": ["name=userns"]}`},
 			processtest.Answer{}, "userns-remap", "./deploy.sh --product kind"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,7 +89,8 @@ func TestDockerIsMissing(t *testing.T) {
 
 func TestDockerPermissionDenied(t *testing.T) {
 	processtest.Put(t, "docker", func(processtest.Call) processtest.Answer {
-		return processtest.Answer{Stderr: "Got permission denied while trying to connect to the Docker daemon socket", Code: 1}
+		return processtest.Answer{
+			Stderr: "Got permission denied while trying to connect to the Docker daemon socket", Code: 1}
 	})
 	said, err := examined(t, "kind")
 	require.Error(t, err)
@@ -101,7 +105,8 @@ func TestNotes(t *testing.T) {
 	where := paths.Paths{Root: root, Cache: t.TempDir(), Services: list}
 	c, err := cluster.New(where, "kind", "a")
 	require.NoError(t, err)
-	fakeDocker(t, processtest.Answer{Stdout: `{"MemTotal": 2147483648, "SecurityOptions": ["name=rootless"]}`}, processtest.Answer{})
+	fakeDocker(t, processtest.Answer{Stdout: `{"MemTotal": 2147483648, "SecurityOptions": ["name=rootless"]}`},
+		processtest.Answer{})
 	folder := t.TempDir()
 	t.Setenv("DOCKER_CONFIG", folder)
 	config := filepath.Join(folder, "config.json")
