@@ -80,7 +80,8 @@ func open(t *testing.T, product string, d *engine) (*Images, *processtest.Progra
 		d.labels = map[string]string{}
 	}
 	docker := processtest.Put(t, "docker", d.answer)
-	images, err := Open(console, paths.Paths{Root: t.TempDir(), Cache: t.TempDir(), Services: services.List{Product: "things"}}, product)
+	images, err := Open(console,
+		paths.Paths{Root: t.TempDir(), Cache: t.TempDir(), Services: services.List{Product: "things"}}, product)
 	require.NoError(t, err)
 	return images, docker, out
 }
@@ -224,7 +225,8 @@ func TestBuildNotSupported(t *testing.T) {
 func TestExport(t *testing.T) {
 	d := &engine{}
 	images, docker, _ := open(t, "kind", d)
-	assert.EqualError(t, images.Export(t.Context(), "file"), "image small:local is missing or outdated: run workspace/run images first")
+	assert.EqualError(t, images.Export(t.Context(), "file"),
+		"image small:local is missing or outdated: run workspace/run images first")
 	require.NoError(t, images.Fill(t.Context(), "pull"))
 	require.NoError(t, images.Export(t.Context(), "/a folder/file"))
 	assert.Equal(t, []string{"save", "--output", "/a folder/file", "small:local", "things/node:local"},

@@ -106,7 +106,8 @@ func TestTarOfMissingFolder(t *testing.T) {
 
 func TestImagesOfPods(t *testing.T) {
 	cache := t.TempDir()
-	b := builder{Images: &Images{paths: paths.Paths{Cache: cache, Services: services.List{Product: "things"}}}, compiler: compile.Compiler{Arch: "arm64"}}
+	b := builder{Images: &Images{paths: paths.Paths{Cache: cache, Services: services.List{Product: "things"}}},
+		compiler: compile.Compiler{Arch: "arm64"}}
 	n := nodeImage{builder: b,
 		scratch: filepath.Join(cache, "scratch"),
 		names: []string{"registry.k8s.io/kube-apiserver:v1", "registry.k8s.io/kube-controller-manager:v1",
