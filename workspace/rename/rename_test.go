@@ -42,7 +42,8 @@ func TestRename(t *testing.T) {
 		"main.go": "package main\n\nimport (\n\t_ \"example.com/things/b\"\n\t_ \"golang.org/x/a\"\n)\n\n" +
 			"const Things = \"kind-things of team-money\"\n",
 		"page.md": "`kind-things`, minikube-things-registry, things/node:local, ~/.cache/things/logs, CLUSTER_NAME=things\n" +
-			"registry.example.com/things, registry[.]example[.]com/things/(shop), example.com/things/x, other.example.com/things\n" +
+			"registry.example.com/things, registry[.]example[.]com/things/(shop), " +
+			"example.com/things/x, other.example.com/things\n" +
 			"GET /things, some things, things-to-do\n" +
 			"team money, team-money, --namespace money, -n money, `money` namespace, bank.money.svc:8082\n" +
 			"postgres:5432/money?x, k8s/teams/money/services.yaml, money-postgres, money talks, /money\n",
@@ -58,7 +59,8 @@ func TestRename(t *testing.T) {
 	assert.Equal(t, "package main\n\nimport (\n\t_ \"github.com/acme/billing/b\"\n\t_ \"golang.org/x/a\"\n)\n\n"+
 		"const Things = \"kind-things of team-money\"\n", read(t, root, "main.go"))
 	assert.Equal(t, "`kind-bills`, minikube-bills-registry, bills/node:local, ~/.cache/bills/logs, CLUSTER_NAME=bills\n"+
-		"registry.example.com/bills, registry[.]example[.]com/bills/(shop), github.com/acme/billing/x, other.example.com/things\n"+
+		"registry.example.com/bills, registry[.]example[.]com/bills/(shop), "+
+		"github.com/acme/billing/x, other.example.com/things\n"+
 		"GET /things, some things, things-to-do\n"+
 		"team treasury, team-treasury, --namespace treasury, -n treasury, `treasury` namespace, bank.treasury.svc:8082\n"+
 		"postgres:5432/treasury?x, k8s/teams/treasury/services.yaml, treasury-postgres, money talks, /money\n",
@@ -66,7 +68,8 @@ func TestRename(t *testing.T) {
 	assert.Contains(t, read(t, root, "services.yaml"), "product: bills\n")
 	assert.Contains(t, read(t, root, "k8s/teams/treasury/kustomization.yaml"), "namespace: treasury\n")
 	assert.Equal(t, "\x00kind-things", read(t, root, "picture"))
-	assert.Subset(t, changed, []string{"go.mod", "k8s/teams/treasury/services.yaml", "main.go", "page.md", "services.yaml"})
+	assert.Subset(t, changed,
+		[]string{"go.mod", "k8s/teams/treasury/services.yaml", "main.go", "page.md", "services.yaml"})
 	assert.NotContains(t, changed, "picture")
 }
 
@@ -76,10 +79,11 @@ func TestWhatCannotBeRenamed(t *testing.T) {
 		names Names
 		says  string
 	}{
-		"no module path":     {Names{Module: "Billing App"}, `module "Billing App" is invalid`},
-		"no name":            {Names{Product: "Bills"}, `product "Bills" must be a DNS label`},
-		"no such team":       {Names{Teams: map[string]string{"nobody": "sales"}}, "there is no team nobody"},
-		"a team of platform": {Names{Teams: map[string]string{"money": "platform"}}, "team platform of bank is the name of a system namespace"},
+		"no module path": {Names{Module: "Billing App"}, `module "Billing App" is invalid`},
+		"no name":        {Names{Product: "Bills"}, `product "Bills" must be a DNS label`},
+		"no such team":   {Names{Teams: map[string]string{"nobody": "sales"}}, "there is no team nobody"},
+		"a team of platform": {Names{Teams: map[string]string{"money": "platform"}},
+			"team platform of bank is the name of a system namespace"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := clone(t, map[string]string{"services.yaml": list, "go.mod": "module example.com/things\n"})
