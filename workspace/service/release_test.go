@@ -149,7 +149,8 @@ func TestReleaseThatFails(t *testing.T) {
 		assert.ErrorContains(t, Release(t.Context(), io.Discard, list, address, "amd64"), "no such module")
 	})
 	t.Run("no registry", func(t *testing.T) {
-		assert.ErrorContains(t, Release(t.Context(), io.Discard, list, "127.0.0.1:1", "amd64"), "push 127.0.0.1:1/invoice-app")
+		assert.ErrorContains(t, Release(t.Context(), io.Discard, list, "127.0.0.1:1", "amd64"),
+			"push 127.0.0.1:1/invoice-app")
 	})
 	t.Run("interrupted", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
