@@ -13,7 +13,8 @@ import (
 const valid = `
 product: things
 services:
-  - {name: shop, description: sells, team: sales, port: 8081, user: 10001, calls: [bank, stock], database: true, public: true}
+  - {name: shop, description: sells, team: sales, port: 8081, user: 10001, calls: [bank, stock], database: true,
+     public: true}
   - {name: stock, description: keeps, team: sales, port: 8083, user: 10004, calls: [bank]}
   - {name: bank, description: pays, team: money, port: 8082, user: 10002, authenticated: true, database: true}
 `
@@ -58,28 +59,32 @@ func TestList(t *testing.T) {
 // Each case makes one change to the valid list.
 func TestWhatIsInvalid(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, says string }{
-		"an unknown key":            {"port: 8081", "ports: 8081", "field ports not found"},
-		"not YAML":                  {"product:", "\tproduct:", "found character that cannot start any token"},
-		"a product with capitals":   {"product: things", "product: Things", `product "Things" must be a DNS label`},
-		"no product":                {"product: things", "", `product "" must be a DNS label`},
-		"a name with a dot":         {"name: stock", "name: st.ock", `name "st.ock" must be a DNS label`},
-		"a name twice":              {"name: stock", "name: shop", "name shop is used twice"},
-		"the name of an image":      {"name: stock", "name: postgres", "name postgres is already used"},
-		"no description":            {"description: keeps, ", "", "stock has no description"},
-		"a team with a blank":       {"team: money", "team: m oney", `team "m oney" of bank must be a DNS label`},
-		"a namespace of Kubernetes": {"team: money", "team: kube-system", "team kube-system of bank is the name of a system namespace"},
-		"the platform's namespace":  {"team: money", "team: platform", "team platform of bank is the name of a system namespace"},
-		"a port twice":              {"port: 8083", "port: 8081", "port 8081 of stock is already used by shop"},
-		"a port for root":           {"port: 8083", "port: 80", "port 80 of stock must be from 1024"},
-		"a user twice":              {"user: 10004", "user: 10001", "user 10001 of stock is already used by shop"},
-		"a low user":                {"user: 10004", "user: 1000", "user 1000 of stock must be from 10000"},
-		"PostgreSQL's user":         {"user: 10004", "user: 10003", "user 10003 of stock is already used by PostgreSQL"},
-		"two databases of a team":   {"calls: [bank]", "calls: [bank], database: true", "a team can have only one: move one service to a team other than sales"},
-		"two public services":       {"calls: [bank]", "calls: [bank], public: true", "exactly one service must be public, not 2 (shop, stock)"},
-		"no public service":         {"public: true", "public: false", "exactly one service must be public, not 0"},
-		"an unknown callee":         {"calls: [bank]", "calls: [bonk]", `stock calls "bonk", which is not a service in this file`},
-		"itself":                    {"calls: [bank]", "calls: [stock]", "some of shop, stock call each other in a cycle"},
-		"a cycle":                   {"authenticated: true", "calls: [shop]", "some of shop, stock, bank call each other in a cycle"},
+		"an unknown key":          {"port: 8081", "ports: 8081", "field ports not found"},
+		"not YAML":                {"product:", "\tproduct:", "found character that cannot start any token"},
+		"a product with capitals": {"product: things", "product: Things", `product "Things" must be a DNS label`},
+		"no product":              {"product: things", "", `product "" must be a DNS label`},
+		"a name with a dot":       {"name: stock", "name: st.ock", `name "st.ock" must be a DNS label`},
+		"a name twice":            {"name: stock", "name: shop", "name shop is used twice"},
+		"the name of an image":    {"name: stock", "name: postgres", "name postgres is already used"},
+		"no description":          {"description: keeps, ", "", "stock has no description"},
+		"a team with a blank":     {"team: money", "team: m oney", `team "m oney" of bank must be a DNS label`},
+		"a namespace of Kubernetes": {"team: money", "team: kube-system",
+			"team kube-system of bank is the name of a system namespace"},
+		"the platform's namespace": {"team: money", "team: platform",
+			"team platform of bank is the name of a system namespace"},
+		"a port twice":      {"port: 8083", "port: 8081", "port 8081 of stock is already used by shop"},
+		"a port for root":   {"port: 8083", "port: 80", "port 80 of stock must be from 1024"},
+		"a user twice":      {"user: 10004", "user: 10001", "user 10001 of stock is already used by shop"},
+		"a low user":        {"user: 10004", "user: 1000", "user 1000 of stock must be from 10000"},
+		"PostgreSQL's user": {"user: 10004", "user: 10003", "user 10003 of stock is already used by PostgreSQL"},
+		"two databases of a team": {"calls: [bank]", "calls: [bank], database: true",
+			"a team can have only one: move one service to a team other than sales"},
+		"two public services": {"calls: [bank]", "calls: [bank], public: true",
+			"exactly one service must be public, not 2 (shop, stock)"},
+		"no public service": {"public: true", "public: false", "exactly one service must be public, not 0"},
+		"an unknown callee": {"calls: [bank]", "calls: [bonk]", `stock calls "bonk", which is not a service in this file`},
+		"itself":            {"calls: [bank]", "calls: [stock]", "some of shop, stock call each other in a cycle"},
+		"a cycle":           {"authenticated: true", "calls: [shop]", "some of shop, stock, bank call each other in a cycle"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, 1, strings.Count(valid, test.old))
@@ -104,7 +109,8 @@ func TestGenerate(t *testing.T) {
 	for _, path := range changed {
 		content, err := os.ReadFile(filepath.Join(root, path))
 		require.NoError(t, err)
-		assert.True(t, strings.HasPrefix(string(content), "# Generated from services.yaml by make generate; do not edit.\n"), path)
+		assert.True(t, strings.HasPrefix(string(content),
+			"# Generated from services.yaml by make generate; do not edit.\n"), path)
 	}
 	require.NoError(t, list.Check(root))
 	changed, err = list.Generate(root)
@@ -114,7 +120,8 @@ func TestGenerate(t *testing.T) {
 	t.Run("a file that was edited", func(t *testing.T) {
 		file := filepath.Join(root, "k8s/teams/money/services.yaml")
 		require.NoError(t, os.WriteFile(file, []byte("edited"), 0o644))
-		assert.EqualError(t, list.Check(root), "these files do not match services.yaml, run make generate: k8s/teams/money/services.yaml")
+		assert.EqualError(t, list.Check(root),
+			"these files do not match services.yaml, run make generate: k8s/teams/money/services.yaml")
 		changed, err := list.Generate(root)
 		require.NoError(t, err)
 		assert.Equal(t, []string{"k8s/teams/money/services.yaml"}, changed)
