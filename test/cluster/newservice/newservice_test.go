@@ -97,7 +97,7 @@ func TestThePageAddsAService(t *testing.T) {
 		response, err := http.Post(c.cluster.InvoiceApp+"/invoices", "application/json", strings.NewReader(body))
 		require.NoError(t, err)
 		response.Body.Close()
-		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Equal(t, http.StatusCreated, response.StatusCode)
 		assert.EqualValues(t, "12.34", total())
 	})
 	c.Run("the policies apply to it", func(t *testing.T) {
