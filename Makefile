@@ -61,6 +61,9 @@ check:
 	workspace/run need shellcheck shellcheck
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
+	@if $(SCRIPTS) | LC_ALL=C.UTF-8 xargs -0 \
+	git grep -nE '^.{121,}$$' -- Makefile '*Tiltfile' '*.go' ':!*/testdata/*' >&2; \
+	then echo "the lines above have more than 120 characters: wrap them" >&2; exit 1; fi
 	for module in . workspace go_live test/cluster bench; do \
 	go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
 	for module in . workspace go_live test/cluster bench; do \
