@@ -2,6 +2,8 @@
 
 # Packages that run separately, because they take minutes.
 APART := docs|faults|limits|rename|simulation
+# The command that lists the shell scripts.
+SCRIPTS := git grep -lzE '^\#!.*sh$$|^\# shellcheck shell='
 DEPGUARD := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 SHFMT := mvdan.cc/sh/v3/cmd/shfmt@v3.13.1
@@ -25,7 +27,9 @@ reset:
 ## test: run everything: checks, tests, and the cluster tests on a throwaway cluster (needs Docker)
 .PHONY: test
 test:
-	@docker version >/dev/null 2>&1 || { echo "make test needs Docker, which does not answer; make test-local runs everything that works without it" >&2; exit 1; }
+	@docker version >/dev/null 2>&1 || { \
+	echo "make test needs Docker, which does not answer;" \
+	"make test-local runs everything that works without it" >&2; exit 1; }
 	$(MAKE) test-local
 	$(MAKE) test-rename
 	$(MAKE) test-cluster
@@ -57,13 +61,18 @@ check:
 	workspace/run need shellcheck shellcheck
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
-	for module in . workspace go_live test/cluster bench; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
-	for module in . workspace go_live test/cluster bench; do GOOS=darwin GOARCH=arm64 go -C $$module vet ./... || exit 1; done
+	@if $(SCRIPTS) | LC_ALL=C.UTF-8 xargs -0 \
+	git grep -nE '^.{121,}$$' -- Makefile '*Tiltfile' '*.go' ':!*/testdata/*' >&2; \
+	then echo "the lines above have more than 120 characters: wrap them" >&2; exit 1; fi
+	for module in . workspace go_live test/cluster bench; do \
+	go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit 1; done
+	for module in . workspace go_live test/cluster bench; do \
+	GOOS=darwin GOARCH=arm64 go -C $$module vet ./... || exit 1; done
 	go run $(DEPGUARD) ./... # .depguard.yaml
 	workspace/run generate --check
 	go -C test/cluster test -count=1 ./manifests ./access # uncached: Go does not see that other files have changed
-	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
-	git grep -lzE '^#!.*sh$$|^# shellcheck shell=' | xargs -0 go run $(SHFMT) --diff
+	$(SCRIPTS) | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/..
+	$(SCRIPTS) | xargs -0 go run $(SHFMT) --diff
 	go run $(ACTIONLINT)
 	@if workspace/run reaches https://vuln.go.dev/index/db.json 2>/dev/null; then go run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck was not run: its database (vuln.go.dev) is unreachable"; fi
@@ -112,7 +121,8 @@ test-loop:
 ## test-mutants: remove each policy, right and bound from the cluster CLUSTER_NAME, and expect a test to fail
 .PHONY: test-mutants
 test-mutants:
-	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH MUTANTS=all go -C test/cluster test -count=1 -timeout=3h -v ./mutants || \
+	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH MUTANTS=all \
+	go -C test/cluster test -count=1 -timeout=3h -v ./mutants || \
 	{ echo "if a mutant is left behind, ./deploy.sh restores everything" >&2; exit 1; }
 
 ##@ Measure, generate and release
@@ -151,4 +161,5 @@ generate:
 .PHONY: help
 help:
 	@awk '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  match($$0, /^## [a-z-]+: /) { printf "  make %-14s %s\n", substr($$0, 4, RLENGTH - 5), substr($$0, RLENGTH + 1) }' $(MAKEFILE_LIST)
+	  match($$0, /^## [a-z-]+: /) { printf "  make %-14s %s\n", \
+	    substr($$0, 4, RLENGTH - 5), substr($$0, RLENGTH + 1) }' $(MAKEFILE_LIST)

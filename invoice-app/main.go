@@ -41,14 +41,19 @@ func main() { command.Main(newCommand()) }
 func newCommand() *cobra.Command {
 	settings := config.New("invoice-app")
 	cfg := readConfig(settings)
-	root := command.New("invoice-app", usage, settings, cfg.Log, func(ctx context.Context) error { return serve(ctx, cfg) })
+	root := command.New("invoice-app", usage, settings, cfg.Log, func(ctx context.Context) error {
+		return serve(ctx, cfg)
+	})
 	command.AddMigrate(root, func(ctx context.Context, grantTo string) error {
 		return migrate(ctx, cfg, grantTo)
 	})
 	var options importer.Options
-	addition := &cobra.Command{Use: "import FILE", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		return importFile(c.Context(), cfg, args[0], options, c.OutOrStdout())
-	}}
+	addition := &cobra.Command{
+		Use: "import FILE", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return importFile(c.Context(), cfg, args[0], options, c.OutOrStdout())
+		},
+	}
 	addition.Flags().BoolVar(&options.DecimalComma, "decimal-comma", false, "")
 	root.AddCommand(addition)
 	return root

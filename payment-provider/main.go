@@ -30,7 +30,9 @@ func main() { command.Main(newCommand()) }
 func newCommand() *cobra.Command {
 	settings := config.New("payment-provider")
 	cfg := readConfig(settings)
-	root := command.New("payment-provider", usage, settings, cfg.Log, func(ctx context.Context) error { return serve(ctx, cfg) })
+	root := command.New("payment-provider", usage, settings, cfg.Log, func(ctx context.Context) error {
+		return serve(ctx, cfg)
+	})
 	command.AddMigrate(root, func(ctx context.Context, grantTo string) error {
 		return store.Schema.Migrate(ctx, cfg.DatabaseURL, grantTo)
 	})

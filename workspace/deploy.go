@@ -20,7 +20,8 @@ import (
 
 // productFlag adds the flag that chooses a product.
 func productFlag(flags *pflag.FlagSet) *string {
-	product := flags.String("product", cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind"), "create the cluster with kind or minikube")
+	product := flags.String("product", cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind"),
+		"create the cluster with kind or minikube")
 	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "cluster" { // the flag's old name
 			name = "product"
@@ -66,7 +67,8 @@ in .build/kubeconfig/CLUSTER.
 To create a second cluster, choose another product or name. Ports need to be set only when a cluster is created:
 
   CLUSTER_PRODUCT   (kind)         the same as --product
-  CLUSTER_NAME      ` + fmt.Sprintf("%-14s", "("+w.Services.Product+")") + ` the kubectl context is kind-$CLUSTER_NAME or minikube-$CLUSTER_NAME
+  CLUSTER_NAME      ` + fmt.Sprintf("%-14s", "("+w.Services.Product+")") +
+			` the kubectl context is kind-$CLUSTER_NAME or minikube-$CLUSTER_NAME
   INVOICE_APP_PORT  (8081)         the port of invoice-app on localhost
   REGISTRY_PORT     (5005)         the port of the registry for this cluster's images
 

@@ -11,8 +11,8 @@ func (w *workspace) generateCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "generate",
 		Short: "Generate files from services.yaml (make generate)",
-		Long: `Generates k8s/teams, k8s/base/kustomization.yaml, development's NodePort and .github/CODEOWNERS from services.yaml,
-and prints the files that have changed. Commit them.`,
+		Long: `Generates k8s/teams, k8s/base/kustomization.yaml, development's NodePort and .github/CODEOWNERS from
+services.yaml, and prints the files that have changed. Commit them.`,
 		Args: arguments(0, 0),
 		RunE: func(command *cobra.Command, _ []string) error {
 			if check {

@@ -14,9 +14,9 @@ func (w *workspace) renameCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "rename [--module PATH] [--product NAME] [--team OLD=NEW]...",
 		Short: "Rename the Go module, the product or teams in all files",
-		Long: `Renames the Go module, the product (its cluster, images, cache folder and registry path) or teams (their namespaces,
-groups and databases) in every file that git tracks, runs the generator, and prints the files that have changed.
-Review the result with git diff.
+		Long: `Renames the Go module, the product (its cluster, images, cache folder and registry path) or teams (their
+namespaces, groups and databases) in every file that git tracks, runs the generator, and prints the files that have
+changed. Review the result with git diff.
 
 Existing clusters keep their names, so remove yours first: ./deploy.sh --destroy.`,
 		Args: arguments(0, 0),

@@ -96,7 +96,8 @@ func (b *bench) watchPods(namespace string) {
 		b.mu.Lock()
 		b.pods[namespace] = map[string]pod{}
 		b.mu.Unlock()
-		response, err := http.Get(b.api + "/api/v1/namespaces/" + namespace + "/pods?watch=1&labelSelector=app.kubernetes.io/name=invoice-app")
+		response, err := http.Get(b.api + "/api/v1/namespaces/" + namespace +
+			"/pods?watch=1&labelSelector=app.kubernetes.io/name=invoice-app")
 		if err != nil {
 			time.Sleep(time.Second)
 			continue
@@ -179,8 +180,8 @@ func (b *bench) await(namespace, before string) (running string, at time.Time, e
 
 // loopSplits returns the durations that our loop's supervisors log for each part of an update.
 func (b *bench) loopSplits() (map[string][]float64, error) {
-	text, err := output("kubectl", "--context="+b.cluster.Context, "--namespace="+b.cluster.namespace("invoice-app"), "logs", "--tail=-1",
-		"--selector=app.kubernetes.io/name=invoice-app", "--container=invoice-app")
+	text, err := output("kubectl", "--context="+b.cluster.Context, "--namespace="+b.cluster.namespace("invoice-app"),
+		"logs", "--tail=-1", "--selector=app.kubernetes.io/name=invoice-app", "--container=invoice-app")
 	if err != nil {
 		return nil, err
 	}

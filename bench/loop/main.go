@@ -148,7 +148,8 @@ func (b *bench) run(ctx context.Context, edits int) (err error) {
 			if err != nil {
 				return fmt.Errorf("%s, edit %d: %w", w.name, edit, err)
 			}
-			log.Printf("edit %2d of %d  %-12s %6.2f s  (notice %.2f, compile %.2f, rest %.2f)", edit, edits, w.name, s.Total, s.Notice, s.Compile, s.Rest)
+			log.Printf("edit %2d of %d  %-12s %6.2f s  (notice %.2f, compile %.2f, rest %.2f)",
+				edit, edits, w.name, s.Total, s.Notice, s.Compile, s.Rest)
 			samples = append(samples, s)
 		}
 	}
@@ -222,10 +223,12 @@ func (b *bench) prepare(w *way, started *sync.WaitGroup) error {
 // own one.
 func (b *bench) prepareNamespace(w *way) error {
 	if err := b.kubectl(fmt.Sprintf(`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": %q,
-		"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}`, w.namespace), "apply", "--filename=-"); err != nil {
+		"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}`, w.namespace),
+		"apply", "--filename=-"); err != nil {
 		return err
 	}
-	if _, err := output(filepath.Join(w.checkout, "workspace/run"), "make-passwords", b.cluster.Context, w.namespace); err != nil {
+	if _, err := output(filepath.Join(w.checkout, "workspace/run"),
+		"make-passwords", b.cluster.Context, w.namespace); err != nil {
 		return err
 	}
 	ref, err := os.ReadFile(filepath.Join(b.cluster.Images, "postgres.ref"))

@@ -18,7 +18,9 @@ import (
 )
 
 // report writes the results to FILE.json, FILE.md and FILE.svg, and prints the table and the ratios.
-func report(file string, ways []*way, samples []sample, splits map[string][]float64, watcherCPU string, cost supervisorCost) error {
+func report(file string, ways []*way, samples []sample,
+	splits map[string][]float64, watcherCPU string, cost supervisorCost,
+) error {
 	of := func(name string, part func(sample) float64) (values []float64) {
 		for _, s := range samples {
 			if s.Way == name {
@@ -42,9 +44,11 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 	}
 
 	var table strings.Builder
-	fmt.Fprintf(&table, "Seconds from a save until all three replicas of invoice-app serve the new version (for go-build: until it\nexits). %s, %s. The watcher used %s of a core.\n\n",
+	fmt.Fprintf(&table, "Seconds from a save until all three replicas of invoice-app serve the new version "+
+		"(for go-build: until it\nexits). %s, %s. The watcher used %s of a core.\n\n",
 		stats.Machine(), time.Now().UTC().Format(time.DateOnly), watcherCPU)
-	table.WriteString("| way | edits | median | quartiles | least | most | notice | compile | rest |\n|---|---|---|---|---|---|---|---|---|\n")
+	table.WriteString("| way | edits | median | quartiles | least | most | notice | compile | rest |\n" +
+		"|---|---|---|---|---|---|---|---|---|\n")
 	parts := []func(sample) float64{
 		func(s sample) float64 { return s.Notice },
 		func(s sample) float64 { return s.Compile },
@@ -63,15 +67,19 @@ func report(file string, ways []*way, samples []sample, splits map[string][]floa
 	for _, part := range []string{"compile", "delivery", "swap"} {
 		fmt.Fprintf(&table, " %s %.3f s.", part, stats.Quantile(splits[part], 0.5))
 	}
-	fmt.Fprintf(&table, "\n\nThe loop's additional PID 1: an image of %.1f MB, and %.1f to %.1f MB of memory in each of %d pods.",
-		float64(cost.Image)/1e6, float64(slices.Min(cost.Resident))/1e6, float64(slices.Max(cost.Resident))/1e6, len(cost.Resident))
+	fmt.Fprintf(&table, "\n\nThe loop's additional PID 1: an image of %.1f MB, "+
+		"and %.1f to %.1f MB of memory in each of %d pods.",
+		float64(cost.Image)/1e6, float64(slices.Min(cost.Resident))/1e6, float64(slices.Max(cost.Resident))/1e6,
+		len(cost.Resident))
 	table.WriteString("\n\n![where the time goes](" + filepath.Base(file) + ".svg)\n\n| ratio of medians | |\n|---|---|\n")
 	for _, r := range ratios {
 		fmt.Fprintf(&table, "| %s | %.2f |\n", r.Name, r.Value)
 	}
 
-	machineReadable, err := json.MarshalIndent(map[string]any{"machine": stats.Machine(), "date": time.Now().UTC().Format(time.DateOnly),
-		"unit": "seconds", "samples": samples, "loop_splits": splits, "supervisor_bytes": cost, "ratios": ratios}, "", " ")
+	machineReadable, err := json.MarshalIndent(map[string]any{
+		"machine": stats.Machine(), "date": time.Now().UTC().Format(time.DateOnly), "unit": "seconds",
+		"samples": samples, "loop_splits": splits, "supervisor_bytes": cost, "ratios": ratios,
+	}, "", " ")
 	if err != nil {
 		return err
 	}

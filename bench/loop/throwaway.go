@@ -74,7 +74,8 @@ func makeCluster(ctx context.Context, root string) (c cluster, remove func() err
 		"-o", programs+"/", "github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold"); err != nil {
 		return c, remove, err
 	}
-	if err := do(ctx, filepath.Join(root, "bench"), "go", "build", "-trimpath", "-buildvcs=false", "-o", programs+"/", "./compile"); err != nil {
+	if err := do(ctx, filepath.Join(root, "bench"), "go", "build", "-trimpath", "-buildvcs=false",
+		"-o", programs+"/", "./compile"); err != nil {
 		return c, remove, err
 	}
 	watcher := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", programs+"/", "./watcher")

@@ -99,8 +99,10 @@ func main() {
 	isShort := flag.Bool("short", false, "run for a few minutes instead of an hour, as in CI")
 	rounds := flag.Int("rounds", 0, "number of rounds, if not the default")
 	many := flag.Int("many", 0, "larger number of invoices when measuring growth, if not the default")
-	only := flag.String("only", "", "regular expression that selects measurements: pay, xmin, list, single, import, sqlite, growth, callers")
-	baseline := flag.String("baseline", "3155e1d", "commit to compare single payments with; the default is the last one before batches")
+	only := flag.String("only", "",
+		"regular expression that selects measurements: pay, xmin, list, single, import, sqlite, growth, callers")
+	baseline := flag.String("baseline", "3155e1d",
+		"commit to compare single payments with; the default is the last one before batches")
 	check := flag.Bool("check", false, "fail if a ratio is out of its bound in bench/pay/bounds.txt")
 	results := flag.String("results", ".build/bench/pay", "prefix of the result files, relative to the repository")
 	flag.IntVar(&b.riverWorkers, "river-workers", 50, "number of workers in each River process")
@@ -108,7 +110,8 @@ func main() {
 		b.appEnv = append(b.appEnv, variable)
 		return nil
 	})
-	flag.BoolVar(&b.profile, "profile", false, "print the SQL statements that take the most time; this slows down the benchmark")
+	flag.BoolVar(&b.profile, "profile", false,
+		"print the SQL statements that take the most time; this slows down the benchmark")
 	flag.Parse()
 	if *isShort {
 		b.sizes = short
@@ -137,7 +140,8 @@ func main() {
 			}
 		}
 	}
-	b.query("postgres", `SELECT format('PostgreSQL %s, fsync %s, synchronous_commit %s, full_page_writes %s, shared_buffers %s, max_wal_size %s.',
+	b.query("postgres", `SELECT format('PostgreSQL %s, fsync %s, synchronous_commit %s, full_page_writes %s, `+
+		`shared_buffers %s, max_wal_size %s.',
 		current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit'),
 		current_setting('full_page_writes'), current_setting('shared_buffers'), current_setting('max_wal_size'))`, &b.facts)
 	b.end()
@@ -175,7 +179,8 @@ func (b *bench) prepare(baseline string) {
 	b.build(filepath.Join(b.root, "bench"), string(b.programs)+"/", "./river")
 	b.baseline = programs(b.emptyFolder())
 	source := b.emptyFolder()
-	archive := exec.Command("bash", "-c", `set -o pipefail; git archive "$0" | tar --extract --directory="$1"`, baseline, source)
+	archive := exec.Command("bash", "-c", `set -o pipefail; git archive "$0" | tar --extract --directory="$1"`,
+		baseline, source)
 	archive.Dir = b.root
 	out, err := archive.CombinedOutput()
 	require.NoError(b, err, "%s: %s", archive, out)

@@ -90,10 +90,12 @@ func (b *bench) oneRowInserts(clients int) float64 {
 	b.server.Exec("postgres", "CHECKPOINT")
 	script := filepath.Join(b.folder, "insert.sql")
 	require.NoError(b, os.WriteFile(script, []byte(`\set n :n + 1
-INSERT INTO payments (id, amount_minor, currency) VALUES ('invoice-' || :client_id || '-' || :n, 1 + :n % 100000, 'EUR');
+INSERT INTO payments (id, amount_minor, currency)
+VALUES ('invoice-' || :client_id || '-' || :n, 1 + :n % 100000, 'EUR');
 `), 0o644))
-	out := b.run(postgrestest.Command(b, b.folder, "pgbench", "--no-vacuum", "--protocol=prepared", "--file="+script, "--define=n=0",
-		"--client="+strconv.Itoa(clients), "--jobs=2", fmt.Sprintf("--time=%.0f", b.sizes.limit.Seconds()), b.url(database)))
+	out := b.run(postgrestest.Command(b, b.folder, "pgbench", "--no-vacuum", "--protocol=prepared", "--file="+script,
+		"--define=n=0", "--client="+strconv.Itoa(clients), "--jobs=2",
+		fmt.Sprintf("--time=%.0f", b.sizes.limit.Seconds()), b.url(database)))
 	found := tps.FindStringSubmatch(out)
 	require.NotNil(b, found, "%s", out)
 	rate, err := strconv.ParseFloat(found[1], 64)
@@ -136,7 +138,8 @@ func (b *bench) river(invoices int) float64 {
 		require.NoError(b, err)
 	}
 	for left := true; left; time.Sleep(10 * time.Millisecond) {
-		b.query(s.invoicing, `SELECT EXISTS (SELECT FROM river_job WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending'))`, &left)
+		b.query(s.invoicing, `SELECT EXISTS (SELECT FROM river_job
+			WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending'))`, &left)
 	}
 	took := time.Since(began)
 	s.checkPaid(invoices)
@@ -154,7 +157,8 @@ func (b *bench) measureXmin() {
 				conn, err := pgx.Connect(context.Background(), b.url(database))
 				require.NoError(b, err)
 				defer conn.Close(context.Background())
-				_, err = conn.Exec(context.Background(), "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM goose_db_version LIMIT 1")
+				_, err = conn.Exec(context.Background(),
+					"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM goose_db_version LIMIT 1")
 				require.NoError(b, err)
 			}
 		}
@@ -221,12 +225,14 @@ func (b *bench) measureSingle() {
 			s := systems[which]
 			id := fmt.Sprintf("single-%d", n)
 			pay[which] = append(pay[which], b.timed(func() {
-				b.call(http.MethodPost, s.providers[0].url+"/payments/pay", `{"id":"lone-`+id+`","value":12.15,"currency":"EUR"}`, http.StatusOK)
+				b.call(http.MethodPost, s.providers[0].url+"/payments/pay",
+					`{"id":"lone-`+id+`","value":12.15,"currency":"EUR"}`, http.StatusOK)
 			}))
 			if n%payAllEvery != 0 {
 				continue
 			}
-			b.call(http.MethodPost, s.apps[0].url+"/invoices", `{"InvoiceId":"`+id+`","Value":12.15,"Currency":"EUR"}`, http.StatusCreated)
+			b.call(http.MethodPost, s.apps[0].url+"/invoices",
+				`{"InvoiceId":"`+id+`","Value":12.15,"Currency":"EUR"}`, http.StatusCreated)
 			payAll[which] = append(payAll[which], b.timed(func() {
 				b.call(http.MethodPost, s.apps[0].url+"/invoices/pay", "", http.StatusOK)
 			}))
@@ -276,7 +282,8 @@ func (b *bench) measureImport() {
 		return float64(lines) / took
 	}
 	copyRate := into(func(database string) {
-		b.run(postgrestest.Command(b, b.folder, "psql", "--no-psqlrc", "--command", `\copy invoices (id, amount_minor, currency) FROM '`+rows+`' CSV`, b.url(database)))
+		b.run(postgrestest.Command(b, b.folder, "psql", "--no-psqlrc",
+			"--command", `\copy invoices (id, amount_minor, currency) FROM '`+rows+`' CSV`, b.url(database)))
 	})
 	importRate := into(func(database string) {
 		b.run(exec.Command(b.programs.invoiceApp(), "import", csv), "DATABASE_URL="+b.url(database))
@@ -293,7 +300,8 @@ func (b *bench) measureSQLite() {
 	require.NoError(b, err)
 	rows, began := 0, time.Now()
 	for ; time.Since(began) < b.sizes.limit; rows++ {
-		_, err := db.Exec(`INSERT INTO payments (id, amount_minor, currency) VALUES (?, ?, ?)`, fmt.Sprintf("invoice-%09d", rows), 1+rows%100_000, "EUR")
+		_, err := db.Exec(`INSERT INTO payments (id, amount_minor, currency) VALUES (?, ?, ?)`,
+			fmt.Sprintf("invoice-%09d", rows), 1+rows%100_000, "EUR")
 		require.NoError(b, err)
 	}
 	limit := float64(rows) / time.Since(began).Seconds()

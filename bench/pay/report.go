@@ -24,23 +24,28 @@ import (
 func (b *bench) report(file string) {
 	var files syscall.Rlimit
 	require.NoError(b, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
-	facts := fmt.Sprintf("%s, %s; load %s at the end. %s\n%d rounds, %d invoices in a pay-all, %d and %d when measuring growth; "+
-		"three replicas of each service with 10 connections each; pgbench with %d clients; River with %d workers in each of three processes; "+
-		"at most %d open files. Settings of invoice-app: %v.", stats.Machine(), time.Now().UTC().Format(time.DateOnly), load(), b.facts,
+	facts := fmt.Sprintf("%s, %s; load %s at the end. %s\n"+
+		"%d rounds, %d invoices in a pay-all, %d and %d when measuring growth; "+
+		"three replicas of each service with 10 connections each; pgbench with %d clients; "+
+		"River with %d workers in each of three processes; at most %d open files. Settings of invoice-app: %v.",
+		stats.Machine(), time.Now().UTC().Format(time.DateOnly), load(), b.facts,
 		b.sizes.rounds, b.sizes.invoices, b.sizes.few, b.sizes.many, b.clients, b.riverWorkers, files.Cur, b.appEnv)
 
 	var table strings.Builder
 	table.WriteString(facts + "\n\n| | median | quartiles | least | most | |\n|---|---|---|---|---|---|\n")
 	for _, s := range append(slices.Clone(b.samples), b.ratios...) {
-		fmt.Fprintf(&table, "| %s | %s | %s–%s | %s | %s | %s |\n", s.Name, number(s.median()), number(stats.Quantile(s.Values, 0.25)),
-			number(stats.Quantile(s.Values, 0.75)), number(slices.Min(s.Values)), number(slices.Max(s.Values)), s.Unit)
+		fmt.Fprintf(&table, "| %s | %s | %s–%s | %s | %s | %s |\n", s.Name, number(s.median()),
+			number(stats.Quantile(s.Values, 0.25)), number(stats.Quantile(s.Values, 0.75)),
+			number(slices.Min(s.Values)), number(slices.Max(s.Values)), s.Unit)
 	}
 	for _, note := range b.notes {
 		fmt.Fprintf(&table, "\n- %s", note)
 	}
 	table.WriteString("\n")
 
-	machineReadable, err := json.MarshalIndent(map[string]any{"facts": facts, "samples": b.samples, "ratios": b.ratios, "notes": b.notes}, "", " ")
+	machineReadable, err := json.MarshalIndent(map[string]any{
+		"facts": facts, "samples": b.samples, "ratios": b.ratios, "notes": b.notes,
+	}, "", " ")
 	require.NoError(b, err)
 	require.NoError(b, os.MkdirAll(filepath.Dir(file), 0o755))
 	require.NoError(b, os.WriteFile(file+".json", append(machineReadable, '\n'), 0o644))

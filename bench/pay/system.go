@@ -283,7 +283,8 @@ func (b *bench) query(database, sql string, into ...any) {
 
 // written returns the number of commits and the bytes of write-ahead log so far.
 func (b *bench) written() (commits, wal float64) {
-	b.query("postgres", `SELECT sum(xact_commit)::float8, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8 FROM pg_stat_database`,
+	b.query("postgres",
+		`SELECT sum(xact_commit)::float8, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8 FROM pg_stat_database`,
 		&commits, &wal)
 	return commits, wal
 }

@@ -131,11 +131,15 @@ func prepare(ctx context.Context, pool *pgxpool.Pool, invoices int) error {
 		var jobs []river.InsertManyParams
 		for n := from; n < min(from+chunk, invoices); n++ {
 			minor := int64(1 + n%100_000)
-			i := invoice{ID: fmt.Sprintf("invoice-%09d", n), Value: json.Number(fmt.Sprintf("%d.%02d", minor/100, minor%100)), Currency: "EUR"}
+			i := invoice{
+				ID: fmt.Sprintf("invoice-%09d", n), Value: json.Number(fmt.Sprintf("%d.%02d", minor/100, minor%100)),
+				Currency: "EUR",
+			}
 			rows = append(rows, []any{i.ID, minor, i.Currency})
 			jobs = append(jobs, river.InsertManyParams{Args: i})
 		}
-		if _, err := pool.CopyFrom(ctx, pgx.Identifier{"invoices"}, []string{"id", "amount_minor", "currency"}, pgx.CopyFromRows(rows)); err != nil {
+		if _, err := pool.CopyFrom(ctx, pgx.Identifier{"invoices"}, []string{"id", "amount_minor", "currency"},
+			pgx.CopyFromRows(rows)); err != nil {
 			return err
 		}
 		if _, err := client.InsertManyFast(ctx, jobs); err != nil {

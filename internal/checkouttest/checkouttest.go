@@ -13,7 +13,8 @@ import (
 
 // Files lists the files of the checkout at root, or those at the given paths in it.
 func Files(root string, paths ...string) ([]string, error) {
-	command := exec.Command("git", append([]string{"-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, paths...)...)
+	command := exec.Command("git",
+		append([]string{"-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, paths...)...)
 	output, err := command.Output()
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", command.Args, err)

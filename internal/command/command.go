@@ -31,7 +31,8 @@ func New(name, usage string, settings *config.Set, log *slog.Logger, serve func(
 	}
 	root.SetHelpFunc(func(c *cobra.Command, _ []string) {
 		out := c.OutOrStdout()
-		fmt.Fprintf(out, "%s\nVariables (a .env file in the service's folder may set them, too), their defaults and meaning:\n", usage)
+		fmt.Fprintf(out, "%s\nVariables (a .env file in the service's folder may set them, too), "+
+			"their defaults and meaning:\n", usage)
 		settings.Help(out)
 	})
 	root.AddCommand(&cobra.Command{Use: "serve", Args: cobra.NoArgs, RunE: root.RunE})

@@ -199,7 +199,8 @@ func (s *Set) URL(name, fallback string, schemes []string, usage string) *url.UR
 // Logger reads LOG_LEVEL and LOG_FORMAT and returns the logger they describe, which writes to w.
 func (s *Set) Logger(w io.Writer) *slog.Logger {
 	var level slog.Level
-	name := s.OneOf("LOG_LEVEL", []string{"info", "debug", "warn", "error"}, "least severe message that is logged: debug, info, warn or error")
+	name := s.OneOf("LOG_LEVEL", []string{"info", "debug", "warn", "error"},
+		"least severe message that is logged: debug, info, warn or error")
 	_ = level.UnmarshalText([]byte(name)) // one of the four, or Err says so
 	options := &slog.HandlerOptions{Level: level}
 	if s.OneOf("LOG_FORMAT", []string{"json", "text"}, "json for machines, text for people") == "text" {

@@ -119,7 +119,8 @@ func (d *dotenv) check() error {
 		}
 		match := assignment.FindStringSubmatch(statement)
 		if match == nil || match[1] == "export" {
-			return d.fail(d.line, "is not a variable: expected NAME=value with a name of letters, digits and _, or # before a comment")
+			return d.fail(d.line, "is not a variable: "+
+				"expected NAME=value with a name of letters, digits and _, or # before a comment")
 		}
 		name := match[1]
 		if before, twice := d.lines[name]; twice {
@@ -170,7 +171,8 @@ func (d *dotenv) unquoted(raw string) (string, error) {
 			return "", d.fail(d.line, "has # after a blank, where a comment would begin: "+
 				"write NAME='value' if # belongs to the value, or move the comment to a line above")
 		case unicode.IsSpace(char) && !strings.ContainsRune(blanks, char):
-			return "", d.fail(d.line, "has the blank %U in a value: write NAME='value' if it belongs to the value, or remove it", char)
+			return "", d.fail(d.line, "has the blank %U in a value: "+
+				"write NAME='value' if it belongs to the value, or remove it", char)
 		}
 	}
 	return d.expand(d.line, raw, false)
@@ -183,7 +185,8 @@ func (d *dotenv) quoted(quote byte) (string, error) {
 	for end < len(d.rest) && d.rest[end] != quote {
 		if d.rest[end] == '\\' {
 			if quote == '\'' && strings.HasPrefix(d.rest[end+1:], "'") {
-				return "", d.fail(begin, "has a backslash before a single quote: write the value without quotes or in double quotes")
+				return "", d.fail(begin, "has a backslash before a single quote: "+
+					"write the value without quotes or in double quotes")
 			}
 			if quote == '"' {
 				end++ // what follows is escaped
@@ -196,8 +199,9 @@ func (d *dotenv) quoted(quote byte) (string, error) {
 	}
 	raw := d.rest[1:end]
 	if at := swallowed.FindStringIndex(d.rest[1 : end+1]); at != nil {
-		return "", d.fail(begin, "has a quote that is still open in line %d, where another variable seems to begin: close it, "+
-			`or write the line ends of the value as \n in double quotes`, begin+1+strings.Count(raw[:at[0]], "\n"))
+		return "", d.fail(begin, "has a quote that is still open in line %d, where another variable seems to begin: "+
+			`close it, or write the line ends of the value as \n in double quotes`,
+			begin+1+strings.Count(raw[:at[0]], "\n"))
 	}
 	d.advance(end + 1)
 	after, _, _ := strings.Cut(d.rest, "\n")
@@ -256,8 +260,8 @@ func (d *dotenv) escape(line int, next string) (byte, error) {
 	case char == '"' && after != "", char == '\\' && after != "" && after[0] != '$':
 		return char, nil // godotenv confuses these at the end of a value, and \\$
 	}
-	return 0, d.fail(line, `has a backslash in double quotes that does not belong to \n, \r, \", \\ or \$ inside the value: `+
-		"write NAME='value' to keep the text as it is")
+	return 0, d.fail(line, `has a backslash in double quotes that does not belong to \n, \r, \", \\ or \$ `+
+		"inside the value: write NAME='value' to keep the text as it is")
 }
 
 // dereference returns the value of the variable that raw begins with, and its length in raw. A $
@@ -273,7 +277,8 @@ func (d *dotenv) dereference(line int, raw string) (text string, length int, err
 	}
 	after := raw[len(match[0]):]
 	if match[1] != "" && after != "" && (after[0] == '}' || isAlphanumeric(after[0])) {
-		return "", 0, d.fail(line, "has a variable after $ whose name does not end clearly: write it as ${NAME}, or "+keepDollar)
+		return "", 0, d.fail(line, "has a variable after $ whose name does not end clearly: "+
+			"write it as ${NAME}, or "+keepDollar)
 	}
 	value, set := d.values[match[1]+match[2]]
 	if !set {

@@ -96,11 +96,13 @@ func (c *Contract) Send(t testing.TB, request *http.Request) *httptest.ResponseR
 	}
 	c.seen[fmt.Sprintf("%s %s %d", request.Method, route.Path, answer.Code)] = true
 	require.NoError(t, openapi3filter.ValidateResponse(t.Context(), &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: request, PathParams: parameters, Route: route},
-		Status:                 answer.Code,
-		Header:                 answer.Header(),
-		Body:                   io.NopCloser(bytes.NewReader(answer.Body.Bytes())),
-		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
+		RequestValidationInput: &openapi3filter.RequestValidationInput{
+			Request: request, PathParams: parameters, Route: route,
+		},
+		Status:  answer.Code,
+		Header:  answer.Header(),
+		Body:    io.NopCloser(bytes.NewReader(answer.Body.Bytes())),
+		Options: &openapi3filter.Options{IncludeResponseStatus: true},
 	}), "the response to %s %s is %d %s", request.Method, request.URL, answer.Code, answer.Body)
 	return answer
 }
@@ -114,7 +116,8 @@ func (c *Contract) RequireSecurity(t testing.TB) {
 	for path, item := range c.doc.Paths.Map() {
 		for method, operation := range item.Operations() {
 			answer := anonymous.Do(t, method, path, "")
-			assert.Equal(t, operation.Security != nil, answer.Code == http.StatusUnauthorized, "the response to %s %s is %d", method, path, answer.Code)
+			assert.Equal(t, operation.Security != nil, answer.Code == http.StatusUnauthorized,
+				"the response to %s %s is %d", method, path, answer.Code)
 		}
 	}
 }

@@ -70,8 +70,9 @@ func CheckRole(ctx context.Context, conn Connection, narrow bool, log *slog.Logg
 		return err
 	}
 	if narrow {
-		return fmt.Errorf("the database role of DATABASE_URL has privileges that it does not need (REQUIRE_NARROW_ROLE): %s; "+
-			"revoke them, or set up a role with: migrate --grant-to ROLE", strings.Join(excess, ", "))
+		return fmt.Errorf("the database role of DATABASE_URL has privileges that it does not need "+
+			"(REQUIRE_NARROW_ROLE): %s; revoke them, or set up a role with: migrate --grant-to ROLE",
+			strings.Join(excess, ", "))
 	}
 	log.Warn("the database role of DATABASE_URL has privileges that it does not need", "excess", excess)
 	return nil
@@ -83,7 +84,8 @@ var ErrUnavailable = errors.New("database is unavailable")
 
 // ErrUnknownOutcome is an ErrUnavailable for an operation that may or may not have been carried
 // out: the response to its commit was lost, or a standby may not have it.
-var ErrUnknownOutcome = fmt.Errorf("%w: the commit is not confirmed, so it may or may not have happened", ErrUnavailable)
+var ErrUnknownOutcome = fmt.Errorf("%w: the commit is not confirmed, so it may or may not have happened",
+	ErrUnavailable)
 
 // ErrNotMigrated means that the schema is older than the program.
 var ErrNotMigrated = errors.New("database schema is older than this program")
@@ -94,7 +96,9 @@ var ErrNoSQLite = errors.New("this program was built without SQLite: set DATABAS
 
 // migrate applies the missing migrations. One process at a time does so; the others wait for the
 // lock.
-func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, migrations fs.FS, locking goose.ProviderOption) error {
+func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, migrations fs.FS,
+	locking goose.ProviderOption,
+) error {
 	provider, err := goose.NewProvider(dialect, db, migrations, locking)
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)

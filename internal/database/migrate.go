@@ -175,7 +175,8 @@ const privileges = `
 		WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
 	), whole AS (
 		SELECT oid, relname, relkind, privilege,
-			CASE relkind WHEN 'S' THEN has_sequence_privilege(oid, privilege) ELSE has_table_privilege(oid, privilege) END AS granted
+			CASE relkind WHEN 'S' THEN has_sequence_privilege(oid, privilege)
+				ELSE has_table_privilege(oid, privilege) END AS granted
 		FROM ours, unnest(CASE relkind WHEN 'S' THEN ARRAY['SELECT', 'UPDATE', 'USAGE']
 			ELSE ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'] END) AS privilege
 	)

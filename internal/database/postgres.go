@@ -229,7 +229,8 @@ func (p *Pool) checkVersion(ctx context.Context, migrations fs.FS) error {
 // than longest, or when the client stays idle in it.
 func Transaction(ctx context.Context, conn *pgx.Conn, longest time.Duration, f func(pgx.Tx) error) error {
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: fmt.Sprintf(`BEGIN;
-		SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = '%s'; SET LOCAL idle_in_transaction_session_timeout = '%s'`,
+		SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = '%s';
+		SET LOCAL idle_in_transaction_session_timeout = '%s'`,
 		longest.Milliseconds(), sessionSettings["lock_timeout"], sessionSettings["idle_in_transaction_session_timeout"])})
 	if err != nil {
 		return err

@@ -34,7 +34,8 @@ type File struct {
 func (s Schema) OpenSQLite(ctx context.Context, address string) (File, error) {
 	path := strings.TrimPrefix(address, "sqlite:")
 	if wrong := checkPath(path); wrong != "" {
-		return File{}, fmt.Errorf("DATABASE_URL=%q %s: must be sqlite: and the path of a file, as in sqlite:data/my.db", address, wrong)
+		return File{}, fmt.Errorf("DATABASE_URL=%q %s: must be sqlite: and the path of a file, as in sqlite:data/my.db",
+			address, wrong)
 	}
 	if u, err := url.Parse(address); err == nil && u.Opaque == "" { // an absolute path, which a URL escapes
 		if u.Host != "" {
@@ -121,7 +122,8 @@ func prepareSQLite(ctx context.Context, db *sql.DB, path string, migrations fs.F
 	if verdict != "ok" {
 		return fmt.Errorf("is damaged: %s", verdict)
 	}
-	return ClassifySQLite(migrate(ctx, db, goose.DialectSQLite3, migrations, goose.WithLocker(fileLock{flock.New(path + ".lock")})))
+	return ClassifySQLite(migrate(ctx, db, goose.DialectSQLite3, migrations,
+		goose.WithLocker(fileLock{flock.New(path + ".lock")})))
 }
 
 // fileLock lets one process at a time migrate a file.

@@ -70,13 +70,15 @@ type Config struct {
 // ReadConfig reads the four variables of a Config. Either all or none must be set.
 func ReadConfig(s *config.Set) Config {
 	cfg := Config{
-		KeysFile: s.Text("CALLER_KEYS_FILE", "file with the keys (JWKS) that callers' tokens are signed with; if none of these four is set, anybody can call"),
+		KeysFile: s.Text("CALLER_KEYS_FILE", "file with the keys (JWKS) that callers' tokens are signed with; "+
+			"if none of these four is set, anybody can call"),
 		Issuer:   s.Text("CALLER_ISSUER", "issuer of callers' tokens"),
 		Audience: s.Text("CALLER_AUDIENCE", "audience of callers' tokens: this service"),
 		Account:  s.Text("CALLER_ACCOUNT", "the only account that can call, as `system:serviceaccount:NAMESPACE:NAME`"),
 	}
 	complete := cfg.KeysFile != "" && cfg.Issuer != "" && cfg.Audience != "" && cfg.Account != ""
-	s.Require(complete || cfg == Config{}, "CALLER_KEYS_FILE=%q, CALLER_ISSUER=%q, CALLER_AUDIENCE=%q and CALLER_ACCOUNT=%q are invalid: must be all set, or all unset",
+	s.Require(complete || cfg == Config{}, "CALLER_KEYS_FILE=%q, CALLER_ISSUER=%q, CALLER_AUDIENCE=%q "+
+		"and CALLER_ACCOUNT=%q are invalid: must be all set, or all unset",
 		cfg.KeysFile, cfg.Issuer, cfg.Audience, cfg.Account)
 	return cfg
 }

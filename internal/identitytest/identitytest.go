@@ -157,7 +157,8 @@ func (c *Cluster) sign(algorithm jose.SignatureAlgorithm, key jose.JSONWebKey, c
 	now, cfg := time.Now(), c.Config()
 	claims := Claims{
 		Issuer: cfg.Issuer, Audience: jwt.Audience{cfg.Audience}, Subject: cfg.Account,
-		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(10 * time.Minute)),
+		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now),
+		Expiry: jwt.NewNumericDate(now.Add(10 * time.Minute)),
 	}
 	for _, change := range changes {
 		change(&claims)

@@ -82,9 +82,11 @@ func (b *body) Read(p []byte) (int, error) {
 	case err == nil || errors.Is(err, io.EOF):
 		return n, err
 	case errors.As(err, &tooLarge):
-		err = &Failure{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("the body is over %d bytes", tooLarge.Limit)}
+		err = &Failure{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf(
+			"the body is over %d bytes", tooLarge.Limit)}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = &Failure{Status: http.StatusRequestTimeout, Text: fmt.Sprintf("the body arrives too slowly: %d bytes in %s", b.read, b.waited.Round(time.Second))}
+		err = &Failure{Status: http.StatusRequestTimeout, Text: fmt.Sprintf(
+			"the body arrives too slowly: %d bytes in %s", b.read, b.waited.Round(time.Second))}
 	default:
 		err = malformed("the body ended early")
 	}
@@ -117,7 +119,8 @@ func ReadBody(c *gin.Context) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case len(content) > maxBody:
-		return nil, &Failure{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("the body is over %d bytes", maxBody)}
+		return nil, &Failure{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf(
+			"the body is over %d bytes", maxBody)}
 	case len(content) == 0:
 		return nil, malformed("the body is empty")
 	}

@@ -63,5 +63,6 @@ func rightType(r *http.Request, types []string) *Failure {
 	if sent == "" {
 		found = "missing"
 	}
-	return &Failure{Status: http.StatusUnsupportedMediaType, Text: fmt.Sprintf("the Content-Type is %s: must be %s", found, strings.Join(types, ", "))}
+	return &Failure{Status: http.StatusUnsupportedMediaType, Text: fmt.Sprintf(
+		"the Content-Type is %s: must be %s", found, strings.Join(types, ", "))}
 }

@@ -120,7 +120,8 @@ func (x *exchange) giveUp() (sent bool) {
 		requestid.Header: {x.id},
 		"Content-Type":   {"application/json; charset=utf-8"},
 	})
-	x.bytes, x.failed = fmt.Fprintf(x.w, `{"error":"no response within %s: it may or may not have been done, and it is safe to try again"}`, AnswerTimeout)
+	x.bytes, x.failed = fmt.Fprintf(x.w,
+		`{"error":"no response within %s: it may or may not have been done, and it is safe to try again"}`, AnswerTimeout)
 	return false
 }
 

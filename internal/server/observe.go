@@ -48,7 +48,8 @@ func (x *exchange) observe() {
 // method limits the label's values: clients can invent methods.
 func method(r *http.Request) string {
 	switch r.Method {
-	case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodHead, http.MethodOptions:
+	case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodHead, http.MethodOptions:
 		return r.Method
 	}
 	return "other"

@@ -34,7 +34,10 @@ func New(log *slog.Logger, registry *prometheus.Registry, ready func(context.Con
 	store invoice.Store, payer *invoice.Payer, payAnswer time.Duration,
 ) *server.Server {
 	s := server.New(log, registry, openapi, ready)
-	a := &api{store: store, payer: payer, payAnswer: payAnswer, log: log, lists: server.NewSlots(maxLists), pages: server.NewSlots(maxPages)}
+	a := &api{
+		store: store, payer: payer, payAnswer: payAnswer, log: log,
+		lists: server.NewSlots(maxLists), pages: server.NewSlots(maxPages),
+	}
 	s.AcceptBody(http.MethodPost, "/invoices", MaxUpload, "application/json", "text/csv", "application/x-ndjson")
 	s.Router.GET("/invoices", a.list)
 	s.Router.POST("/invoices", a.add)

@@ -33,7 +33,8 @@ func explain(err error) error {
 	case errors.Is(err, invoice.ErrNotFound):
 		return &server.Failure{Status: http.StatusNotFound, Text: err.Error()}
 	case errors.Is(err, database.ErrUnavailable):
-		return &server.Failure{Status: http.StatusServiceUnavailable, Text: "the database is unavailable, try again", Cause: err}
+		return &server.Failure{Status: http.StatusServiceUnavailable,
+			Text: "the database is unavailable, try again", Cause: err}
 	}
 	return err
 }

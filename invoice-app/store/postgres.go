@@ -98,7 +98,9 @@ func (s postgres) List(ctx context.Context, f invoice.Filter) ([]invoice.Invoice
 
 // listBelow lists the invoices up to horizon: those with a higher Seq may not all be visible yet.
 // last is the last Seq that was assigned.
-func (s postgres) listBelow(ctx context.Context, f invoice.Filter) (list []invoice.Invoice, last, horizon int64, err error) {
+func (s postgres) listBelow(
+	ctx context.Context, f invoice.Filter,
+) (list []invoice.Invoice, last, horizon int64, err error) {
 	err = s.Do(ctx, func(conn *pgx.Conn) error {
 		// In this order, and each with a snapshot that is newer than the one before.
 		batch := &pgx.Batch{}
@@ -119,7 +121,8 @@ func (s postgres) listBelow(ctx context.Context, f invoice.Filter) (list []invoi
 }
 
 func sumSQL(f invoice.Filter) string {
-	return sumsOf(`SELECT ` + sumColumns + ` FROM invoices WHERE seq > $1 AND seq <= $3` + condition(f) + ` ORDER BY seq LIMIT $2`)
+	return sumsOf(`SELECT ` + sumColumns + ` FROM invoices WHERE seq > $1 AND seq <= $3` + condition(f) +
+		` ORDER BY seq LIMIT $2`)
 }
 
 // Sum leaves no gap, like List, but does not wait.
@@ -192,7 +195,9 @@ const claimSQL = `
 		ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED))
 	RETURNING attempts, ` + columns
 
-func (s postgres) Claim(ctx context.Context, after, through int64, limit int, lease time.Duration) (claims []invoice.Claim, err error) {
+func (s postgres) Claim(
+	ctx context.Context, after, through int64, limit int, lease time.Duration,
+) (claims []invoice.Claim, err error) {
 	err = s.Do(ctx, func(conn *pgx.Conn) error {
 		rows, _ := conn.Query(ctx, claimSQL, after, through, limit, lease)
 		claims, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c invoice.Claim, err error) {
@@ -246,7 +251,8 @@ func (s postgres) Release(ctx context.Context, released []invoice.Released) erro
 
 // '-infinity' has no distance from now, so a free invoice counts as zero.
 const unsettledSQL = `
-	SELECT count(*), coalesce(extract(epoch FROM min(greatest(claimed_until, clock_timestamp())) - clock_timestamp()), 0)::float8
+	SELECT count(*),
+		coalesce(extract(epoch FROM min(greatest(claimed_until, clock_timestamp())) - clock_timestamp()), 0)::float8
 	FROM invoices
 	WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= $1`
 

@@ -30,7 +30,8 @@ import (
 const (
 	lastSQL = `SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM invoices_seq_seq`
 
-	enterSQL = `SELECT pg_advisory_xact_lock_shared(~(CASE WHEN is_called THEN last_value ELSE 0 END)) FROM invoices_seq_seq`
+	enterSQL = `
+		SELECT pg_advisory_xact_lock_shared(~(CASE WHEN is_called THEN last_value ELSE 0 END)) FROM invoices_seq_seq`
 
 	horizonSQL = `
 		SELECT coalesce(min(~((classid::bigint << 32) | objid::bigint)), 9223372036854775807) FROM pg_locks
@@ -58,7 +59,8 @@ func (s postgres) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, e
 		}
 		if index == 0 {
 			batch = 1 + rand.Int64N(1<<62)
-			if err := s.exec(ctx, "delete old lists", `DELETE FROM staged_invoices WHERE staged_at < now() - $1::interval`, staleAfter); err != nil {
+			if err := s.exec(ctx, "delete old lists",
+				`DELETE FROM staged_invoices WHERE staged_at < now() - $1::interval`, staleAfter); err != nil {
 				return err
 			}
 		}
@@ -141,7 +143,9 @@ const addSQL = `
 
 // addRows adds the new invoices of a list. Existing ones, or repeated ones, must be the same, or
 // the result is a conflict.
-func addRows(ctx context.Context, db querier, list []invoice.Invoice) (added int, conflict *invoice.ConflictError, err error) {
+func addRows(
+	ctx context.Context, db querier, list []invoice.Invoice,
+) (added int, conflict *invoice.ConflictError, err error) {
 	ids, amounts, currencies := arrays(list)
 	tag, err := db.Exec(ctx, addSQL, ids, amounts, currencies)
 	added = int(tag.RowsAffected())
@@ -173,9 +177,8 @@ func findConflict(ctx context.Context, db querier, list string, args ...any) (*i
 }
 
 var (
-	errLost = fmt.Errorf("%w: part of the list was lost: the server has crashed, or the list took longer than %s to arrive; "+
-		"send it again",
-		database.ErrUnavailable, staleAfter)
+	errLost = fmt.Errorf("%w: part of the list was lost: the server has crashed, "+
+		"or the list took longer than %s to arrive; send it again", database.ErrUnavailable, staleAfter)
 	errBusy = errors.New("another long list is being added")
 )
 
@@ -213,7 +216,9 @@ func inTheWay(err error) bool {
 
 // move moves a staged list into place: far behind the last invoice, so that others that add
 // invoices in the meantime neither wait nor get a higher Seq before the list is visible.
-func move(ctx context.Context, tx pgx.Tx, batch int64, total int) (added int, conflict *invoice.ConflictError, err error) {
+func move(
+	ctx context.Context, tx pgx.Tx, batch int64, total int,
+) (added int, conflict *invoice.ConflictError, err error) {
 	var mine bool
 	err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, importLock).Scan(&mine)
 	if err == nil && !mine {
@@ -253,7 +258,8 @@ func move(ctx context.Context, tx pgx.Tx, batch int64, total int) (added int, co
 	}
 	added = int(tag.RowsAffected())
 	if added < total {
-		conflict, err = findConflict(ctx, tx, `(SELECT id, amount_minor, currency, place + 1 AS place FROM staged_invoices WHERE batch = $1) AS sent`, batch)
+		conflict, err = findConflict(ctx, tx, `(SELECT id, amount_minor, currency, place + 1 AS place
+			FROM staged_invoices WHERE batch = $1) AS sent`, batch)
 		if err != nil || conflict != nil {
 			return 0, conflict, err
 		}

@@ -55,7 +55,9 @@ type querying interface {
 }
 
 // query collects the rows of statement, scanned by scan.
-func query[T any](ctx context.Context, db querying, doing string, scan func(*sql.Rows) (T, error), statement string, args ...any) ([]T, error) {
+func query[T any](
+	ctx context.Context, db querying, doing string, scan func(*sql.Rows) (T, error), statement string, args ...any,
+) ([]T, error) {
 	collect := func() (list []T, err error) {
 		rows, err := db.QueryContext(ctx, statement, args...)
 		if err != nil {
@@ -101,7 +103,8 @@ func listSQLite(f invoice.Filter) string {
 	if f.Paid != nil && f.Rejected != nil && !*f.Paid && !*f.Rejected { // as in claimSQLite
 		from += ` INDEXED BY invoices_unsettled`
 	}
-	return `SELECT ` + columns + ` FROM ` + from + ` WHERE seq > ?1 AND ` + visible + condition(f) + ` ORDER BY seq LIMIT ?2`
+	return `SELECT ` + columns + ` FROM ` + from + ` WHERE seq > ?1 AND ` + visible + condition(f) +
+		` ORDER BY seq LIMIT ?2`
 }
 
 func (s sqlite) List(ctx context.Context, f invoice.Filter) ([]invoice.Invoice, error) {
@@ -109,7 +112,8 @@ func (s sqlite) List(ctx context.Context, f invoice.Filter) ([]invoice.Invoice, 
 }
 
 func sumSQLite(f invoice.Filter) string {
-	return sumsOf(`SELECT ` + sumColumns + ` FROM invoices WHERE seq > ?1 AND seq <= ?3 AND ` + visible + condition(f) + ` ORDER BY seq LIMIT ?2`)
+	return sumsOf(`SELECT ` + sumColumns + ` FROM invoices WHERE seq > ?1 AND seq <= ?3 AND ` + visible + condition(f) +
+		` ORDER BY seq LIMIT ?2`)
 }
 
 func (s sqlite) Sum(ctx context.Context, f invoice.Filter, through int64) ([]invoice.Sum, int64, error) {
@@ -173,7 +177,9 @@ const claimSQLite = `
 		ORDER BY seq LIMIT ?3)
 	RETURNING attempts, ` + columns
 
-func (s sqlite) Claim(ctx context.Context, after, through int64, limit int, lease time.Duration) ([]invoice.Claim, error) {
+func (s sqlite) Claim(
+	ctx context.Context, after, through int64, limit int, lease time.Duration,
+) ([]invoice.Claim, error) {
 	scan := func(rows *sql.Rows) (c invoice.Claim, err error) {
 		err = rows.Scan(&c.Attempt, &c.Seq, &c.ID, &c.Amount.Minor, &c.Amount.Currency, &c.Paid, &c.Rejected)
 		return c, err

@@ -61,7 +61,9 @@ func lastVisible(ctx context.Context, tx *sql.Tx) (seq int64, err error) {
 
 // addRowsSQLite adds the new invoices of chunk, numbered from seq. index is the position of the
 // chunk's first invoice in the whole list.
-func addRowsSQLite(ctx context.Context, tx *sql.Tx, index int, chunk []invoice.Invoice, seq int64) (added int, err error) {
+func addRowsSQLite(
+	ctx context.Context, tx *sql.Tx, index int, chunk []invoice.Invoice, seq int64,
+) (added int, err error) {
 	for n, i := range chunk {
 		isNew, err := addRow(ctx, tx, index+n, i, seq)
 		if err != nil {

@@ -113,7 +113,9 @@ func sums(rows []summed) (list []invoice.Sum, last int64) {
 // empty only if there are no invoices at all. index is the position of the first invoice; the
 // slice is reused. While each writes a chunk, the next one is read, so that neither the source nor
 // the database waits for the other.
-func chunks(invoices iter.Seq2[invoice.Invoice, error], each func(index int, chunk []invoice.Invoice, last bool) error) error {
+func chunks(
+	invoices iter.Seq2[invoice.Invoice, error], each func(index int, chunk []invoice.Invoice, last bool) error,
+) error {
 	var (
 		index         int
 		chunk, before []invoice.Invoice

@@ -24,7 +24,8 @@ func (a *api) fail(c *gin.Context, err error) {
 	case errors.Is(err, payment.ErrNotFound):
 		err = &server.Failure{Status: http.StatusNotFound, Text: err.Error()}
 	case errors.Is(err, database.ErrUnavailable):
-		err = &server.Failure{Status: http.StatusServiceUnavailable, Text: "the database is unavailable, try again", Cause: err}
+		err = &server.Failure{Status: http.StatusServiceUnavailable,
+			Text: "the database is unavailable, try again", Cause: err}
 	}
 	server.Fail(c, err)
 }

@@ -38,7 +38,9 @@ func wrap(doing string, err error) error {
 // neither taken nor free.
 func (s postgres) Insert(ctx context.Context, payments []payment.Payment) (map[string]money.Amount, error) {
 	// In a fixed order, so that two lists with the same IDs wait for each other without a deadlock.
-	payments = slices.SortedFunc(slices.Values(payments), func(a, b payment.Payment) int { return cmp.Compare(a.ID, b.ID) })
+	payments = slices.SortedFunc(slices.Values(payments), func(a, b payment.Payment) int {
+		return cmp.Compare(a.ID, b.ID)
+	})
 	ids, amounts, currencies := make([]string, len(payments)), make([]int64, len(payments)), make([]string, len(payments))
 	for n, p := range payments {
 		ids[n], amounts[n], currencies[n] = p.ID, p.Amount.Minor, p.Amount.Currency

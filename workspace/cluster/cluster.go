@@ -132,7 +132,8 @@ func OfContext(where paths.Paths, kubeContext, name string) (*Cluster, error) {
 			return c, nil
 		}
 	}
-	return nil, fmt.Errorf(`this deploys to "kind-%[1]s" or "minikube-%[1]s" only, but the current Kubernetes context is %[2]q. `+
+	return nil, fmt.Errorf(`this deploys to "kind-%[1]s" or "minikube-%[1]s" only, `+
+		"but the current Kubernetes context is %[2]q. "+
 		"Run ./deploy.sh, or `tilt up --context=kind-%[1]s`; set CLUSTER_NAME for another cluster", name, kubeContext)
 }
 

@@ -26,7 +26,8 @@ func (k kind) environment(ctx context.Context) []string {
 	set := []string{"KIND_EXPERIMENTAL_DOCKER_NETWORK=" + k.ownNetwork}
 	// With this storage driver kind would switch the node to a snapshotter that needs another program. The default
 	// works, because the node's data is on a volume.
-	if driver, _ := process.Output(process.Command(ctx, "docker", "info", "--format", "{{.Driver}}")); driver == "fuse-overlayfs" {
+	if driver, _ := process.Output(process.Command(ctx, "docker", "info",
+		"--format", "{{.Driver}}")); driver == "fuse-overlayfs" {
 		set = append(set, "KIND_EXPERIMENTAL_CONTAINERD_SNAPSHOTTER=overlayfs")
 	}
 	return set

@@ -75,13 +75,15 @@ func (c *Cluster) registryPort(ctx context.Context) (int, error) {
 func (c *Cluster) Remove(ctx context.Context, console *process.Console) error {
 	console.Say("removing cluster %s ...", c.Name)
 	// The registry comes first, because its network cannot be removed while it is connected.
-	err := docker.Remove(ctx, "container", []string{"--all", "--filter", "name=^/" + c.Registry + "$"}, "rm", "--force", "--volumes")
+	err := docker.Remove(ctx, "container", []string{"--all", "--filter", "name=^/" + c.Registry + "$"},
+		"rm", "--force", "--volumes")
 	// The product removes the context from the kubeconfig. If it is not installed, it has not added one.
 	if process.Exists(c.Product) {
 		err = errors.Join(err, c.WritingKubeconfig(ctx, console, func() error { return c.product.delete(ctx) }))
 	}
 	err = errors.Join(err,
-		docker.Remove(ctx, "container", []string{"--all", "--filter", "label=" + c.product.label()}, "rm", "--force", "--volumes"),
+		docker.Remove(ctx, "container", []string{"--all", "--filter", "label=" + c.product.label()},
+			"rm", "--force", "--volumes"),
 		docker.Remove(ctx, "volume", []string{"--filter", "label=" + c.product.label()}, "rm"),
 		docker.Remove(ctx, "network", []string{"--filter", "name=^" + c.ownNetwork + "$"}, "rm"),
 		docker.Remove(ctx, "image", []string{"--filter", "label=go-live.context=" + c.Context}, "rm", "--force")) // tilt up's

@@ -23,7 +23,9 @@ var ErrNotShared = errors.New("the node does not see the folder that tilt up sha
 // is not visible until the node restarts. The mounts that Docker reports are not sufficient: Docker may run in a
 // virtual machine, or the clone may have been moved.
 func (c *Cluster) FindLive(ctx context.Context, node *docker.Container) error {
-	if !slices.ContainsFunc(node.Mounts, func(m struct{ Destination string }) bool { return m.Destination == sharedFolder }) {
+	if !slices.ContainsFunc(node.Mounts, func(m struct{ Destination string }) bool {
+		return m.Destination == sharedFolder
+	}) {
 		return fmt.Errorf("this cluster's node has no folder shared with `tilt up`: "+
 			"%s --force recreates the cluster, and deletes its data", c.Deploy)
 	}

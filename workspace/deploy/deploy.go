@@ -182,7 +182,8 @@ func (d *Deployment) checkPorts(ctx context.Context, state cluster.State) error 
 			continue
 		}
 		used += fmt.Sprintf("port %d is in use", port.number)
-		if by, _ := process.Output(process.Command(ctx, "docker", "ps", "--filter", fmt.Sprintf("publish=%d", port.number), "--format", "{{.Names}}")); by != "" {
+		if by, _ := process.Output(process.Command(ctx, "docker", "ps",
+			"--filter", fmt.Sprintf("publish=%d", port.number), "--format", "{{.Names}}")); by != "" {
 			used += " by the container " + strings.Join(strings.Fields(by), ", ")
 		}
 		used += "; "
@@ -244,7 +245,8 @@ func (d *Deployment) tilt(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		d.Console.Say("tilt ci failed. Diagnostics of the pods that are not ready follow; see %s for the rest", d.shown(c.Evidence))
+		d.Console.Say("tilt ci failed. Diagnostics of the pods that are not ready follow; see %s for the rest",
+			d.shown(c.Evidence))
 		d.collectEvidence(ctx)
 		return fmt.Errorf("deploying failed: see above, and %s. Fix the cause and run %s again; %[2]s --force starts over",
 			d.shown(c.Evidence), c.Deploy)

@@ -37,7 +37,8 @@ func lookAtCredentials(context.Context, machine) Finding {
 		return Finding{Note, "logins", err.Error(), "fix or remove that file"}
 	}
 	if helper := config.MissingHelper(); helper != "" {
-		return Finding{Note, "logins", fmt.Sprintf("%s refers to %s, which is not on PATH: pulling images will fail", config.Path, helper),
+		return Finding{Note, "logins",
+			fmt.Sprintf("%s refers to %s, which is not on PATH: pulling images will fail", config.Path, helper),
 			"remove that line from the file: nothing here needs a login"}
 	}
 	return Finding{Fine, "logins", "not needed", ""}
@@ -85,7 +86,8 @@ func lookAtMemory(_ context.Context, m machine) Finding {
 	}
 	f := Finding{Fine, "memory", fmt.Sprintf("%.1f GiB for containers", float64(e.MemTotal)/gibibyte), ""}
 	if e.MemTotal < 3*gibibyte {
-		f.Level, f.Do = Note, "a cluster with the services needs about 2 GiB, and building its images 4 GiB: give Docker's virtual machine more memory"
+		f.Level, f.Do = Note, "a cluster with the services needs about 2 GiB, and building its images 4 GiB: "+
+			"give Docker's virtual machine more memory"
 	}
 	return f
 }
@@ -94,7 +96,8 @@ func lookAtMemory(_ context.Context, m machine) Finding {
 func lookAtContainers(ctx context.Context, m machine) Finding {
 	image := m.Image("postgres")
 	if docker.ImageID(ctx, image) == "" {
-		return Finding{Note, "containers", "not checked: there are no images yet", "./deploy.sh gets the images and then checks"}
+		return Finding{Note, "containers", "not checked: there are no images yet",
+			"./deploy.sh gets the images and then checks"}
 	}
 	if err := os.MkdirAll(m.cluster.Live, 0o755); err != nil {
 		return Finding{Bad, "containers", err.Error(), ""}
@@ -112,8 +115,10 @@ func lookAtContainers(ctx context.Context, m machine) Finding {
 		return Finding{Bad, "containers", "a container that mounts a folder of this clone does not start: " + err.Error(),
 			"share the clone with Docker (in its settings, \"File sharing\"), or move the clone"}
 	case !strings.Contains(said, filepath.Base(mark.Name())):
-		return Finding{Bad, "containers", "containers cannot see the folder " + m.cluster.Live + ": Docker runs on another machine, or has no access to it (snap)",
-			"use the Docker of this machine (docker context use default; unset DOCKER_HOST), or move the clone to where Docker has access"}
+		return Finding{Bad, "containers", "containers cannot see the folder " + m.cluster.Live +
+			": Docker runs on another machine, or has no access to it (snap)",
+			"use the Docker of this machine (docker context use default; unset DOCKER_HOST), " +
+				"or move the clone to where Docker has access"}
 	}
 	return Finding{Fine, "containers", "can see the clone", ""}
 }
@@ -123,13 +128,15 @@ func lookAtNftables(ctx context.Context, m machine) Finding {
 	if docker.ImageID(ctx, m.cluster.NodeImage) == "" {
 		return Finding{}
 	}
-	err := process.Run(process.Command(ctx, "docker", "run", "--rm", "--pull", "never", "--network", "none", "--privileged",
-		"--entrypoint", "nft", m.cluster.NodeImage, "add", "table", "inet", "doctor"))
+	err := process.Run(process.Command(ctx, "docker", "run", "--rm", "--pull", "never", "--network", "none",
+		"--privileged", "--entrypoint", "nft", m.cluster.NodeImage, "add", "table", "inet", "doctor"))
 	switch {
 	case err == nil:
 		return Finding{Fine, "nftables", "supported by the kernel", ""}
 	case strings.Contains(err.Error(), "apply caps"):
-		return Finding{Note, "nftables", "not checked: Docker cannot start privileged containers here", "./deploy.sh works around it"}
+		return Finding{Note, "nftables", "not checked: Docker cannot start privileged containers here",
+			"./deploy.sh works around it"}
 	}
-	return Finding{Bad, "nftables", "the kernel does not support what kube-proxy needs: " + err.Error(), "sudo modprobe nf_tables, or use another kernel"}
+	return Finding{Bad, "nftables", "the kernel does not support what kube-proxy needs: " + err.Error(),
+		"sudo modprobe nf_tables, or use another kernel"}
 }

@@ -22,7 +22,8 @@ func lookAtDisk(_ context.Context, m machine) Finding {
 	free := float64(s.Bavail) * float64(s.Bsize) / gigabyte
 	f := Finding{Fine, "disk", fmt.Sprintf("%.0f GB free", free), ""}
 	if free < 5 {
-		f.Level, f.Do = Note, "the images and the cluster need 3 GB, and building everything 12 GB: docker system prune, go clean -cache"
+		f.Level, f.Do = Note, "the images and the cluster need 3 GB, and building everything 12 GB: "+
+			"docker system prune, go clean -cache"
 	}
 	return f
 }
@@ -60,5 +61,6 @@ func lookAtEnvironment(ctx context.Context, m machine) Finding {
 		lines = append(lines, "export "+name+"="+process.Quote(value))
 	}
 	lines = append(lines, "ctlptl apply -f ctlptl.yaml", "tilt up --context kind-"+m.Services.Product)
-	return Finding{Fine, "by hand", "to use ctlptl and tilt without ./deploy.sh, once you have the tools and images:", strings.Join(lines, "\n")}
+	return Finding{Fine, "by hand", "to use ctlptl and tilt without ./deploy.sh, once you have the tools and images:",
+		strings.Join(lines, "\n")}
 }

@@ -19,7 +19,8 @@ func lookAtInotify(context.Context, machine) Finding {
 	for n := range needed {
 		descriptor, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 		if err != nil {
-			return Finding{Note, "inotify", fmt.Sprintf("only %d of %d instances are available (%v): pods or tilt up may fail with \"too many open files\"", n, needed, err),
+			return Finding{Note, "inotify", fmt.Sprintf("only %d of %d instances are available (%v): "+
+				"pods or tilt up may fail with \"too many open files\"", n, needed, err),
 				"sudo sysctl fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=524288"}
 		}
 		descriptors = append(descriptors, descriptor)

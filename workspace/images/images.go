@@ -182,7 +182,8 @@ func (i *Images) fill(ctx context.Context, step *process.Step, image image) (com
 			return stderr.String(), fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()))
 		}
 	}
-	command := process.Command(ctx, "docker", "build", "--label", i.paths.InputsLabel()+"="+image.upstream, "--tag", image.tag, "-")
+	command := process.Command(ctx, "docker", "build",
+		"--label", i.paths.InputsLabel()+"="+image.upstream, "--tag", image.tag, "-")
 	command.Stdin = strings.NewReader("FROM " + image.upstream + "\n")
 	return "", step.Run(command)
 }

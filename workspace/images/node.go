@@ -353,7 +353,8 @@ func (n *nodeImage) importImages(ctx context.Context, step *process.Step, archiv
 	err = os.WriteFile(config, fmt.Appendf(nil, `version = 3
 root = %s
 state = %s
-disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
+disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
+  "io.containerd.nri.v1.nri"]
 [grpc]
 address = %s
 `, strconv.Quote(filepath.Join(n.root, "var/lib/containerd")), strconv.Quote(filepath.Join(state, "state")),

@@ -11,7 +11,8 @@ start() {
 if [ ! -d "$PGDATA" ]; then
 	# Made beside its place and renamed: a run that was interrupted leaves nothing half made.
 	rm -rf "$PGDATA.new"
-	initdb --no-instructions --pgdata="$PGDATA.new" --username=postgres --auth=peer --encoding=UTF8 --locale=C --data-checksums
+	initdb --no-instructions --pgdata="$PGDATA.new" --username=postgres --auth=peer --encoding=UTF8 --locale=C \
+		--data-checksums
 	mv "$PGDATA.new" "$PGDATA"
 fi
 

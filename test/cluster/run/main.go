@@ -57,7 +57,8 @@ func main() {
 	flag.Parse()
 	r.product, r.other = flag.Arg(0), flag.Arg(1)
 	products := []string{"kind", "minikube"}
-	if !slices.Contains(products, r.product) || r.other != "" && !slices.Contains(products, r.other) || r.other == r.product {
+	if !slices.Contains(products, r.product) ||
+		r.other != "" && !slices.Contains(products, r.other) || r.other == r.product {
 		flag.Usage()
 		os.Exit(2)
 	}

@@ -29,7 +29,8 @@ func FromEnvironment(repository string, flags ...string) (Target, error) {
 	if os.Getenv("CLUSTER_NAME") == "" {
 		return Target{}, errors.New("CLUSTER_NAME is not set: it must name a cluster made by ./deploy.sh")
 	}
-	describe := exec.Command(filepath.Join(repository, "workspace/run"), append([]string{"describe", "--json"}, flags...)...)
+	describe := exec.Command(filepath.Join(repository, "workspace/run"),
+		append([]string{"describe", "--json"}, flags...)...)
 	describe.Stderr = os.Stderr
 	said, err := describe.Output()
 	if err != nil {

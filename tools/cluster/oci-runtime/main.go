@@ -62,7 +62,10 @@ func findRunc() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, candidate := range []string{filepath.Join(filepath.Dir(self), "runc.real"), "/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc", "/usr/local/bin/runc"} {
+	for _, candidate := range []string{
+		filepath.Join(filepath.Dir(self), "runc.real"),
+		"/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc", "/usr/local/bin/runc",
+	} {
 		if info, err := os.Stat(candidate); err == nil && info.Mode().IsRegular() && candidate != self {
 			return candidate, nil
 		}

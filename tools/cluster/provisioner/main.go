@@ -41,9 +41,12 @@ func main() {
 
 type directories struct{}
 
-func (directories) Provision(_ context.Context, options controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
+func (directories) Provision(
+	_ context.Context, options controller.ProvisionOptions,
+) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
 	if options.SelectedNode == nil {
-		return nil, controller.ProvisioningFinished, fmt.Errorf("no node selected: the storage class needs volumeBindingMode WaitForFirstConsumer")
+		return nil, controller.ProvisioningFinished,
+			fmt.Errorf("no node selected: the storage class needs volumeBindingMode WaitForFirstConsumer")
 	}
 	path := filepath.Join(root, options.PVName)
 	if err := os.MkdirAll(path, 0o777); err != nil {
@@ -58,8 +61,10 @@ func (directories) Provision(_ context.Context, options controller.ProvisionOpti
 		Spec: corev1.PersistentVolumeSpec{
 			PersistentVolumeReclaimPolicy: *options.StorageClass.ReclaimPolicy,
 			AccessModes:                   options.PVC.Spec.AccessModes,
-			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: options.PVC.Spec.Resources.Requests[corev1.ResourceStorage]},
-			PersistentVolumeSource:        corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path}},
+			Capacity: corev1.ResourceList{
+				corev1.ResourceStorage: options.PVC.Spec.Resources.Requests[corev1.ResourceStorage],
+			},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path}},
 			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{
 				NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{
 					Key:      corev1.LabelHostname,
