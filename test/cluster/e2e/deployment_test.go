@@ -119,7 +119,7 @@ func TestTiltfileRefusesAnotherCluster(t *testing.T) {
 
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit, "%s", output)
-	assert.Contains(t, string(output), `and the current Kubernetes context is "`+foreignContext+`"`)
+	assert.Contains(t, string(output), `but the current Kubernetes context is "`+foreignContext+`"`)
 	server.assertUntouched(t)
 }
 
