@@ -97,7 +97,7 @@ func TestThePageAddsAService(t *testing.T) {
 		response, err := http.Post(c.cluster.InvoiceApp+"/invoices", "application/json", strings.NewReader(body))
 		require.NoError(t, err)
 		response.Body.Close()
-		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Equal(t, http.StatusCreated, response.StatusCode)
 		assert.EqualValues(t, "12.34", total())
 	})
 	c.Run("it is held to the policies", func(t *testing.T) {
@@ -204,12 +204,13 @@ func (c clone) changed() []string {
 		func(r rune) bool { return r == '\n' })
 }
 
-// objects lists the cluster's objects, except those that controllers create and delete.
+// objects lists the product's objects.
 func (c clone) objects() string {
 	c.Helper()
-	const kinds = "namespaces,persistentvolumes,deployments,statefulsets,services,serviceaccounts,networkpolicies," +
-		"poddisruptionbudgets,resourcequotas,limitranges,roles,rolebindings,persistentvolumeclaims"
-	return c.get(kinds, "--all-namespaces", "--output=custom-columns=:.kind,:.metadata.namespace,:.metadata.name")
+	const kinds = "namespaces,persistentvolumes,persistentvolumeclaims,deployments,statefulsets,services,configmaps," +
+		"serviceaccounts,networkpolicies,poddisruptionbudgets,resourcequotas,limitranges,roles,rolebindings"
+	return c.get(kinds, "--all-namespaces", "--selector=app.kubernetes.io/part-of",
+		"--output=custom-columns=:.kind,:.metadata.namespace,:.metadata.name")
 }
 
 // pods returns the UIDs of all labelled pods, by namespace and name.
