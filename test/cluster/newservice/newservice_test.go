@@ -204,12 +204,13 @@ func (c clone) changed() []string {
 		func(r rune) bool { return r == '\n' })
 }
 
-// objects returns the names of the cluster's objects, except those that Kubernetes creates and deletes on its own.
+// objects lists the product's objects.
 func (c clone) objects() string {
 	c.Helper()
-	const kinds = "namespaces,persistentvolumes,deployments,statefulsets,services,serviceaccounts,networkpolicies," +
-		"poddisruptionbudgets,resourcequotas,limitranges,roles,rolebindings,persistentvolumeclaims"
-	return c.get(kinds, "--all-namespaces", "--output=custom-columns=:.kind,:.metadata.namespace,:.metadata.name")
+	const kinds = "namespaces,persistentvolumes,persistentvolumeclaims,deployments,statefulsets,services,configmaps," +
+		"serviceaccounts,networkpolicies,poddisruptionbudgets,resourcequotas,limitranges,roles,rolebindings"
+	return c.get(kinds, "--all-namespaces", "--selector=app.kubernetes.io/part-of",
+		"--output=custom-columns=:.kind,:.metadata.namespace,:.metadata.name")
 }
 
 // pods returns the UIDs of the services' pods, by namespace and name.
