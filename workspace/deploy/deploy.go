@@ -224,10 +224,10 @@ func (d *Deployment) tilt(ctx context.Context) error {
 	}
 	defer log.Close()
 	// Tilt names the kubeconfig for the Tiltfile's commands after its port, so concurrent runs need different ports.
-	// With port 0 they would all use the same name.
+	// With port 0 they would all use the same name. From 32768 on, Linux gives ports to outgoing connections.
 	port := 0
 	for port == 0 || inUse(port) {
-		port = 49152 + rand.N(16384)
+		port = 20000 + rand.N(12768)
 	}
 
 	d.Console.Say("deploying the Tiltfile's resources ...")
