@@ -91,7 +91,7 @@ func Rename(ctx context.Context, root string, names Names) ([]string, error) {
 				after = formatted
 			}
 		default:
-			after = replaceAll(replaceAll(before, everywhere), outsideGo)
+			after = replaceAll(before, slices.Concat(everywhere, outsideGo))
 		}
 		if !bytes.Equal(before, after) {
 			changed[path] = after
@@ -157,15 +157,27 @@ func places(all []string, old, by string) (found []replacement) {
 	return found
 }
 
+// replaceAll makes all replacements at once: a new name that is also an old one is not replaced again.
 func replaceAll(text []byte, replacements []replacement) []byte {
-	for _, r := range replacements {
-		var after []byte
-		group, end := 2*r.place.SubexpIndex("name"), 0
-		for _, match := range r.place.FindAllSubmatchIndex(text, -1) {
-			after = append(append(after, text[end:match[group]]...), r.by...)
-			end = match[group+1]
-		}
-		text = append(after, text[end:]...)
+	type change struct {
+		start, end int
+		by         string
 	}
-	return text
+	var changes []change
+	for _, r := range replacements {
+		group := 2 * r.place.SubexpIndex("name")
+		for _, match := range r.place.FindAllSubmatchIndex(text, -1) {
+			changes = append(changes, change{match[group], match[group+1], r.by})
+		}
+	}
+	slices.SortStableFunc(changes, func(a, b change) int { return a.start - b.start })
+	var after []byte
+	end := 0
+	for _, c := range changes {
+		if c.start >= end { // else another context has matched the same name
+			after = append(append(after, text[end:c.start]...), c.by...)
+			end = c.end
+		}
+	}
+	return append(after, text[end:]...)
 }

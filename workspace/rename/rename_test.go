@@ -73,6 +73,17 @@ func TestRename(t *testing.T) {
 	assert.NotContains(t, changed, "picture")
 }
 
+// The new name of a team may be the old one of another.
+func TestTeamsSwapNames(t *testing.T) {
+	root := clone(t, map[string]string{"services.yaml": list, "go.mod": "module example.com/things\n",
+		"page.md": "team-sales and team-money, namespace sales, money-postgres\n"})
+	_, err := Rename(t.Context(), root, Names{Teams: map[string]string{"money": "sales", "sales": "money"}})
+	require.NoError(t, err)
+	assert.Equal(t, "team-money and team-sales, namespace money, sales-postgres\n", read(t, root, "page.md"))
+	assert.Contains(t, read(t, root, "k8s/teams/money/services.yaml"), "name: shop\n")
+	assert.Contains(t, read(t, root, "k8s/teams/sales/services.yaml"), "name: bank\n")
+}
+
 // If there is an error, nothing is changed.
 func TestWhatCannotBeRenamed(t *testing.T) {
 	for name, test := range map[string]struct {
