@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -62,26 +63,43 @@ func Copy(root, to string, paths ...string) error {
 	return nil
 }
 
-// Clone commits a copy of the files in the folder origin, and clones that as git on Windows does: with CRLF.
-func Clone(root, origin, clone string) error {
-	if err := Copy(root, origin); err != nil {
+// Commit copies the files of the checkout at root into a new repository in the folder to, and commits them.
+func Commit(root, to string) error {
+	if err := Copy(root, to); err != nil {
 		return err
 	}
 	for _, args := range [][]string{
-		{"-C", origin, "init", "--quiet"},
-		{"-C", origin, "add", "--all", "--force"},
-		{"-C", origin, "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now"},
-		{"clone", "--quiet", "--config", "core.autocrlf=true", origin, clone},
+		{"init", "--quiet"},
+		{"add", "--all", "--force"},
+		{"-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now"},
 	} {
-		command := exec.Command("git", args...)
-		for _, variable := range os.Environ() {
-			if !strings.HasPrefix(variable, "GIT_") { // from a git that started this process
-				command.Env = append(command.Env, variable)
-			}
-		}
-		if output, err := command.CombinedOutput(); err != nil {
-			return fmt.Errorf("%v: %w\n%s", command.Args, err, output)
+		if err := git(append([]string{"-C", to}, args...)...); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// Clone commits a copy of the files in the folder origin, and clones that as git on Windows does: with CRLF.
+func Clone(root, origin, clone string) error {
+	if err := Commit(root, origin); err != nil {
+		return err
+	}
+	return git("clone", "--quiet", "--config", "core.autocrlf=true", origin, clone)
+}
+
+func git(args ...string) error {
+	command := exec.Command("git", args...)
+	command.Env = Environment()
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w\n%s", command.Args, err, output)
+	}
+	return nil
+}
+
+// Environment returns the environment without the variables of a make or git that started this process.
+func Environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "MAKE") || strings.HasPrefix(variable, "GIT_")
+	})
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -50,7 +49,7 @@ func TestNewcomer(t *testing.T) {
 		t.Run(file, func(t *testing.T) {
 			run(t, clone, nil, "make", "reset")
 			address := makeRun(t, clone)
-			// A page must not touch a cluster or the Docker of whoever runs this test.
+			// A page must not touch a cluster or the Docker of the machine that runs this test.
 			environment := append(inFolder(t, clone, nil, "sh").Env, "INVOICE_APP_URL=http://"+address,
 				"DOCKER_HOST=unix:///nonexistent", "KUBECONFIG=/dev/null")
 			replace := map[string]string{"localhost:8081": address, "make run": ": it runs"}
@@ -112,9 +111,6 @@ func start(t *testing.T, folder string, environment []string, name string, argum
 func inFolder(t *testing.T, folder string, environment []string, name string, arguments ...string) *exec.Cmd {
 	command := exec.CommandContext(t.Context(), name, arguments...)
 	command.Dir = folder
-	// Without the variables of a make or git that started this test.
-	command.Env = append(slices.DeleteFunc(os.Environ(), func(variable string) bool {
-		return strings.HasPrefix(variable, "MAKE") || strings.HasPrefix(variable, "GIT_")
-	}), environment...)
+	command.Env = append(checkouttest.Environment(), environment...)
 	return command
 }

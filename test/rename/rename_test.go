@@ -4,7 +4,6 @@ package rename
 
 import (
 	"bytes"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -19,7 +18,8 @@ import (
 const repository = "../.."
 
 func TestRename(t *testing.T) {
-	clone := cloneOf(t)
+	clone := t.TempDir()
+	require.NoError(t, checkouttest.Commit(repository, clone))
 	run := func(name string, args ...string) {
 		t.Helper()
 		began := time.Now()
@@ -64,29 +64,8 @@ func grep(t *testing.T, clone string, args ...string) string {
 	return string(output)
 }
 
-// cloneOf commits a copy of the checkout with its uncommitted changes, and returns its folder.
-func cloneOf(t *testing.T) string {
-	t.Helper()
-	clone := t.TempDir()
-	require.NoError(t, checkouttest.Copy(repository, clone))
-	for _, args := range [][]string{
-		{"init", "--quiet"}, {"add", "--all", "--force"},
-		{"-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now"},
-	} {
-		output, err := inFolder(t, clone, "git", args...).CombinedOutput()
-		require.NoError(t, err, "%s", output)
-	}
-	return clone
-}
-
 func inFolder(t *testing.T, folder, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(t.Context(), name, args...)
-	command.Dir = folder
-	// Without the variables of a make or git that started this test.
-	for _, variable := range os.Environ() {
-		if !strings.HasPrefix(variable, "MAKE") && !strings.HasPrefix(variable, "GIT_") {
-			command.Env = append(command.Env, variable)
-		}
-	}
+	command.Dir, command.Env = folder, checkouttest.Environment()
 	return command
 }

@@ -44,7 +44,7 @@ func TestThePageAddsAService(t *testing.T) {
 		T: t, cluster: cluster, product: known.Product, folder: t.TempDir(),
 		blocks: docstest.Pages(t, repository)[page].Blocks,
 	}
-	c.copyCheckout()
+	require.NoError(t, checkouttest.Commit(repository, c.folder))
 	before, pods := c.objects(), c.pods()
 	list := c.read(services.File)
 
@@ -186,15 +186,6 @@ func (c clone) write(name, content string) {
 	c.Helper()
 	require.NoError(c, os.MkdirAll(filepath.Dir(c.path(name)), 0o755))
 	require.NoError(c, os.WriteFile(c.path(name), []byte(content), 0o644))
-}
-
-// copyCheckout commits a copy of the checkout with its uncommitted changes.
-func (c clone) copyCheckout() {
-	c.Helper()
-	require.NoError(c, checkouttest.Copy(repository, c.folder))
-	c.run("git", "init", "--quiet")
-	c.run("git", "add", "--all", "--force")
-	c.run("git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message=now")
 }
 
 // changed returns the files that differ from the commit.
