@@ -70,7 +70,7 @@ func recoverPanic(log *slog.Logger) gin.HandlerFunc {
 			if cause == nil {
 				return
 			}
-			if cause == http.ErrAbortHandler { // deliberate: the connection is to be cut
+			if cause == http.ErrAbortHandler { // deliberate: the connection must be cut
 				panic(cause)
 			}
 			log.Error("panic", "cause", fmt.Sprint(cause), "stack", string(debug.Stack()),

@@ -19,8 +19,8 @@ import (
 	"example.com/invoices/invoice-app/invoice/ledgertest"
 )
 
-// These tests are about time, so they use synctest's, and a ledger that follows it: a database has
-// a clock of its own.
+// These tests are about time, so they use synctest's clock, and a ledger that follows it. A database
+// would follow its own clock.
 
 // ledger is a model that fails where a test wants it to.
 type ledger struct {

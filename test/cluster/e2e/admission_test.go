@@ -119,7 +119,7 @@ func TestAdmission(t *testing.T) {
 				refusedWith(t, debug(foreign), "image of debug ("+foreign+"): "+foreignImage)
 				assert.NoError(t, debug(running.Spec.Containers[0].Image))
 			})
-			// No team may change a running pod; the policies also apply to users who may.
+			// No team may change a running pod; the policies also apply to users with that right.
 			t.Run("another image later", func(t *testing.T) {
 				change := func(image string) error {
 					_, err := client.CoreV1().Pods(team.namespace).Patch(t.Context(), running.Name, types.StrategicMergePatchType,
