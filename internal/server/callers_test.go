@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -98,12 +99,14 @@ func TestReadinessFollowsTheKeys(t *testing.T) {
 	require.NoError(t, err)
 	cfg := cluster.Config()
 	cfg.KeysFile = filepath.Join(t.TempDir(), "jwks.json")
-	s, _ := newDoor(cfg)
-	assert.Equal(t, http.StatusServiceUnavailable, get(s, "/readyz").Code)
-	assert.Equal(t, http.StatusOK, get(s, "/livez").Code)
-	require.NoError(t, os.WriteFile(cfg.KeysFile, keys, 0o600))
-	time.Sleep(readyEvery)
-	assert.Equal(t, http.StatusOK, get(s, "/readyz").Code)
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newDoor(cfg)
+		assert.Equal(t, http.StatusServiceUnavailable, get(s, "/readyz").Code)
+		assert.Equal(t, http.StatusOK, get(s, "/livez").Code)
+		require.NoError(t, os.WriteFile(cfg.KeysFile, keys, 0o600))
+		time.Sleep(readyEvery)
+		assert.Equal(t, http.StatusOK, get(s, "/readyz").Code)
+	})
 }
 
 // Keys are rotated and tokens renewed as in a cluster, while several callers send requests without

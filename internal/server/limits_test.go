@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,26 +121,28 @@ func TestContextEndsWithTheDeadline(t *testing.T) {
 
 // The connection deadlines that net/http sets do not end a request that has more time.
 func TestRequestOutlivesTheConnectionsDeadlines(t *testing.T) {
-	s := newServer(io.Discard)
-	s.Router.POST("/long", func(c *gin.Context) {
-		select {
-		case <-c.Request.Context().Done():
-			c.String(http.StatusInternalServerError, "cut off")
-		case <-time.After(300 * time.Millisecond):
-			c.String(http.StatusOK, "done")
-		}
-	})
-	site := httptest.NewUnstartedServer(s)
-	site.Config.ReadTimeout, site.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
-	site.Start()
-	defer site.Close()
-	for _, body := range []io.Reader{nil, strings.NewReader("{}")} {
-		response, err := http.Post(site.URL+"/long", "application/json", body)
-		require.NoError(t, err)
-		text, err := io.ReadAll(response.Body)
-		response.Body.Close()
-		require.NoError(t, err)
-		assert.Equal(t, "done", string(text))
+	for _, body := range []string{"", "{}"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(io.Discard)
+			s.Router.POST("/long", func(c *gin.Context) {
+				select {
+				case <-c.Request.Context().Done():
+					c.String(http.StatusInternalServerError, "cut off")
+				case <-time.After(AnswerTimeout - time.Second):
+					c.String(http.StatusOK, "done")
+				}
+			})
+			client := pipe(t, s)
+			defer client.Close()
+			_, err := fmt.Fprintf(client, "POST /long HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"+
+				"Connection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+			require.NoError(t, err)
+			answer, err := http.ReadResponse(bufio.NewReader(client), nil)
+			require.NoError(t, err)
+			text, err := io.ReadAll(answer.Body)
+			require.NoError(t, err)
+			assert.Equal(t, "done", string(text))
+		})
 	}
 }
 
@@ -406,14 +409,16 @@ func TestBodyRate(t *testing.T) {
 	}
 }
 
-// pipe serves s to one client in memory.
+// pipe serves s to one client in memory, with short deadlines for its connection.
 func pipe(t *testing.T, s *Server) net.Conn {
 	t.Helper()
 	client, conn := net.Pipe()
 	listener := make(piped, 1)
 	listener <- conn
 	close(listener)
-	site := &http.Server{Handler: s, ReadTimeout: time.Second, ReadHeaderTimeout: time.Second}
+	site := &http.Server{
+		Handler: s, ReadTimeout: time.Second, ReadHeaderTimeout: time.Second, WriteTimeout: time.Second,
+	}
 	go func() { _ = site.Serve(listener) }()
 	return client
 }
@@ -496,63 +501,65 @@ func TestClientThatLeavesIsDetected(t *testing.T) {
 }
 
 func TestConnectionsMakeRoom(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	closed := prometheus.NewCounter(prometheus.CounterOpts{Name: "closed"})
-	limited := newConnections(listener, 3, closed)
-	s := newServer(io.Discard)
-	entered, wake := make(chan struct{}), make(chan struct{})
-	s.Router.GET("/slow", func(*gin.Context) { entered <- struct{}{}; <-wake })
-	site := &http.Server{Handler: s}
-	go func() { _ = limited.serve(site) }()
-	defer site.Close()
-	dial := func(send string) net.Conn {
-		conn, err := net.Dial("tcp", listener.Addr().String())
-		require.NoError(t, err)
-		t.Cleanup(func() { conn.Close() })
-		_, err = io.WriteString(conn, send)
-		require.NoError(t, err)
-		return conn
-	}
-	isClosed := func(conn net.Conn) bool {
-		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
-		_, err := conn.Read(make([]byte, 1))
-		return err != nil
-	}
-	const slow, live = "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n", "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
-	answers := func(conn net.Conn) *http.Response {
-		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
-		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		require.NoError(t, err)
-		return answer
-	}
+	synctest.Test(t, func(t *testing.T) {
+		listener := make(piped, 10)
+		defer close(listener)
+		closed := prometheus.NewCounter(prometheus.CounterOpts{Name: "closed"})
+		limited := newConnections(listener, 3, closed)
+		defer limited.Close()
+		s := newServer(io.Discard)
+		asleep := make(chan struct{})
+		wake := sync.OnceFunc(func() { close(asleep) })
+		defer wake()
+		s.Router.GET("/slow", func(*gin.Context) { <-asleep })
+		go func() { _ = limited.serve(&http.Server{Handler: s}) }()
+		dial := func(send string) net.Conn {
+			client, conn := net.Pipe()
+			t.Cleanup(func() { client.Close() })
+			listener <- conn
+			go func() { _, _ = io.WriteString(client, send) }()
+			synctest.Wait()
+			require.NoError(t, client.SetReadDeadline(time.Now().Add(time.Minute)))
+			return client
+		}
+		requireClosed := func(conn net.Conn) {
+			t.Helper()
+			_, err := conn.Read(make([]byte, 1))
+			require.ErrorIs(t, err, io.EOF)
+		}
+		const slow, live = "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n", "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+		answers := func(conn net.Conn) *http.Response {
+			t.Helper()
+			answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			synctest.Wait()
+			return answer
+		}
 
-	working := dial(slow)
-	<-entered
-	idle := dial(live)
-	answer := answers(idle)
-	assert.Equal(t, http.StatusOK, answer.StatusCode)
-	assert.False(t, answer.Close)
-	halfway := dial("GET /livez HTTP/1.1\r\nHost")
-	answer = answers(dial(live))
-	assert.Equal(t, http.StatusOK, answer.StatusCode, "a fourth")
-	assert.True(t, answer.Close, "it makes room")
-	assert.True(t, isClosed(idle), "it waited longest")
-	assert.Equal(t, http.StatusOK, answers(dial(live)).StatusCode, "a fifth")
-	silent := dial("")
-	assert.Equal(t, http.StatusOK, answers(dial(live)).StatusCode, "a seventh")
-	assert.True(t, isClosed(halfway))
+		working := dial(slow)
+		idle := dial(live)
+		answer := answers(idle)
+		assert.Equal(t, http.StatusOK, answer.StatusCode)
+		assert.False(t, answer.Close)
+		halfway := dial("GET /livez HTTP/1.1\r\nHost")
+		answer = answers(dial(live))
+		assert.Equal(t, http.StatusOK, answer.StatusCode, "a fourth")
+		assert.True(t, answer.Close, "it makes room")
+		requireClosed(idle) // it waited longest
+		assert.Equal(t, http.StatusOK, answers(dial(live)).StatusCode, "a fifth")
+		silent := dial("")
+		assert.Equal(t, http.StatusOK, answers(dial(live)).StatusCode, "a seventh")
+		requireClosed(halfway)
 
-	// With all of them at work, one more waits, and none of them suffers.
-	more := []net.Conn{dial(slow), dial(slow)}
-	<-entered
-	<-entered
-	assert.True(t, isClosed(silent))
-	door := dial(live)
-	close(wake)
-	for _, conn := range append(more, working, door) {
-		assert.Equal(t, http.StatusOK, answers(conn).StatusCode)
-	}
+		// With all of them at work, one more waits, and none of them suffers.
+		more := []net.Conn{dial(slow), dial(slow)}
+		requireClosed(silent)
+		door := dial(live)
+		wake()
+		for _, conn := range append(more, working, door) {
+			assert.Equal(t, http.StatusOK, answers(conn).StatusCode)
+		}
+	})
 }
 
 // A request that has arrived waits for the server, so it is not the client that is slow.

@@ -21,7 +21,7 @@ func TestASocketIsTakenOver(t *testing.T) {
 	if os.Getenv("LISTEN_FDS") != "" {
 		ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 		defer stop()
-		require.NoError(t, newServer(io.Discard).Run(ctx, "no address", time.Second, func() {}))
+		require.NoError(t, newServer(io.Discard).Run(ctx, "no address", time.Minute, func() {}))
 		return
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
