@@ -199,7 +199,8 @@ func TestFailingInvoicesDoNotHoldUpTheOthers(t *testing.T) {
 		bad, good int
 		fail      func(ctx context.Context) error
 	}{
-		"at once": {500, 20, func(context.Context) error { return errors.New("status 500") }},
+		"only one": {1, 9, func(context.Context) error { return errors.New("status 500") }},
+		"at once":  {500, 20, func(context.Context) error { return errors.New("status 500") }},
 		"slowly": {60, 20, func(context.Context) error {
 			time.Sleep(time.Second)
 			return errors.New("status 500")

@@ -40,8 +40,9 @@ func (p provider) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 	return answers
 }
 
-var quick = invoice.PayerConfig{
-	Concurrency: 4, Batch: 1, Lease: 2 * time.Second, Timeout: 200 * time.Millisecond, Patience: time.Minute,
+// patient has more time than any test needs.
+var patient = invoice.PayerConfig{
+	Concurrency: 4, Batch: 1, Lease: time.Hour, Timeout: time.Minute, Patience: time.Minute,
 	Answer: time.Hour, RunTimeout: time.Hour,
 }
 
@@ -65,13 +66,13 @@ func addInvoices(t *testing.T, s store.Store, invoices int) {
 }
 
 func newPayer(s store.Store, p invoice.Provider) *invoice.Payer {
-	return invoice.NewPayer(s, p, quick, slog.New(slog.DiscardHandler))
+	return invoice.NewPayer(s, p, patient, slog.New(slog.DiscardHandler))
 }
 
 // newImpatientPayer returns a Payer that gives up soon.
 func newImpatientPayer(s store.Store, p invoice.Provider) *invoice.Payer {
-	cfg := quick
-	cfg.Patience = 300 * time.Millisecond
+	cfg := patient
+	cfg.Timeout, cfg.Patience = 200*time.Millisecond, 300*time.Millisecond
 	return invoice.NewPayer(s, p, cfg, slog.New(slog.DiscardHandler))
 }
 
@@ -118,7 +119,7 @@ func TestPayAllPaysEachOnce(t *testing.T) {
 	paid, _, _ := list(t, s)
 	assert.Equal(t, 30, paid)
 	assert.EqualValues(t, 30, calls.Load())
-	assert.LessOrEqual(t, most.Load(), int32(quick.Concurrency), "over all PayAll of a process")
+	assert.LessOrEqual(t, most.Load(), int32(patient.Concurrency), "over all PayAll of a process")
 	assert.NoError(t, payer.PayAll(t.Context()), "nothing to do")
 	assert.EqualValues(t, 30, calls.Load())
 }
@@ -148,7 +149,8 @@ func TestCutConnectionsToTheDatabaseEndNoPayAll(t *testing.T) {
 	addInvoices(t, s, 200)
 	var calls atomic.Int32
 	var cutting sync.Mutex // one cut must not close the connection of another
-	cfg := quick
+	cfg := patient
+	cfg.Timeout, cfg.Lease = time.Second, 3*time.Second // what a cut has left claimed is paid after that
 	cfg.Transient = func(err error) bool { return errors.Is(err, database.ErrUnavailable) }
 	payer := invoice.NewPayer(s, provider(func(context.Context, invoice.Invoice) error {
 		if calls.Add(1)%40 == 0 {
@@ -228,20 +230,6 @@ func TestProviderThatNeverResponds(t *testing.T) {
 	assert.Zero(t, rejected)
 }
 
-func TestFailingInvoiceDoesNotHoldUpTheOthers(t *testing.T) {
-	s := open(t, 10)
-	payer := newImpatientPayer(s, provider(func(_ context.Context, i invoice.Invoice) error {
-		if i.ID == "I0" {
-			return errors.New("500")
-		}
-		return nil
-	}))
-	requireRemaining(t, payer.PayAll(t.Context()), 1, invoice.ErrProvider)
-	paid, _, unpaid := list(t, s)
-	assert.Equal(t, 9, paid)
-	assert.Equal(t, 1, unpaid)
-}
-
 func TestPayAllWaitsForWhatAnotherReplicaHasClaimed(t *testing.T) {
 	s := open(t, 2)
 	held := make(chan struct{})
@@ -251,7 +239,7 @@ func TestPayAllWaitsForWhatAnotherReplicaHasClaimed(t *testing.T) {
 	require.Eventually(t, func() bool {
 		claims, err := s.Claim(t.Context(), 0, 1<<62, 1, 0)
 		return err == nil && len(claims) == 0
-	}, 5*time.Second, 5*time.Millisecond, "both are claimed")
+	}, time.Minute, 5*time.Millisecond, "both are claimed")
 
 	other := newPayer(s, provider(func(context.Context, invoice.Invoice) error { return nil }))
 	otherDone := make(chan error, 1)
@@ -290,24 +278,27 @@ func TestStopFinishesCallsInProgress(t *testing.T) {
 	}))
 	done := make(chan error, 1)
 	go func() { done <- payer.PayAll(context.Background()) }()
-	for range quick.Concurrency {
+	for range patient.Concurrency {
 		<-started
 	}
 	payer.Stop()
 	close(goOn)
-	requireRemaining(t, <-done, 20-quick.Concurrency, invoice.ErrStopping)
+	requireRemaining(t, <-done, 20-patient.Concurrency, invoice.ErrStopping)
 	paid, _, _ := list(t, s)
-	assert.Equal(t, quick.Concurrency, paid)
+	assert.Equal(t, patient.Concurrency, paid)
 }
 
 func TestClientThatLeavesLosesNothing(t *testing.T) {
 	s := open(t, 20)
 	ctx, hangUp := context.WithCancel(t.Context())
+	returned := make(chan struct{})
 	payer := newPayer(s, provider(func(ctx context.Context, _ invoice.Invoice) error {
 		hangUp()
+		<-returned
 		return ctx.Err() // the payment's context outlives the client's
 	}))
 	requireRemaining(t, payer.PayAll(ctx), -1, context.Canceled)
+	close(returned)
 	payer.Close() // waits for the calls in progress
 	paid, _, _ := list(t, s)
 	assert.Positive(t, paid, "what was in hand is marked")
