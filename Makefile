@@ -9,6 +9,8 @@ ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 SHFMT := mvdan.cc/sh/v3/cmd/shfmt@v3.13.1
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+# Runs go test, and repeats what has failed at the end, where people look.
+GOTESTSUM := gotest.tools/gotestsum@v1.13.0
 
 ##@ Run
 
@@ -41,14 +43,14 @@ test-local: check
 	workspace/run need initdb postgresql
 	workspace/run need pgbouncer pgbouncer
 	workspace/run need chromium chromium
-	go test -race -shuffle=on $$(go list ./... | grep -vE '/test/($(APART))$$')
-	go -C workspace test -race -shuffle=on ./...
-	go -C go_live test -race -shuffle=on ./...
+	go run $(GOTESTSUM) -f standard-quiet -- -race -shuffle=on $$(go list ./... | grep -vE '/test/($(APART))$$')
+	go -C workspace run $(GOTESTSUM) -f standard-quiet -- -race -shuffle=on ./...
+	go -C go_live run $(GOTESTSUM) -f standard-quiet -- -race -shuffle=on ./...
 	go test -count=1 -timeout=20m ./test/docs # uncached: Go does not see that other files have changed
-	go test -count=1 -timeout=20m -v ./test/simulation
-	go test -race -shuffle=on -count=1 -v ./test/limits
-	go test -race -shuffle=on -count=1 -timeout=30m -v ./test/faults
-	go -C test/cluster test -count=1 -v ./page
+	go run $(GOTESTSUM) -f standard-verbose -- -count=1 -timeout=20m ./test/simulation
+	go run $(GOTESTSUM) -f standard-verbose -- -race -shuffle=on -count=1 ./test/limits
+	go run $(GOTESTSUM) -f standard-verbose -- -race -shuffle=on -count=1 -timeout=30m ./test/faults
+	go -C test/cluster run $(GOTESTSUM) -f standard-verbose -- -count=1 ./page
 
 ## test-rename: rename the module, the product and the teams in a clone, and check and test the result
 .PHONY: test-rename

@@ -64,7 +64,7 @@ func Start(t T, settings ...string) *Server {
 	t.Cleanup(func() {
 		s.log.Close()
 		if log, err := os.ReadFile(s.log.Name()); err == nil && t.Failed() {
-			t.Logf("the end of PostgreSQL's log:\n%s", log[max(0, len(log)-4000):])
+			t.Logf("the end of PostgreSQL's log:\n%s", log[max(0, len(log)-1500):])
 		}
 	})
 	initdb := s.command("initdb", "--pgdata", s.data(), "--username", Superuser,

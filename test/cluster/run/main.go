@@ -8,10 +8,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -302,7 +304,14 @@ func (r *run) otherBeside() error {
 func (r *run) goTest(args ...string) error {
 	command := r.command("go", append([]string{"test", "-count=1", "-timeout=40m", "-v"}, args...)...)
 	command.Dir = ""
-	return command.Run()
+	var output bytes.Buffer
+	command.Stdout = io.MultiWriter(os.Stdout, &output)
+	err := command.Run()
+	if err != nil { // what follows removes the clusters, and says much about it
+		failed := regexp.MustCompile(`(?m)^ *--- FAIL: .*$`).FindAllString(output.String(), -1)
+		err = fmt.Errorf("%v: %w, see above:\n%s", command.Args, err, strings.Join(failed, "\n"))
+	}
+	return err
 }
 
 // command returns a command that runs in the repository. When the run is interrupted, it gets SIGTERM and can clean up.
