@@ -104,7 +104,7 @@ func TestStoppingLosesNoRequestOfABusyConnection(t *testing.T) {
 				response, err := client.Get(url + "/livez")
 				sent.Add(1)
 				if err != nil {
-					if time.Since(previous) < drainNotice { // otherwise this machine was busy, but not this client
+					if time.Since(previous) < drainNotice { // who pauses for longer is not busy, and may be cut off
 						t.Log(err)
 						lost.Add(1)
 					}
