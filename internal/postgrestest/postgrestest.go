@@ -62,7 +62,10 @@ func Start(t T, settings ...string) *Server {
 	s.log, err = os.Create(filepath.Join(s.folder, "log"))
 	require.NoError(t, err)
 	t.Cleanup(func() {
+		s.end(syscall.SIGINT) // fast shutdown
 		s.log.Close()
+	})
+	t.Cleanup(func() { // before that, which says much
 		if log, err := os.ReadFile(s.log.Name()); err == nil && t.Failed() {
 			t.Logf("the end of PostgreSQL's log:\n%s", log[max(0, len(log)-1500):])
 		}
@@ -73,7 +76,6 @@ func Start(t T, settings ...string) *Server {
 	require.NoError(t, err, "initdb: %s", out)
 	s.port = porttest.Free(t)
 	s.Run()
-	t.Cleanup(func() { s.end(syscall.SIGINT) }) // fast shutdown
 	return s
 }
 
