@@ -218,6 +218,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	s := newServer(io.Discard)
 	ended := make(chan error, 1)
 	s.Router.GET("/endless", func(c *gin.Context) {
+		c.Writer.WriteHeaderNow() // or it would be a 503, since the time for a response is over at once
 		ExtendDeadlines(c, 100*time.Millisecond-sendTimeout)
 		for {
 			if _, err := c.Writer.Write(make([]byte, 1<<16)); err != nil {
