@@ -265,8 +265,8 @@ func (c *Cluster) Notes(ctx context.Context, state State) []string {
 		c.NodeImage, c.Deploy)}
 }
 
-// Look sets the ports of a cluster that may not exist. If live is set, the cluster has to exist, and Look also sets the
-// folder that its node sees.
+// Look sets the ports of a cluster that may not exist. If live is set, the cluster has to run and not be in use by
+// others, and Look also sets the folder that its node sees.
 func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 	state, err := c.State(ctx)
 	if err != nil {
@@ -280,6 +280,12 @@ func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 	}
 	if state.Node == nil {
 		return fmt.Errorf("there is no cluster %s: run %s to create it", c.Name, c.Deploy)
+	}
+	if status := state.Node.State.Status; status != "running" {
+		return fmt.Errorf("cluster %s is not running (its node is %s): run %s to start it", c.Name, status, c.Deploy)
+	}
+	if err := c.refuseSecond(state); err != nil {
+		return err
 	}
 	if err := c.FindLive(ctx, state.Node); err != nil {
 		if errors.Is(err, ErrNotShared) {
