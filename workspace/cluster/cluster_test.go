@@ -274,7 +274,7 @@ func TestFindLive(t *testing.T) {
 
 // `tilt up` needs a running cluster that nobody else uses.
 func TestOneAtATime(t *testing.T) {
-	status, sees := "running", t.TempDir()
+	status, ending, sees := "running", "", t.TempDir()
 	processtest.Put(t, "docker", func(call processtest.Call) processtest.Answer {
 		switch call.Args[0] {
 		case "version":
@@ -293,6 +293,14 @@ func TestOneAtATime(t *testing.T) {
 			return processtest.Answer{Stdout: node(t, where(t).Image("node"), status, sees+":/live:ro")}
 		}
 		return processtest.Answer{Stderr: "Error: No such container: " + call.Args[2], Code: 1}
+	})
+	var kubectl []string
+	processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
+		kubectl = append(kubectl, strings.Join(call.Args, " "))
+		if strings.Contains(kubectl[len(kubectl)-1], " get namespaces ") {
+			return processtest.Answer{Stdout: ending}
+		}
+		return processtest.Answer{}
 	})
 	paths := where(t)
 	look := func() error {
@@ -327,6 +335,13 @@ func TestOneAtATime(t *testing.T) {
 		require.NoError(t, lock.Close())
 		require.NoError(t, look(), "it has ended, and left the file behind")
 	}
+	ending, kubectl = "payments platform", nil
+	require.NoError(t, look())
+	require.Len(t, kubectl, 2)
+	assert.Regexp(t, `^--context=kind-a get namespaces .* platform invoicing payments`, kubectl[0])
+	assert.Equal(t, "--context=kind-a wait --for=delete --timeout=3m namespace payments platform", kubectl[1],
+		"nothing can be created in a namespace that is being deleted")
+
 	for _, status = range []string{"paused", "exited"} {
 		require.EqualError(t, look(),
 			"cluster a is not running (its node is "+status+"): run CLUSTER_NAME=a ./deploy.sh to start it")

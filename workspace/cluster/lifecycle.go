@@ -293,5 +293,25 @@ func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 		}
 		return err
 	}
+	return c.AwaitNamespaces(ctx)
+}
+
+// AwaitNamespaces waits for the end of a `kubectl delete namespace`: until then nothing can be created in it, and what
+// was applied before would be missing afterwards.
+func (c *Cluster) AwaitNamespaces(ctx context.Context) error {
+	get := []string{"get", "namespaces", "--ignore-not-found",
+		`--output=jsonpath={.items[?(@.status.phase=="Terminating")].metadata.name}`, "platform"}
+	for _, team := range c.paths.Services.Teams() {
+		get = append(get, team.Name)
+	}
+	ending, err := process.Output(c.Kubectl(ctx, get...))
+	if err != nil || ending == "" {
+		return err
+	}
+	wait := append([]string{"wait", "--for=delete", "--timeout=3m", "namespace"}, strings.Fields(ending)...)
+	if err := process.Run(c.Kubectl(ctx, wait...)); err != nil {
+		return fmt.Errorf("the namespace %s is being deleted, which takes too long: see what is left in it, "+
+			"or start over with %s --force: %w", ending, c.Deploy, err)
+	}
 	return nil
 }

@@ -155,6 +155,9 @@ func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 	if err := c.Up(ctx, d.Console, state); err != nil {
 		return err
 	}
+	if err := c.AwaitNamespaces(ctx); err != nil {
+		return err
+	}
 	if err := d.tilt(ctx); err != nil {
 		return err
 	}
