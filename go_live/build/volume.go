@@ -64,7 +64,8 @@ func freeVolume(ctx context.Context, run runKubectl, volume, claim string) error
 	return nil
 }
 
-// deleteNow deletes an object, if it exists, without waiting for the pods that use it. They keep what they have mounted.
+// deleteNow deletes an object, if it exists, without waiting for the pods that use it, which keep what they have
+// mounted.
 func deleteNow(ctx context.Context, run runKubectl, object string) error {
 	if _, err := run(ctx, "delete", object, "--ignore-not-found", "--wait=false"); err != nil {
 		return err

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	boundVolume    = `{"kind":"PersistentVolume","spec":{"claimRef":{"name":"till-live","uid":"1"}},"status":{"phase":"Bound"}}`
-	releasedVolume = `{"kind":"PersistentVolume","spec":{"claimRef":{"name":"till-live","uid":"1"}},"status":{"phase":"Released"}}`
-	freeVolumeOf   = `{"kind":"PersistentVolume","spec":{"claimRef":{"name":"till-live"}},"status":{"phase":"Available"}}`
-	endingVolume   = `{"kind":"PersistentVolume","metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"},` +
-		`"spec":{"claimRef":{"name":"till-live","uid":"1"}},"status":{"phase":"Bound"}}`
+	boundVolume     = `{"kind":"PersistentVolume","spec":{"claimRef":{"uid":"1"}},"status":{"phase":"Bound"}}`
+	releasedVolume  = `{"kind":"PersistentVolume","spec":{"claimRef":{"uid":"1"}},"status":{"phase":"Released"}}`
+	availableVolume = `{"kind":"PersistentVolume","spec":{"claimRef":{}},"status":{"phase":"Available"}}`
+	endingVolume    = `{"kind":"PersistentVolume","metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"},` +
+		`"spec":{"claimRef":{"uid":"1"}},"status":{"phase":"Bound"}}`
 
 	boundClaim  = `{"kind":"PersistentVolumeClaim","metadata":{"uid":"1"},"status":{"phase":"Bound"}}`
 	newClaim    = `{"kind":"PersistentVolumeClaim","metadata":{"uid":"2"},"status":{"phase":"Pending"}}`
@@ -40,14 +40,14 @@ func TestAVolumeIsFreed(t *testing.T) {
 	}{
 		"there is nothing":                     {"", nil},
 		"bound":                                {boundVolume + "," + boundClaim, nil},
-		"about to be bound":                    {freeVolumeOf + "," + newClaim, nil},
+		"about to be bound":                    {availableVolume + "," + newClaim, nil},
 		"the claim is gone":                    {releasedVolume, []string{freed}},
 		"the claim is gone, not seen yet":      {boundVolume, []string{freed}},
 		"there is a new claim":                 {releasedVolume + "," + newClaim, []string{freed}},
 		"the claim is being deleted":           {boundVolume + "," + endingClaim, anew},
 		"the volume is being deleted":          {endingVolume + "," + boundClaim, anew},
 		"the volume is gone":                   {lostClaim, anew},
-		"the volume was replaced by a new":     {freeVolumeOf + "," + lostClaim, anew},
+		"the volume was replaced by a new":     {availableVolume + "," + lostClaim, anew},
 		"only a claim that waits for a volume": {newClaim, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -50,7 +50,8 @@ func (f *TokenFile) Trouble() string {
 		return ""
 	}
 	var claims jwt.Claims
-	if err := token.UnsafeClaimsWithoutVerification(&claims); err != nil || claims.Expiry == nil || claims.IssuedAt == nil {
+	err = token.UnsafeClaimsWithoutVerification(&claims)
+	if err != nil || claims.Expiry == nil || claims.IssuedAt == nil {
 		return ""
 	}
 	if late := time.Since(claims.Expiry.Time()); late > 0 {

@@ -112,7 +112,8 @@ func TestExpiredToken(t *testing.T) {
 		require.ErrorIs(t, answers[n], invoice.ErrDown)
 		var rejection *invoice.Rejection
 		assert.False(t, errors.As(answers[n], &rejection))
-		assert.Regexp(t, `: status 401: this service's token expired 50m\d+s ago; the kubelet replaces it`, answers[n].Error())
+		assert.Regexp(t, `: status 401: this service's token expired 50m\d+s ago; the kubelet replaces it`,
+			answers[n].Error())
 	}
 
 	cluster.TokenFile(cluster.Token())

@@ -281,7 +281,8 @@ func TestTiltUpIsNotDeployedOver(t *testing.T) {
 		w.set(func() { w.calls = nil })
 		d, _, _ = deployment(t, cache)
 		require.EqualError(t, d.Deploy(t.Context(), force), running+"running on cluster a, and CLUSTER_NAME=a ./deploy.sh "+
-			"would replace what it runs: stop it with Ctrl-C first, or deploy to another cluster: CLUSTER_NAME=other ./deploy.sh")
+			"would replace what it runs: stop it with Ctrl-C first, "+
+			"or deploy to another cluster: CLUSTER_NAME=other ./deploy.sh")
 		for _, call := range w.all() {
 			assert.Regexp(t, `^docker (version|info|container inspect) `, call, "it changes nothing")
 		}
