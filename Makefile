@@ -145,7 +145,7 @@ bench-pay:
 .PHONY: record
 record:
 	go run ./docs/record docs/first-minute.svg
-	go -C test/cluster test -count=1 -run=TestLightAndDark ./page -screenshots="$(CURDIR)/docs"
+	go -C test/cluster test -count=1 -run=TestLightAndDark ./page -screenshots=../../../docs
 
 ## release: push the services and their SBOMs to REGISTRY, and write their digests into k8s/overlays/production
 .PHONY: release

@@ -49,7 +49,7 @@ func readConfig(s *config.Set) Config {
 			Batch:       s.Int("PAY_BATCH", 256, 1, 500, "maximum number of invoices in one call to payment-provider"),
 			Timeout: s.Duration("PAYMENT_TIMEOUT", 3*time.Second, 10*time.Millisecond, time.Minute,
 				"time limit of a call to payment-provider"),
-			Lease: s.Duration("CLAIM_LEASE", 15*time.Second, time.Second, 10*time.Minute,
+			Lease: s.Duration("CLAIM_LEASE", 15*time.Second, time.Second, invoice.MaxLease,
 				"how long an invoice stays reserved for a replica that may have died"),
 			Patience: s.Duration("PAY_PATIENCE", 10*time.Second, 0, time.Hour,
 				"pay-all gives up after this time without a successful payment"),

@@ -13,6 +13,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -67,25 +68,26 @@ func serve(command []string, address string) error {
 
 	program := command[0]
 	s := &supervisor{command: command, address: address, ready: make(chan int), ending: map[int]bool{}}
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return err
+	// inotify fails if the node's programs use it up. If Docker runs in a virtual machine, the folder's events may not
+	// arrive. So look every second as well.
+	var events <-chan fsnotify.Event
+	var failures <-chan error
+	if watcher, err := watch(filepath.Dir(program)); err != nil {
+		log.Printf("a new build is noticed up to a second later: %v", err)
+	} else {
+		defer watcher.Close()
+		events, failures = watcher.Events, watcher.Errors
 	}
-	defer watcher.Close()
-	if err := watcher.Add(filepath.Dir(program)); err != nil {
-		return err
-	}
-	// If Docker runs in a virtual machine, the folder's events may not arrive, so look every second as well.
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 
 	for s.look(); !s.stopping || len(s.ending) > 0; {
 		select {
-		case event := <-watcher.Events:
+		case event := <-events:
 			if event.Name == program {
 				s.look()
 			}
-		case err := <-watcher.Errors:
+		case err := <-failures:
 			log.Print(err)
 		case <-tick.C:
 			s.look()
@@ -101,4 +103,15 @@ func serve(command []string, address string) error {
 		}
 	}
 	return nil
+}
+
+func watch(folder string) (*fsnotify.Watcher, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("inotify: %w", err)
+	}
+	if err := watcher.Add(folder); err != nil {
+		return nil, errors.Join(fmt.Errorf("inotify: watch %s: %w", folder, err), watcher.Close())
+	}
+	return watcher, nil
 }

@@ -77,15 +77,20 @@ func (b *buffer) String() string              { b.mu.Lock(); defer b.mu.Unlock()
 
 // supervise starts the supervisor with a service of version 1.
 func supervise(t *testing.T, tags string, arguments ...string) fixture {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, free.Close())
-	f := fixture{T: t, program: filepath.Join(t.TempDir(), "service"), address: free.Addr().String(), log: &buffer{}}
+	f := fixture{T: t, program: filepath.Join(t.TempDir(), "service"), address: freeAddress(t), log: &buffer{}}
 	f.deliver(tags, "1")
 	f.start(append([]string{"--listen", f.address, f.program}, arguments...)...)
 	f.awaitVersion("1")
 	f.awaitLog("serves")
 	return f
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, free.Close())
+	return free.Addr().String()
 }
 
 func (f *fixture) start(arguments ...string) {
@@ -261,6 +266,20 @@ func TestAProgramThatServesNothing(t *testing.T) {
 	f.awaitLog("serves")
 	f.deliver(plain, "2")
 	f.awaitUpdates(1)
+}
+
+// As on a node whose programs have used up inotify; here the folder does not exist yet, which fails the same way.
+func TestABuildIsNoticedWithoutInotify(t *testing.T) {
+	f := fixture{T: t, program: filepath.Join(t.TempDir(), "later", "service"), address: freeAddress(t), log: &buffer{}}
+	f.start("--listen", f.address, f.program)
+	f.awaitLog("a new build is noticed up to a second later: inotify: ")
+	require.NoError(t, os.Mkdir(filepath.Dir(f.program), 0o755))
+	for _, version := range []string{"1", "2"} {
+		f.deliver(both, version)
+		f.awaitVersion(version)
+	}
+	f.awaitUpdates(1)
+	assert.Equal(t, 1, strings.Count(f.log.String(), "a second later"))
 }
 
 func TestSIGTERMIsPassedOn(t *testing.T) {

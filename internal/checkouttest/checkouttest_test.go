@@ -1,6 +1,7 @@
 package checkouttest
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,4 +45,22 @@ func TestClone(t *testing.T) {
 
 	require.NoError(t, os.Symlink("sub", filepath.Join(root, "link")))
 	assert.ErrorContains(t, Copy(root, t.TempDir()), "link is not a regular file")
+}
+
+// .gitattributes gives every file the same bytes on every machine: with CRLF a script does not start, a ConfigMap
+// changes, and a checksum does not match.
+func TestLineEndingsOfThisCheckout(t *testing.T) {
+	const root = "../.."
+	files, err := Files(root)
+	require.NoError(t, err)
+	require.Greater(t, len(files), 100)
+	origin, clone := filepath.Join(t.TempDir(), "origin"), filepath.Join(t.TempDir(), "clone")
+	require.NoError(t, Clone(root, origin, clone))
+	for _, file := range files {
+		here, err := os.ReadFile(filepath.Join(root, file))
+		require.NoError(t, err)
+		there, err := os.ReadFile(filepath.Join(clone, file))
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(here, there), "%s differs in a clone with core.autocrlf=true", file)
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -187,6 +188,55 @@ func TestUnusableTokenFile(t *testing.T) {
 	cluster.TokenFile("two")
 	require.NoError(t, token.Authorize(request))
 	assert.Equal(t, "Bearer two", request.Header.Get("Authorization"), "one header, not two")
+}
+
+// A laptop sleeps for an hour, and its clock jumps: a token that the kubelet has renewed is accepted at
+// once, and until then the reason is said.
+func TestTokensAndClocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := identitytest.New(t)
+		v, _ := newVerifier(cluster.Config())
+		own := identity.NewTokenFile(cluster.TokenFile(cluster.Token()))
+		ask := func() *identity.Refusal {
+			request := httptest.NewRequest(http.MethodGet, "/", nil)
+			require.NoError(t, own.Authorize(request))
+			return v.Verify(request)
+		}
+		good := func() {
+			t.Helper()
+			assert.Nil(t, ask())
+			assert.Empty(t, own.Trouble())
+		}
+		good()
+		time.Sleep(10 * time.Minute)
+		good()
+
+		time.Sleep(time.Hour)
+		refusal := ask()
+		require.NotNil(t, refusal)
+		assert.Equal(t, identity.Expired, refusal.Reason)
+		assert.Equal(t, "this service's token expired 1h0m0s ago; the kubelet replaces it within two minutes "+
+			"after a machine was suspended", own.Trouble())
+		cluster.TokenFile(cluster.Token())
+		good()
+
+		const day = 24 * time.Hour // the clock was ahead by it
+		cluster.TokenFile(cluster.Token(func(c *identitytest.Claims) {
+			c.IssuedAt, c.NotBefore, c.Expiry = from(day), from(day), from(day+10*time.Minute)
+		}))
+		refusal = ask()
+		require.NotNil(t, refusal)
+		assert.Equal(t, identity.NotYetValid, refusal.Reason)
+		assert.Equal(t, "this service's token was issued by a clock that was 24h0m0s ahead; "+
+			"delete this pod, and the next one gets a valid token", own.Trouble())
+		cluster.TokenFile(cluster.Token())
+		good()
+
+		for _, other := range []string{"", "hello", cluster.Token(func(c *identitytest.Claims) { c.Expiry = nil })} {
+			cluster.TokenFile(other)
+			assert.Empty(t, own.Trouble(), "that is not about time")
+		}
+	})
 }
 
 func TestConfigIsCompleteOrEmpty(t *testing.T) {

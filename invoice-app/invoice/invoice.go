@@ -98,8 +98,9 @@ type Ledger interface {
 	// LastSeq returns the highest Seq, or 0 if there are no invoices.
 	LastSeq(ctx context.Context) (int64, error)
 	// Claim reserves up to limit unsettled, unclaimed invoices with a Seq above after and up to
-	// through, in order, for the duration of lease on the database's clock. Nobody else gets them
-	// during that time.
+	// through, in order, for the duration of lease on the database's clock, MaxLease at most.
+	// Nobody else gets them during that time. A claim that ends later than any could was made
+	// before the clock was set back, and does not count.
 	Claim(ctx context.Context, after, through int64, limit int, lease time.Duration) ([]Claim, error)
 	// MarkPaid records that the provider has taken the payments of these invoices. That stays true
 	// no matter who reports it and when, so the claims need not be the latest ones, and a rejection
@@ -115,6 +116,9 @@ type Ledger interface {
 	// returns how long until the first of them can be claimed (zero or less: now).
 	Unsettled(ctx context.Context, through int64) (count int, wait time.Duration, err error)
 }
+
+// MaxLease is the longest duration of a claim.
+const MaxLease = 10 * time.Minute
 
 // Claim is an invoice that is reserved for paying.
 type Claim struct {

@@ -205,6 +205,10 @@ func (c *Client) post(ctx context.Context, url string, what any) (status int, te
 		return response.StatusCode, nil, fmt.Errorf("read response: %w", err)
 	case len(text) > maxAnswer:
 		return response.StatusCode, nil, fmt.Errorf("status %d with a body over %d bytes", response.StatusCode, maxAnswer)
+	case response.StatusCode == http.StatusUnauthorized && c.token != nil:
+		if trouble := c.token.Trouble(); trouble != "" {
+			return response.StatusCode, nil, fmt.Errorf("%w: status 401: %s", invoice.ErrDown, trouble)
+		}
 	}
 	return response.StatusCode, text, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -18,10 +19,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/identity"
+	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/money"
 	"example.com/invoices/invoice-app/invoice"
 )
@@ -81,6 +85,42 @@ func TestTokenIsSentAndRenewed(t *testing.T) {
 	var rejection *invoice.Rejection
 	assert.False(t, errors.As(err, &rejection), "it will be tried again")
 	assert.Equal(t, "nothing", sent)
+}
+
+// After a suspended machine has woken up, its token has expired until the kubelet renews it. No
+// invoice is to blame for that, and the log says what is wrong.
+func TestExpiredToken(t *testing.T) {
+	cluster := identitytest.New(t)
+	past := func(c *identitytest.Claims) {
+		c.IssuedAt, c.NotBefore = jwt.NewNumericDate(time.Now().Add(-time.Hour)), nil
+		c.Expiry = jwt.NewNumericDate(time.Now().Add(-50 * time.Minute))
+	}
+	verifier := identity.NewVerifier(cluster.Config(), slog.New(slog.DiscardHandler))
+	client := newClientWithToken(t, cluster.TokenFile(cluster.Token(past)), func(w http.ResponseWriter, r *http.Request) {
+		if verifier.Verify(r) != nil {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		if strings.HasSuffix(r.URL.Path, "/batch") {
+			_, _ = io.WriteString(w, `[{"id":"A","status":200},{"id":"B","status":200},{"id":"C","status":200}]`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"id":"I1"}`)
+	})
+	answers := append(client.Pay(t.Context(), threeInvoices), payOne(t, client, i1))
+	for _, n := range []int{0, 2, 3, 4} {
+		require.ErrorIs(t, answers[n], invoice.ErrDown)
+		var rejection *invoice.Rejection
+		assert.False(t, errors.As(answers[n], &rejection))
+		assert.Regexp(t, `: status 401: this service's token expired 50m\d+s ago; the kubelet replaces it`,
+			answers[n].Error())
+	}
+
+	cluster.TokenFile(cluster.Token())
+	answers = append(client.Pay(t.Context(), threeInvoices), payOne(t, client, i1))
+	for _, n := range []int{0, 2, 3, 4} {
+		assert.NoError(t, answers[n], "at once")
+	}
 }
 
 func TestVerdicts(t *testing.T) {

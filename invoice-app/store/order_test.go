@@ -164,7 +164,7 @@ func listEndsBeforeWhatMayBecomeVisible(t *testing.T, server *postgrestest.Serve
 	get(t, s, "b") // by its ID it is visible at once
 	last, err := s.LastSeq(t.Context())
 	require.NoError(t, err)
-	claims, err := s.Claim(t.Context(), 0, last, 10, time.Hour)
+	claims, err := s.Claim(t.Context(), 0, last, 10, invoice.MaxLease)
 	require.NoError(t, err)
 	assert.Len(t, claims, 2, "and a pay-all pays it")
 
@@ -247,7 +247,7 @@ func longListKeepsNobodyWaiting(t *testing.T, open func(*testing.T) Store) {
 	<-paused // most of it has arrived
 	add(t, s, euros("meanwhile", 1))
 	assert.Equal(t, []string{"first", "meanwhile"}, ids(t, s, invoice.Filter{Limit: 10}))
-	claims, err := s.Claim(t.Context(), 0, all, 10, time.Hour)
+	claims, err := s.Claim(t.Context(), 0, all, 10, invoice.MaxLease)
 	require.NoError(t, err)
 	require.Len(t, claims, 2, "nothing of it can be claimed")
 	markPaid(t, s, "meanwhile")

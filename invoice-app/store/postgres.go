@@ -191,7 +191,8 @@ const claimSQL = `
 	WHERE seq = ANY (ARRAY(
 		SELECT seq FROM invoices
 		WHERE paid_at IS NULL AND rejected_reason IS NULL
-		  AND seq > $1 AND seq <= $2 AND claimed_until <= clock_timestamp()
+		  AND seq > $1 AND seq <= $2
+		  AND (claimed_until <= clock_timestamp() OR claimed_until > clock_timestamp() + $5)
 		ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED))
 	RETURNING attempts, ` + columns
 
@@ -199,7 +200,7 @@ func (s postgres) Claim(
 	ctx context.Context, after, through int64, limit int, lease time.Duration,
 ) (claims []invoice.Claim, err error) {
 	err = s.Do(ctx, func(conn *pgx.Conn) error {
-		rows, _ := conn.Query(ctx, claimSQL, after, through, limit, lease)
+		rows, _ := conn.Query(ctx, claimSQL, after, through, limit, lease, invoice.MaxLease)
 		claims, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c invoice.Claim, err error) {
 			err = row.Scan(&c.Attempt, &c.Seq, &c.ID, &c.Amount.Minor, &c.Amount.Currency, &c.Paid, &c.Rejected)
 			return c, err

@@ -173,7 +173,8 @@ const claimSQLite = `
 	WHERE seq IN (
 		SELECT seq FROM invoices INDEXED BY invoices_unsettled
 		WHERE paid_at IS NULL AND rejected_reason IS NULL
-		  AND seq > ?1 AND seq <= ?2 AND claimed_until <= ` + now + ` AND ` + visible + `
+		  AND seq > ?1 AND seq <= ?2 AND ` + visible + `
+		  AND (claimed_until <= ` + now + ` OR claimed_until > ` + now + ` + ?5)
 		ORDER BY seq LIMIT ?3)
 	RETURNING attempts, ` + columns
 
@@ -186,7 +187,8 @@ func (s sqlite) Claim(
 	}
 	var claims []invoice.Claim
 	err := s.Write(ctx, func(tx *sql.Tx) (err error) {
-		claims, err = query(ctx, tx, "claim invoices", scan, claimSQLite, after, through, limit, lease.Milliseconds())
+		claims, err = query(ctx, tx, "claim invoices", scan, claimSQLite,
+			after, through, limit, lease.Milliseconds(), invoice.MaxLease.Milliseconds())
 		return err
 	})
 	return claims, err

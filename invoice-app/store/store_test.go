@@ -226,7 +226,7 @@ func conformance(t *testing.T, open func(*testing.T) Store) {
 			euros("d", most), euros("e", 5))
 		markPaid(t, s, "a")
 		markPaid(t, s, "d")
-		claims, err := s.Claim(t.Context(), 0, all, 1, time.Hour)
+		claims, err := s.Claim(t.Context(), 0, all, 1, invoice.MaxLease)
 		require.NoError(t, err)
 		require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claims[0], Reason: "no"}}))
 

@@ -102,7 +102,7 @@ func TestMutants(t *testing.T) {
 			mutation: mutation.Mutation{
 				File: "invoice-app/store/postgres.go",
 				Old:  `SET claimed_until = clock_timestamp() + $4, attempts = attempts + 1`,
-				New:  `SET claimed_until = clock_timestamp() + $4 + interval '1 hour', attempts = attempts + 1`,
+				New:  `SET claimed_until = clock_timestamp() + $4 + interval '5 minutes', attempts = attempts + 1`,
 			},
 			caught: neverStuck,
 		},

@@ -272,6 +272,82 @@ func TestFindLive(t *testing.T) {
 	})
 }
 
+// `tilt up` needs a running cluster that nobody else uses.
+func TestOneAtATime(t *testing.T) {
+	status, ending, sees := "running", "", t.TempDir()
+	processtest.Put(t, "docker", func(call processtest.Call) processtest.Answer {
+		switch call.Args[0] {
+		case "version":
+			return processtest.Answer{Stdout: "amd64"}
+		case "exec":
+			entries, _ := os.ReadDir(sees)
+			var names []string
+			for _, entry := range entries {
+				names = append(names, entry.Name())
+			}
+			return processtest.Answer{Stdout: strings.Join(names, "\n")}
+		case "cp":
+			return processtest.Answer{Stdout: registryFolder(t, "localhost:5005")}
+		}
+		if call.Args[2] == "a-control-plane" {
+			return processtest.Answer{Stdout: node(t, where(t).Image("node"), status, sees+":/live:ro")}
+		}
+		return processtest.Answer{Stderr: "Error: No such container: " + call.Args[2], Code: 1}
+	})
+	var kubectl []string
+	processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
+		kubectl = append(kubectl, strings.Join(call.Args, " "))
+		if strings.Contains(kubectl[len(kubectl)-1], " get namespaces ") {
+			return processtest.Answer{Stdout: ending}
+		}
+		return processtest.Answer{}
+	})
+	paths := where(t)
+	look := func() error {
+		c, err := New(paths, "kind", "a")
+		require.NoError(t, err)
+		c.Live = filepath.Join(paths.Cache, "live")
+		return c.Look(t.Context(), Ports{}, true)
+	}
+	hold := func(path, content string) *process.Lock {
+		lock, err := process.TryLock(path)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
+		return lock
+	}
+
+	lock := hold(filepath.Join(paths.Cache, "cluster-a.lock"), "")
+	require.EqualError(t, look(), "CLUSTER_NAME=a ./deploy.sh is running: start `tilt up` when it is done")
+	require.NoError(t, lock.Close())
+
+	for content, refusal := range map[string]string{
+		`{"pid":7,"checkout":"` + paths.Root + `/workspace/.."}`: "", // it loads its Tiltfile again
+		`{"pid":7,"checkout":"/other"}`: "`tilt up` of /other (process 7) is running on cluster a: stop it with Ctrl-C, " +
+			"or use another cluster: CLUSTER_NAME=other ./deploy.sh",
+		"": "`tilt up` is running on cluster a: stop it with Ctrl-C, or use another cluster: CLUSTER_NAME=other ./deploy.sh",
+	} {
+		lock := hold(filepath.Join(sees, "lock"), content)
+		if refusal == "" {
+			require.NoError(t, look())
+		} else {
+			require.EqualError(t, look(), refusal)
+		}
+		require.NoError(t, lock.Close())
+		require.NoError(t, look(), "it has ended, and left the file behind")
+	}
+	ending, kubectl = "payments platform", nil
+	require.NoError(t, look())
+	require.Len(t, kubectl, 2)
+	assert.Regexp(t, `^--context=kind-a get namespaces .* platform invoicing payments`, kubectl[0])
+	assert.Equal(t, "--context=kind-a wait --for=delete --timeout=3m namespace payments platform", kubectl[1],
+		"nothing can be created in a namespace that is being deleted")
+
+	for _, status = range []string{"paused", "exited"} {
+		require.EqualError(t, look(),
+			"cluster a is not running (its node is "+status+"): run CLUSTER_NAME=a ./deploy.sh to start it")
+	}
+}
+
 func TestProxiesExcludeCluster(t *testing.T) {
 	for _, variable := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"} {
 		t.Setenv(variable, "")

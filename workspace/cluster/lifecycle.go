@@ -265,8 +265,8 @@ func (c *Cluster) Notes(ctx context.Context, state State) []string {
 		c.NodeImage, c.Deploy)}
 }
 
-// Look sets the ports of a cluster that may not exist. If live is set, the cluster has to exist, and Look also sets the
-// folder that its node sees.
+// Look sets the ports of a cluster that may not exist. If live is set, the cluster has to run and not be in use by
+// others, and Look also sets the folder that its node sees.
 func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 	state, err := c.State(ctx)
 	if err != nil {
@@ -281,11 +281,37 @@ func (c *Cluster) Look(ctx context.Context, asked Ports, live bool) error {
 	if state.Node == nil {
 		return fmt.Errorf("there is no cluster %s: run %s to create it", c.Name, c.Deploy)
 	}
+	if status := state.Node.State.Status; status != "running" {
+		return fmt.Errorf("cluster %s is not running (its node is %s): run %s to start it", c.Name, status, c.Deploy)
+	}
+	if err := c.refuseSecond(state); err != nil {
+		return err
+	}
 	if err := c.FindLive(ctx, state.Node); err != nil {
 		if errors.Is(err, ErrNotShared) {
 			return fmt.Errorf("%w, because the folder was removed: run %s to fix this, no data is lost", err, c.Deploy)
 		}
 		return err
+	}
+	return c.AwaitNamespaces(ctx)
+}
+
+// AwaitNamespaces waits for the end of a `kubectl delete namespace`: until then nothing can be created in it, and what
+// was applied before would be missing afterwards.
+func (c *Cluster) AwaitNamespaces(ctx context.Context) error {
+	get := []string{"get", "namespaces", "--ignore-not-found",
+		`--output=jsonpath={.items[?(@.status.phase=="Terminating")].metadata.name}`, "platform"}
+	for _, team := range c.paths.Services.Teams() {
+		get = append(get, team.Name)
+	}
+	ending, err := process.Output(c.Kubectl(ctx, get...))
+	if err != nil || ending == "" {
+		return err
+	}
+	wait := append([]string{"wait", "--for=delete", "--timeout=3m", "namespace"}, strings.Fields(ending)...)
+	if err := process.Run(c.Kubectl(ctx, wait...)); err != nil {
+		return fmt.Errorf("the namespace %s is being deleted, which takes too long: see what is left in it, "+
+			"or start over with %s --force: %w", ending, c.Deploy, err)
 	}
 	return nil
 }

@@ -76,6 +76,7 @@ func (d *Deployment) Stop(ctx context.Context) error {
 		d.Console.Say("there is no cluster %s", d.Cluster.Name)
 		return nil
 	}
+	d.sayWhoRuns(state)
 	if err := d.Cluster.Stop(ctx, d.Console, state); err != nil {
 		return err
 	}
@@ -85,14 +86,23 @@ func (d *Deployment) Stop(ctx context.Context) error {
 
 // Destroy removes the cluster with all its data.
 func (d *Deployment) Destroy(ctx context.Context) error {
-	if _, err := d.begin(ctx); err != nil {
+	state, err := d.begin(ctx)
+	if err != nil {
 		return err
 	}
+	d.sayWhoRuns(state)
 	if err := d.Cluster.Remove(ctx, d.Console); err != nil {
 		return err
 	}
 	d.Console.Say("cluster %s is removed; its images are kept for the next time", d.Cluster.Name)
 	return nil
+}
+
+// sayWhoRuns mentions a running `tilt up`, for which the cluster is about to vanish.
+func (d *Deployment) sayWhoRuns(state cluster.State) {
+	if running, _ := d.Cluster.TiltUp(state); running != nil {
+		d.Console.Say("note: %v is still running on this cluster: stop it with Ctrl-C", running)
+	}
 }
 
 // Deploy creates or starts the cluster and deploys to it. If fromScratch, it removes an existing cluster first.
@@ -101,6 +111,14 @@ func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 	state, err := d.begin(ctx)
 	if err != nil {
 		return err
+	}
+	running, err := c.TiltUp(state)
+	if err != nil {
+		return err
+	}
+	if running != nil {
+		return fmt.Errorf("%v is running on cluster %s, and %s would replace what it runs: stop it with Ctrl-C first, "+
+			"or deploy to another cluster: CLUSTER_NAME=other ./deploy.sh", running, c.Name, c.Deploy)
 	}
 	if err := doctor.Quick(ctx, d.Console, d.Paths, c); err != nil {
 		return err
@@ -135,6 +153,9 @@ func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 		d.Console.Say("%s", note)
 	}
 	if err := c.Up(ctx, d.Console, state); err != nil {
+		return err
+	}
+	if err := c.AwaitNamespaces(ctx); err != nil {
 		return err
 	}
 	if err := d.tilt(ctx); err != nil {

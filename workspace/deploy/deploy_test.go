@@ -266,6 +266,43 @@ func release(t *testing.T, d *Deployment) {
 	require.NoError(t, d.lock.Close())
 }
 
+// A `tilt up`, also of another clone, is not deployed over; stopping and destroying are for the user to decide.
+func TestTiltUpIsNotDeployedOver(t *testing.T) {
+	w, cache := newWorld(t), t.TempDir()
+	d, _, _ := deployment(t, cache)
+	require.NoError(t, d.Deploy(t.Context(), false))
+	release(t, d)
+	tiltUp, err := process.TryLock(filepath.Join(w.folder, "lock"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(w.folder, "lock"), []byte(`{"pid":7,"checkout":"/other"}`+"\n"), 0o644))
+	const running = "`tilt up` of /other (process 7) is "
+
+	for _, force := range []bool{false, true} {
+		w.set(func() { w.calls = nil })
+		d, _, _ = deployment(t, cache)
+		require.EqualError(t, d.Deploy(t.Context(), force), running+"running on cluster a, and CLUSTER_NAME=a ./deploy.sh "+
+			"would replace what it runs: stop it with Ctrl-C first, "+
+			"or deploy to another cluster: CLUSTER_NAME=other ./deploy.sh")
+		for _, call := range w.all() {
+			assert.Regexp(t, `^docker (version|info|container inspect) `, call, "it changes nothing")
+		}
+		release(t, d)
+	}
+	d, said, _ := deployment(t, cache)
+	require.NoError(t, d.Stop(t.Context()))
+	assert.Contains(t, said.String(), "note: "+running+"still running on this cluster: stop it with Ctrl-C\n")
+	release(t, d)
+
+	require.NoError(t, tiltUp.Close())
+	d, said, _ = deployment(t, cache)
+	require.NoError(t, d.Deploy(t.Context(), false), "it is no longer running; the file is left behind")
+	assert.NotContains(t, said.String(), "tilt up` of")
+	release(t, d)
+	d, said, _ = deployment(t, cache)
+	require.NoError(t, d.Destroy(t.Context()))
+	assert.NotContains(t, said.String(), "note: ")
+}
+
 // Wherever a run is interrupted, the next one succeeds.
 func TestInterruptedRunIsRecovered(t *testing.T) {
 	count := func() int {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -34,7 +36,13 @@ func TryLock(path string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+	for range 5 { // Held takes the lock for a moment
+		if err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err == nil {
 		// Go opens files close-on-exec.
 		if _, err = unix.FcntlInt(file.Fd(), unix.F_SETFD, 0); err == nil {
 			return &Lock{file}, nil
@@ -45,6 +53,26 @@ func TryLock(path string) (*Lock, error) {
 		return nil, nil
 	}
 	return nil, fmt.Errorf("lock %s: %w", path, err)
+}
+
+// Held reports whether another process holds a lock on the file at path, and returns the file's content if so.
+func Held(path string) (content []byte, held bool, err error) {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	} else if err != nil {
+		return nil, false, err
+	}
+	defer file.Close() // which also releases the lock
+	err = unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	switch {
+	case err == nil:
+		return nil, false, nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		content, err = io.ReadAll(file)
+		return content, true, err
+	}
+	return nil, false, fmt.Errorf("lock %s: %w", path, err)
 }
 
 // Lock locks the file at path, and reports that it is waiting if another process holds the lock.

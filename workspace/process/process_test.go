@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -151,6 +152,50 @@ func TestLockIsExclusive(t *testing.T) {
 		_, err = c.Lock(ctx, path)
 		require.ErrorIs(t, err, context.Canceled)
 	})
+}
+
+func TestWhoHoldsALockIsSaid(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "it.lock")
+	_, held, err := process.Held(path)
+	require.NoError(t, err)
+	assert.False(t, held, "there is no file")
+	assert.NoFileExists(t, path)
+
+	lock, err := process.TryLock(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, []byte("me"), 0o644))
+	content, held, err := process.Held(path)
+	require.NoError(t, err)
+	assert.True(t, held)
+	assert.Equal(t, "me", string(content))
+
+	require.NoError(t, lock.Close())
+	_, held, err = process.Held(path)
+	require.NoError(t, err)
+	assert.False(t, held, "the file is left behind")
+	_, _, err = process.Held(filepath.Join(path, "below a file"))
+	require.Error(t, err)
+}
+
+// Asking who holds a lock takes it for a moment, in which nobody else must fail.
+func TestAskingForALockKeepsNobodyFromIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "it.lock")
+	require.NoError(t, os.WriteFile(path, nil, 0o644))
+	ctx, stop := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for ctx.Err() == nil {
+			_, _, _ = process.Held(path)
+		}
+	})
+	for range 1000 {
+		lock, err := process.TryLock(path)
+		require.NoError(t, err)
+		require.NotNil(t, lock)
+		require.NoError(t, lock.Close())
+	}
+	stop()
+	asking.Wait()
 }
 
 // The children of a killed process may still be doing the work that the lock protects.

@@ -40,6 +40,7 @@ func Test(t *testing.T, open func(t *testing.T, invoices []invoice.Invoice) Stor
 	}
 	for name, test := range map[string]func(t *testing.T, open func(*testing.T, ...string) store){
 		"claims exclude each other until the lease ends": claimsExcludeEachOther,
+		"a claim does not outlive its clock":             claimDoesNotOutliveItsClock,
 		"claims stay within the snapshot":                claimsStayWithinTheSnapshot,
 		"claims go on behind a cursor":                   claimsGoOnBehindACursor,
 		"each invoice goes to one of many":               eachGoesToOneOfMany,
@@ -99,21 +100,38 @@ func claimsExcludeEachOther(t *testing.T, open func(*testing.T, ...string) store
 	assert.LessOrEqual(t, s.requireUnsettled(t, 2), time.Millisecond, "claimed is not settled")
 	var again []invoice.Claim
 	require.Eventually(t, func() bool {
-		again = s.claim(t, 0, first.Seq, 1, time.Hour)
+		again = s.claim(t, 0, first.Seq, 1, invoice.MaxLease)
 		return len(again) > 0
 	}, patience, time.Millisecond)
 	assert.Equal(t, "a", again[0].ID)
 	assert.Equal(t, 2, again[0].Attempt)
-	assert.Equal(t, "b", s.claimOne(t, time.Hour).ID)
-	none := s.claim(t, 0, all, 5, time.Hour)
+	assert.Equal(t, "b", s.claimOne(t, invoice.MaxLease).ID)
+	none := s.claim(t, 0, all, 5, invoice.MaxLease)
 	assert.Empty(t, none)
-	assert.Greater(t, s.requireUnsettled(t, 2), 30*time.Minute)
+	assert.Greater(t, s.requireUnsettled(t, 2), 5*time.Minute)
+}
+
+// A claim that ends in more than MaxLease was made when the clock was ahead.
+func claimDoesNotOutliveItsClock(t *testing.T, open func(*testing.T, ...string) store) {
+	s := open(t, "a", "b")
+	ahead := s.claim(t, 0, all, 2, 24*time.Hour+invoice.MaxLease)
+	require.Len(t, ahead, 2)
+	claim := s.claimOne(t, invoice.MaxLease)
+	assert.Equal(t, "a", claim.ID)
+	assert.Equal(t, 2, claim.Attempt)
+	assert.Equal(t, "b", s.claimOne(t, invoice.MaxLease).ID)
+	none := s.claim(t, 0, all, 5, invoice.MaxLease)
+	assert.Empty(t, none, "claimed by a clock that is right")
+	require.NoError(t, s.MarkPaid(t.Context(), ahead[:1]))
+	assert.True(t, s.get(t, "a").Paid, "a payment counts, whatever the clock said")
+	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: ahead[1], Reason: "no"}}))
+	assert.Empty(t, s.get(t, "b").Rejected, "somebody else has it")
 }
 
 func claimsStayWithinTheSnapshot(t *testing.T, open func(*testing.T, ...string) store) {
 	s := open(t, "a", "b")
 	last := s.get(t, "a").Seq
-	claims := s.claim(t, 0, last, 5, time.Hour)
+	claims := s.claim(t, 0, last, 5, invoice.MaxLease)
 	require.Len(t, claims, 1)
 	assert.Equal(t, "a", claims[0].ID)
 	count, _, err := s.Unsettled(t.Context(), last)
@@ -126,14 +144,14 @@ func claimsStayWithinTheSnapshot(t *testing.T, open func(*testing.T, ...string) 
 
 func claimsGoOnBehindACursor(t *testing.T, open func(*testing.T, ...string) store) {
 	s := open(t, "a", "b", "c")
-	first := s.claim(t, 0, all, 1, time.Hour)
+	first := s.claim(t, 0, all, 1, invoice.MaxLease)
 	require.Len(t, first, 1)
 	assert.Equal(t, "a", first[0].ID, "the lowest Seq first")
 	require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: first[0]}}))
-	second := s.claim(t, first[0].Seq, all, 1, time.Hour)
+	second := s.claim(t, first[0].Seq, all, 1, invoice.MaxLease)
 	require.Len(t, second, 1)
 	assert.Equal(t, "b", second[0].ID, "a is free, and before the cursor")
-	none := s.claim(t, all, all, 1, time.Hour)
+	none := s.claim(t, all, all, 1, invoice.MaxLease)
 	assert.Empty(t, none)
 }
 
@@ -149,7 +167,7 @@ func eachGoesToOneOfMany(t *testing.T, open func(*testing.T, ...string) store) {
 	for range 8 {
 		claimers.Go(func() {
 			for {
-				claims, err := s.Claim(context.Background(), 0, all, 3, time.Hour)
+				claims, err := s.Claim(context.Background(), 0, all, 3, invoice.MaxLease)
 				if !assert.NoError(t, err) || len(claims) == 0 {
 					return
 				}
@@ -163,7 +181,7 @@ func eachGoesToOneOfMany(t *testing.T, open func(*testing.T, ...string) store) {
 	}
 	claimers.Wait()
 	// SKIP LOCKED may end a claimer early, so the rest is claimed here.
-	rest := s.claim(t, 0, all, 60, time.Hour)
+	rest := s.claim(t, 0, all, 60, invoice.MaxLease)
 	for _, c := range rest {
 		seen[c.ID]++
 	}
@@ -175,21 +193,21 @@ func eachGoesToOneOfMany(t *testing.T, open func(*testing.T, ...string) store) {
 
 func paid(t *testing.T, open func(*testing.T, ...string) store) {
 	s := open(t, "a")
-	s.claimOne(t, time.Hour)
+	s.claimOne(t, invoice.MaxLease)
 	s.markPaid(t, "a")
 	s.markPaid(t, "a")
 	assert.True(t, s.get(t, "a").Paid)
 	s.requireUnsettled(t, 0)
 	assert.ErrorIs(t, s.Retry(t.Context(), "a"), invoice.ErrPaid)
-	none := s.claim(t, 0, all, 5, time.Hour)
+	none := s.claim(t, 0, all, 5, invoice.MaxLease)
 	assert.Empty(t, none)
 }
 
 func release(t *testing.T, open func(*testing.T, ...string) store) {
 	s := open(t, "a")
-	claim := s.claimOne(t, time.Hour)
+	claim := s.claimOne(t, invoice.MaxLease)
 	require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}))
-	again := s.claimOne(t, time.Hour)
+	again := s.claimOne(t, invoice.MaxLease)
 	assert.Equal(t, 2, again.Attempt)
 	require.NoError(t, s.Release(t.Context(), []invoice.Released{{Claim: claim}}), "an old claim")
 	assert.Greater(t, s.requireUnsettled(t, 1), time.Minute, "changes nothing")
@@ -197,19 +215,19 @@ func release(t *testing.T, open func(*testing.T, ...string) store) {
 
 func rejectAndRetry(t *testing.T, open func(*testing.T, ...string) store) {
 	s := open(t, "a", "b")
-	claim := s.claimOne(t, time.Hour)
+	claim := s.claimOne(t, invoice.MaxLease)
 	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
 	assert.Equal(t, "no", s.get(t, "a").Rejected)
 	s.requireUnsettled(t, 1)
-	assert.Equal(t, "b", s.claimOne(t, time.Hour).ID, "it does not block the others")
+	assert.Equal(t, "b", s.claimOne(t, invoice.MaxLease).ID, "it does not block the others")
 
 	require.NoError(t, s.Retry(t.Context(), "a"))
 	assert.Empty(t, s.get(t, "a").Rejected)
 	require.NoError(t, s.Retry(t.Context(), "a"), "again")
-	again := s.claimOne(t, time.Hour)
+	again := s.claimOne(t, invoice.MaxLease)
 	assert.Equal(t, "a", again.ID)
 	require.NoError(t, s.Retry(t.Context(), "a"), "while it is being paid")
-	none := s.claim(t, 0, all, 5, time.Hour)
+	none := s.claim(t, 0, all, 5, invoice.MaxLease)
 	assert.Empty(t, none, "retry takes no claim away")
 
 	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "late"}}), "an old claim")
@@ -219,7 +237,7 @@ func rejectAndRetry(t *testing.T, open func(*testing.T, ...string) store) {
 
 func paymentOverrulesRejection(t *testing.T, open func(*testing.T, ...string) store) {
 	s := open(t, "a")
-	claim := s.claimOne(t, time.Hour)
+	claim := s.claimOne(t, invoice.MaxLease)
 	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
 	s.markPaid(t, "a")
 	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{{Claim: claim, Reason: "no"}}))
@@ -231,7 +249,7 @@ func paymentOverrulesRejection(t *testing.T, open func(*testing.T, ...string) st
 
 func retryAll(t *testing.T, open func(*testing.T, ...string) store) {
 	s := open(t, "a", "b", "c", "d", "e")
-	claims := s.claim(t, 0, all, 5, time.Hour)
+	claims := s.claim(t, 0, all, 5, invoice.MaxLease)
 	require.Len(t, claims, 5)
 	require.NoError(t, s.MarkPaid(t.Context(), claims[:1]))
 	require.NoError(t, s.Reject(t.Context(), []invoice.Rejected{
@@ -252,7 +270,7 @@ func retryAll(t *testing.T, open func(*testing.T, ...string) store) {
 	assert.Zero(t, last)
 	assert.True(t, s.get(t, "a").Paid)
 	var again []string
-	for _, c := range s.claim(t, 0, all, 5, time.Hour) {
+	for _, c := range s.claim(t, 0, all, 5, invoice.MaxLease) {
 		again = append(again, c.ID)
 	}
 	assert.Equal(t, []string{"b", "c", "e"}, again, "d's claim holds")
@@ -260,7 +278,7 @@ func retryAll(t *testing.T, open func(*testing.T, ...string) store) {
 
 func eachHasItsOwnOutcome(t *testing.T, open func(*testing.T, ...string) store) {
 	s := open(t, "a", "b", "c", "d", "e")
-	claims := s.claim(t, 0, all, 5, time.Hour)
+	claims := s.claim(t, 0, all, 5, invoice.MaxLease)
 	require.Len(t, claims, 5)
 	old := claims[3]
 	old.Attempt--
@@ -269,7 +287,7 @@ func eachHasItsOwnOutcome(t *testing.T, open func(*testing.T, ...string) store) 
 		{Claim: claims[1], Reason: "paid"}, {Claim: claims[2], Reason: "no"}, {Claim: old, Reason: "late"},
 	}))
 	require.NoError(t, s.Release(t.Context(), []invoice.Released{
-		{Claim: claims[0]}, {Claim: old}, {Claim: claims[4], Wait: 30 * time.Minute},
+		{Claim: claims[0]}, {Claim: old}, {Claim: claims[4], Wait: 5 * time.Minute},
 	}))
 	for id, want := range map[string]invoice.Invoice{
 		"a": {Paid: true}, "b": {Paid: true}, "c": {Rejected: "no"}, "d": {}, "e": {},
@@ -279,6 +297,6 @@ func eachHasItsOwnOutcome(t *testing.T, open func(*testing.T, ...string) store) 
 		assert.Equal(t, want.Rejected, kept.Rejected, id)
 	}
 	wait := s.requireUnsettled(t, 2)
-	assert.Greater(t, wait, 20*time.Minute, "d's claim holds")
-	assert.Less(t, wait, 40*time.Minute, "e's is over then")
+	assert.Greater(t, wait, 3*time.Minute, "d's claim holds")
+	assert.Less(t, wait, 6*time.Minute, "e's is over then")
 }

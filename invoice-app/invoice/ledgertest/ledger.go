@@ -127,7 +127,8 @@ func (l *Ledger) Claim(
 	rows := l.upTo(after, through)
 	for n := range rows {
 		r := &rows[n]
-		if len(claims) < limit && !r.Settled() && !r.claimedUntil.After(now) {
+		claimed := r.claimedUntil.After(now) && !r.claimedUntil.After(now.Add(invoice.MaxLease))
+		if len(claims) < limit && !r.Settled() && !claimed {
 			r.claimedUntil = now.Add(lease)
 			r.Attempt++
 			claims = append(claims, r.Claim)

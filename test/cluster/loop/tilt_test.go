@@ -41,6 +41,7 @@ type session struct {
 	invoiceApp  string            // its URL, outside the cluster
 	deploy      string            // the command that made the cluster
 	live        string            // the folder into which Tilt builds
+	kubeconfigs string            // the folder of the teams' kubeconfigs
 	apiServer   string            // the URL of kubectl proxy
 	page        string            // the URL of Tilt's page
 	checkout    string            // the copy of the checkout
@@ -93,7 +94,7 @@ func newSession(t *testing.T) *session {
 	require.NoError(t, err)
 	s := &session{
 		T: t, kubeContext: cluster.Context, invoiceApp: cluster.InvoiceApp, deploy: cluster.Deploy, live: cluster.Live,
-		checkout: t.TempDir(), versions: map[string]string{}, log: &log{},
+		kubeconfigs: cluster.Kubeconfigs, checkout: t.TempDir(), versions: map[string]string{}, log: &log{},
 	}
 	s.proxyAPIServer()
 	return s
