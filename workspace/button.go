@@ -14,8 +14,8 @@ func (w *workspace) buttonCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "button ACTION CONTEXT URL [SERVICE]",
 		Short: "Run the action of a button in tilt up",
-		Long: `Runs one of these actions in the cluster of the kubectl context CONTEXT, whose invoice-app listens at URL. It must
-be the kind or minikube cluster of CLUSTER_NAME (default: ` + w.Services.Product + `).
+		Long: `Runs one of these actions in the cluster of the kubectl context CONTEXT, whose invoice-app listens at URL.
+It must be the kind or minikube cluster of CLUSTER_NAME (default: ` + w.Services.Product + `).
 
   pay-all         pay every unpaid invoice
   add-invoices    add 1,000 unpaid invoices
