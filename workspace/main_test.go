@@ -63,6 +63,16 @@ func TestOldNameOfProductFlag(t *testing.T) {
 	assert.Equal(t, "minikube", newWorkspace(t).deployCommand().Flag("product").Value.String())
 }
 
+// A button that deletes data must never reach another cluster.
+func TestButtonsReachNoOtherCluster(t *testing.T) {
+	t.Setenv("CLUSTER_NAME", "a")
+	for _, kubeContext := range []string{"production", "kind-b", ""} {
+		command := newWorkspace(t).buttonCommand()
+		command.SetArgs([]string{"reset-data", kubeContext, "http://localhost:1"})
+		assert.ErrorContains(t, command.ExecuteContext(t.Context()), `only, but the current Kubernetes context is`)
+	}
+}
+
 // File names are relative to the user's working directory, not to the clone.
 func TestFile(t *testing.T) {
 	w := newWorkspace(t)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
+	goosedb "github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
 )
 
@@ -96,31 +97,42 @@ var ErrNoSQLite = errors.New("this program was built without SQLite: set DATABAS
 
 // migrate applies the missing migrations. One process at a time does so; the others wait for the
 // lock.
-func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, migrations fs.FS,
-	locking goose.ProviderOption,
+func migrate(ctx context.Context, db *sql.DB, dialect goosedb.Dialect, migrations fs.FS,
+	options ...goose.ProviderOption,
 ) error {
-	provider, err := goose.NewProvider(dialect, db, migrations, locking)
+	own, err := readMigrations(migrations)
+	if err != nil {
+		return err
+	}
+	store, err := goosedb.NewStore(dialect, goose.DefaultTablename)
+	if err != nil {
+		return err
+	}
+	options = append(options, goose.WithStore(history{store, dialect, own}))
+	for _, m := range own {
+		if m.sum == "" {
+			slog.Info("this migration has no statements yet, so it is not applied", "file", m.file)
+			options = append(options, goose.WithExcludeVersions([]int64{m.version}))
+		}
+	}
+	provider, err := goose.NewProvider(goose.DialectCustom, db, migrations, options...)
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
-	if _, err := provider.Up(ctx); err != nil {
+	applied, err := provider.Up(ctx)
+	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	return nil
-}
-
-// newest returns the version of the last migration.
-func newest(migrations fs.FS) (int64, error) {
-	names, err := fs.Glob(migrations, "*.sql")
-	if err != nil || len(names) == 0 {
-		return 0, errors.Join(err, errors.New("no migrations are embedded"))
+	for _, migration := range applied {
+		slog.Info("applied a migration", "file", migration.Source.Path, "took", migration.Duration.Round(time.Millisecond))
 	}
-	return goose.NumericComponent(names[len(names)-1])
+	version, _, err := provider.GetVersions(ctx)
+	if err == nil && version > newest(own) {
+		slog.Info("the schema is newer than this program: a newer release or another branch has migrated it",
+			"schema", version, "program", newest(own))
+	}
+	return err
 }
-
-// appliedVersion selects the schema's version. goose's own query would try to create its table,
-// which the narrow role of a service cannot do.
-const appliedVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
 
 // retries is how long to wait for another process that is migrating: one attempt per second.
 var retries = lock.WithLockTimeout(1, 300)
@@ -130,20 +142,32 @@ var retries = lock.WithLockTimeout(1, 300)
 const (
 	servePatience   = 30 * time.Second
 	migratePatience = 5 * time.Minute
+	// normalStart is how long nobody needs to know: the network lets a new pod connect a moment after its start.
+	normalStart = 5 * time.Second
 )
 
-// await calls ask until its error is no longer ErrUnavailable, or patience has passed.
+// await calls ask until its error is neither ErrUnavailable nor ErrNotMigrated, or patience has passed.
 func await(ctx context.Context, patience time.Duration, ask func() error) error {
-	deadline := time.Now().Add(patience)
+	begin := time.Now()
+	unmigrated := false
 	for {
 		err := ask()
-		if !errors.Is(err, ErrUnavailable) || time.Now().After(deadline) || ctx.Err() != nil {
+		waited := time.Since(begin)
+		notMigrated := errors.Is(err, ErrNotMigrated)
+		if !notMigrated && !errors.Is(err, ErrUnavailable) || waited > patience || ctx.Err() != nil {
 			return err
 		}
-		slog.Warn("waiting for the database", "error", err)
+		switch {
+		case notMigrated && !unmigrated:
+			slog.Info("waiting until the schema is migrated")
+			unmigrated = true
+		case !notMigrated && waited > normalStart:
+			slog.Warn("waiting for the database", "error", err)
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(time.Second):
+			return err
+		case <-time.After(min(max(waited/4, 20*time.Millisecond), time.Second)):
 		}
 	}
 }

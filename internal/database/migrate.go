@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
+	goosedb "github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
 )
 
@@ -54,7 +55,7 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 	db := stdlib.OpenDB(*config.ConnConfig)
 	defer db.Close()
 	err = await(ctx, migratePatience, func() error {
-		err := migrate(ctx, db, goose.DialectPostgres, s.migrations("postgres"), goose.WithSessionLocker(locker))
+		err := migrate(ctx, db, goosedb.DialectPostgres, s.migrations("postgres"), goose.WithSessionLocker(locker))
 		var refused *pgconn.PgError
 		var unreachable *pgconn.ConnectError
 		if errors.As(err, &refused) || errors.As(err, &unreachable) {

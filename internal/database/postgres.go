@@ -206,24 +206,46 @@ func (p *Pool) Close() {
 }
 
 func (p *Pool) checkVersion(ctx context.Context, migrations fs.FS) error {
-	want, err := newest(migrations)
+	own, err := readMigrations(migrations)
 	if err != nil {
 		return err
 	}
-	var have int64
-	err = p.Do(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, appliedVersion).Scan(&have) })
+	applied := map[int64]record{}
+	err = p.Do(ctx, func(conn *pgx.Conn) error {
+		rows, _ := conn.Query(ctx, appliedVersions)
+		var version int64
+		var checksum string
+		_, err := pgx.ForEachRow(rows, []any{&version, &checksum}, func() error {
+			applied[version] = parseRecord(checksum)
+			return nil
+		})
+		return err
+	})
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == undefinedTable {
 		err = nil // an empty database
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return fmt.Errorf("query the schema's version: %w", ClassifyPostgres(err))
-	case have < want: // newer is fine: during a rollout, old programs run on the new schema
+	}
+	if err := compare(own, applied); err != nil {
+		return err
+	}
+	have, want := int64(0), newest(own)
+	for version := range applied {
+		have = max(have, version)
+	}
+	if have < want {
 		return fmt.Errorf("%w: it is at version %d, and %d is needed", ErrNotMigrated, have, want)
 	}
 	return nil
 }
+
+// appliedVersions selects the schema's history. goose's own query would try to create its table, which the narrow role
+// of a service cannot do. The table may not have the column checksum yet.
+const appliedVersions = `
+	SELECT version_id, coalesce(to_jsonb(history) ->> 'checksum', '')
+	FROM goose_db_version AS history WHERE is_applied AND version_id > 0`
 
 // Transaction runs f in a transaction. The server ends it when one of its statements takes longer
 // than longest, or when the client stays idle in it.

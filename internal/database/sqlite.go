@@ -14,7 +14,7 @@ import (
 	"strings"
 
 	"github.com/gofrs/flock"
-	"github.com/pressly/goose/v3"
+	goosedb "github.com/pressly/goose/v3/database"
 	"golang.org/x/sync/semaphore"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -122,15 +122,13 @@ func prepareSQLite(ctx context.Context, db *sql.DB, path string, migrations fs.F
 	if verdict != "ok" {
 		return fmt.Errorf("is damaged: %s", verdict)
 	}
-	return ClassifySQLite(migrate(ctx, db, goose.DialectSQLite3, migrations,
-		goose.WithLocker(fileLock{flock.New(path + ".lock")})))
+	one := flock.New(path + ".lock") // process at a time migrates a file
+	if err := one.Lock(); err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	defer func() { _ = one.Unlock() }()
+	return ClassifySQLite(migrate(ctx, db, goosedb.DialectSQLite3, migrations))
 }
-
-// fileLock lets one process at a time migrate a file.
-type fileLock struct{ *flock.Flock }
-
-func (l fileLock) Lock(context.Context, *sql.DB) error   { return l.Flock.Lock() }
-func (l fileLock) Unlock(context.Context, *sql.DB) error { return l.Flock.Unlock() }
 
 // ClassifySQLite marks an error of the driver as ErrUnavailable if it is one: the file is locked,
 // missing, full or unreadable.

@@ -24,8 +24,11 @@ type Board struct {
 	Answers  io.Writer // receives invoice-app's responses
 }
 
-// Press runs the action of a button. It reports whether the button exists.
-func (b Board) Press(ctx context.Context, name string) (found bool, err error) {
+// Press runs the action of a button, on a service if it belongs to one. It reports whether the button exists.
+func (b Board) Press(ctx context.Context, name string, service ...string) (found bool, err error) {
+	if wanted := name == "rebuild-schema"; wanted != (len(service) == 1) {
+		return false, nil
+	}
 	switch name {
 	case "pay-all":
 		return true, b.payAll(ctx)
@@ -33,6 +36,8 @@ func (b Board) Press(ctx context.Context, name string) (found bool, err error) {
 		return true, b.addInvoices(ctx)
 	case "reset-data":
 		return true, b.resetData(ctx)
+	case "rebuild-schema":
+		return true, b.rebuildSchema(ctx, service[0])
 	case "kill-pod":
 		return true, b.killPod(ctx)
 	}
@@ -80,19 +85,59 @@ func (b Board) resetData(ctx context.Context) error {
 }
 
 // emptyAll is the SQL that empties every table except the one that records the migrations.
-const emptyAll = `DO $$ BEGIN EXECUTE (
+const emptyAll = `DO $$ BEGIN EXECUTE coalesce((
 SELECT 'TRUNCATE ' || string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables
-WHERE schemaname = 'public' AND tablename <> 'goose_db_version'); END $$`
+WHERE schemaname = 'public' AND tablename <> 'goose_db_version'), ''); END $$`
 
-// empty empties the team's database as superuser, in the database's own container.
 func (b Board) empty(ctx context.Context, team string) error {
-	psql := b.Cluster.Command(ctx, "--namespace="+team, "exec", "postgres-0", "--container=postgres", "--",
-		"psql", "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--command="+emptyAll, team)
-	if err := process.Run(psql); err != nil {
+	if err := b.sql(ctx, team, emptyAll); err != nil {
 		return err
 	}
 	fmt.Fprintf(b.Out, "the database of %s is empty\n", team)
 	return nil
+}
+
+// newSchema is the SQL that makes the database as it was before the first migration.
+const newSchema = `SET client_min_messages = warning; SET lock_timeout = '10s'; DROP SCHEMA public CASCADE;
+CREATE SCHEMA public AUTHORIZATION pg_database_owner; GRANT USAGE ON SCHEMA public TO PUBLIC`
+
+// rebuildSchema deletes the service's schema, which the init containers of its new pods create again. If the payments
+// were deleted while their callers' invoices still existed, paid invoices would be paid again: so callers come first.
+func (b Board) rebuildSchema(ctx context.Context, name string) error {
+	service, _ := b.Services.Find(name)
+	if !service.Database {
+		return fmt.Errorf("%q is not a service with a database", name)
+	}
+	for _, caller := range slices.Backward(b.Services.Ordered()) {
+		if caller.Database && b.calls(caller, name) {
+			if err := b.empty(ctx, caller.Team); err != nil {
+				return err
+			}
+		}
+	}
+	if err := b.sql(ctx, service.Team, newSchema); err != nil {
+		return err
+	}
+	fmt.Fprintf(b.Out, "the schema of %s is deleted: its pods restart, and migrate before they serve\n", name)
+	said, err := process.Output(b.Cluster.Command(ctx, "--namespace="+service.Team,
+		"rollout", "restart", "deployment/"+name))
+	if err == nil {
+		fmt.Fprintln(b.Out, said)
+	}
+	return err
+}
+
+// calls reports whether a service calls another one, directly or through others.
+func (b Board) calls(caller services.Service, name string) bool {
+	return slices.ContainsFunc(b.Services.Callees(caller), func(callee services.Service) bool {
+		return callee.Name == name || b.calls(callee, name)
+	})
+}
+
+// sql runs SQL in the team's database as superuser, in the database's own container.
+func (b Board) sql(ctx context.Context, team, statements string) error {
+	return process.Run(b.Cluster.Command(ctx, "--namespace="+team, "exec", "postgres-0", "--container=postgres", "--",
+		"psql", "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--command="+statements, team))
 }
 
 func (b Board) killPod(ctx context.Context) error {

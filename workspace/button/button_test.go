@@ -20,7 +20,9 @@ import (
 func TestMain(m *testing.M) { processtest.Main(m) }
 
 // press presses a button of a board whose invoice-app is the handler.
-func press(t *testing.T, ctx context.Context, name string, handler http.HandlerFunc) (out, answers string, err error) {
+func press(
+	t *testing.T, ctx context.Context, name string, handler http.HandlerFunc, service ...string,
+) (out, answers string, err error) {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	defer server.Close()
@@ -31,7 +33,7 @@ func press(t *testing.T, ctx context.Context, name string, handler http.HandlerF
 		{Name: "stock", Team: "sales", Calls: []string{"bank"}},
 	}}
 	board := Board{Cluster: "the-cluster", Services: list, URL: server.URL, Out: &said, Answers: &answered}
-	found, err := board.Press(ctx, name)
+	found, err := board.Press(ctx, name, service...)
 	require.True(t, found)
 	return said.String(), answered.String(), err
 }
@@ -122,6 +124,36 @@ func TestPaymentsAreKeptWhileThereAreInvoices(t *testing.T) {
 	assert.Len(t, kubectl.Calls(), 1)
 }
 
+func TestRebuildSchema(t *testing.T) {
+	kubectl := processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
+		if call.Args[2] == "rollout" {
+			return processtest.Answer{Stdout: "deployment.apps/bank restarted\n"}
+		}
+		return processtest.Answer{}
+	})
+	const psql = " exec postgres-0 --container=postgres -- psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 "
+	out, _, err := press(t, t.Context(), "rebuild-schema", nil, "bank")
+	require.NoError(t, err)
+	assert.Equal(t, "the database of sales is empty\n"+
+		"the schema of bank is deleted: its pods restart, and migrate before they serve\n"+
+		"deployment.apps/bank restarted\n", out)
+	assert.Equal(t, []string{
+		"--context=the-cluster --namespace=sales" + psql + "--command=" + emptyAll + " sales",
+		"--context=the-cluster --namespace=money" + psql + "--command=" + newSchema + " money",
+		"--context=the-cluster --namespace=money rollout restart deployment/bank",
+	}, kubectl.Calls())
+	out, _, err = press(t, t.Context(), "rebuild-schema", nil, "shop")
+	require.NoError(t, err)
+	assert.NotContains(t, out, "money", "the callee keeps its data")
+
+	for _, name := range []string{"stock", "none"} { // neither has a database
+		before := len(kubectl.Calls())
+		_, _, err = press(t, t.Context(), "rebuild-schema", nil, name)
+		assert.EqualError(t, err, `"`+name+`" is not a service with a database`)
+		assert.Len(t, kubectl.Calls(), before)
+	}
+}
+
 func TestKillPod(t *testing.T) {
 	kubectl := processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
 		if call.Args[2] == "get" {
@@ -145,7 +177,9 @@ func TestThereIsNoPodToKill(t *testing.T) {
 }
 
 func TestThereIsNoSuchButton(t *testing.T) {
-	found, err := Board{}.Press(t.Context(), "pay-none")
-	assert.False(t, found)
-	assert.NoError(t, err)
+	for _, words := range [][]string{{"pay-none"}, {"rebuild-schema"}, {"reset-data", "bank"}} {
+		found, err := Board{}.Press(t.Context(), words[0], words[1:]...)
+		assert.False(t, found, words)
+		assert.NoError(t, err)
+	}
 }
