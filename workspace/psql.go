@@ -14,18 +14,20 @@ import (
 )
 
 func (w *workspace) psqlCommand() *cobra.Command {
+	databases := w.databases()
 	command := &cobra.Command{
 		Use:   "psql TEAM [SQL]",
 		Short: "Open psql in the database of a team, or run SQL in it",
-		Long: `Opens psql as the superuser of TEAM's database, in the database's own container in the cluster CLUSTER_NAME. Runs
-SQL, or the statements from standard input if that is no terminal, and ends.`,
+		Long: `Opens psql as the superuser of a database, in its own container in the cluster CLUSTER_NAME. With SQL, or if
+standard input is no terminal, it runs these statements and ends.
+
+TEAM is one of: ` + strings.Join(databases, ", "),
 		Args: arguments(1, 2),
 	}
 	kubeContext := command.Flags().String("context", "",
 		"the cluster of this kubectl context, if it is the kind or minikube cluster of CLUSTER_NAME")
 	product := productFlag(command.Flags())
 	command.RunE = func(command *cobra.Command, args []string) error {
-		databases := w.databases()
 		if !slices.Contains(databases, args[0]) {
 			return usageError{command, fmt.Errorf("%s has no database: must be one of %s", args[0], strings.Join(databases, ", "))}
 		}
