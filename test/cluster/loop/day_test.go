@@ -109,10 +109,11 @@ func TestOwnSettings(t *testing.T) {
 	assert.NotContains(t, s.log.since(0), "invoice-app is delivered to its pods")
 
 	for wrong, want := range map[string]string{
-		`{"rase": "invoice-app"}`:    "tilt_config.json specified unknown setting name 'rase'",
-		`{"race": "invoiceapp"}`:     "race: there is no service invoiceapp: must be one of invoice-app, payment-provider",
-		`{"env": {"nobody": {}}}`:    "env: there is no service nobody: must be one of invoice-app, payment-provider",
-		`{"resources": ["nothing"]}`: "could not be found",
+		`{"rase": "invoice-app"}`:                          "tilt_config.json specified unknown setting name 'rase'",
+		`{"race": "invoiceapp"}`:                           "race: there is no service invoiceapp: must be one of invoice-app, payment-provider",
+		`{"env": {"nobody": {}}}`:                          "env: there is no service nobody: must be one of invoice-app, payment-provider",
+		`{"env": {"invoice-app": {"PAY_CONCURRENCY": 2}}}`: "env is invalid: must be",
+		`{"resources": ["nothing"]}`:                       "could not be found",
 	} {
 		n := s.log.len()
 		s.save(settings, wrong)
