@@ -29,7 +29,8 @@ TEAM is one of: ` + strings.Join(databases, ", "),
 	product := productFlag(command.Flags())
 	command.RunE = func(command *cobra.Command, args []string) error {
 		if !slices.Contains(databases, args[0]) {
-			return usageError{command, fmt.Errorf("%s has no database: must be one of %s", args[0], strings.Join(databases, ", "))}
+			return usageError{command, fmt.Errorf("%s has no database: must be one of %s",
+				args[0], strings.Join(databases, ", "))}
 		}
 		c, err := cluster.New(w.Paths, *product, w.clusterName())
 		if *kubeContext != "" {
@@ -53,8 +54,8 @@ TEAM is one of: ` + strings.Join(databases, ", "),
 	return command
 }
 
-// psqlIn returns the arguments with which kubectl runs psql in a team's database: with the SQL that follows the team, if
-// any, and otherwise with what it reads.
+// psqlIn returns the arguments with which kubectl runs psql in a team's database: with the SQL that follows the team in
+// args, if any, and otherwise with what it reads.
 func psqlIn(kubeContext string, args []string, terminal bool) []string {
 	words := []string{"--context=" + kubeContext, "--namespace=" + args[0], "exec", "postgres-0", "--container=postgres"}
 	statement := args[1:]

@@ -11,13 +11,14 @@ import (
 
 func TestPsql(t *testing.T) {
 	const in = "--context=kind-shop --namespace=sales exec postgres-0 --container=postgres "
+	const script = "psql --no-psqlrc --pset=pager=off --set=ON_ERROR_STOP=1 "
 	for want, test := range map[string]struct {
 		args     []string
 		terminal bool
 	}{
-		"--stdin --tty -- psql --no-psqlrc --pset=pager=off sales":                            {[]string{"sales"}, true},
-		"--stdin -- psql --no-psqlrc --pset=pager=off --set=ON_ERROR_STOP=1 sales":            {[]string{"sales"}, false},
-		"-- psql --no-psqlrc --pset=pager=off --set=ON_ERROR_STOP=1 --command=SELECT 1 sales": {[]string{"sales", "SELECT 1"}, true},
+		"--stdin --tty -- psql --no-psqlrc --pset=pager=off sales": {[]string{"sales"}, true},
+		"--stdin -- " + script + "sales":                           {[]string{"sales"}, false},
+		"-- " + script + "--command=SELECT 1 sales":                {[]string{"sales", "SELECT 1"}, true},
 	} {
 		assert.Equal(t, in+want, strings.Join(psqlIn("kind-shop", test.args, test.terminal), " "))
 	}
@@ -26,7 +27,9 @@ func TestPsql(t *testing.T) {
 func TestPsqlWithoutADatabase(t *testing.T) {
 	w := newWorkspace(t)
 	w.Services = services.List{Services: []services.Service{
-		{Name: "shop", Team: "sales", Database: true}, {Name: "page", Team: "web"}, {Name: "bank", Team: "money", Database: true},
+		{Name: "shop", Team: "sales", Database: true},
+		{Name: "page", Team: "web"},
+		{Name: "bank", Team: "money", Database: true},
 	}}
 	for _, team := range []string{"web", "nobody"} {
 		command := w.psqlCommand()

@@ -33,6 +33,6 @@ func TestWithTheRaceDetector(t *testing.T) {
 
 	raced.architecture = "s390x"
 	_, err = raced.save(t.Context())
-	assert.EqualError(t, err, "--race needs a C compiler and libc of the node, which runs on linux/s390x, but this machine "+
-		"is "+runtime.GOOS+"/"+runtime.GOARCH+": run the program's tests with go test -race instead")
+	assert.EqualError(t, err, "--race needs a C compiler and libc of the node, which runs on linux/s390x, "+
+		"but this machine is "+runtime.GOOS+"/"+runtime.GOARCH+": run the program's tests with go test -race instead")
 }

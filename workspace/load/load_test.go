@@ -14,12 +14,14 @@ import (
 )
 
 // under puts a handler under load.
-func under(t *testing.T, ctx context.Context, rate int, during time.Duration, handler http.HandlerFunc) (string, error) {
+func under(t *testing.T, ctx context.Context, rate int, during time.Duration, handler http.HandlerFunc) (
+	report string, err error,
+) {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	defer server.Close()
 	var out bytes.Buffer
-	err := Load{URL: server.URL + "/invoices", Rate: rate, For: during, Out: &out}.Run(ctx)
+	err = Load{URL: server.URL + "/invoices", Rate: rate, For: during, Out: &out}.Run(ctx)
 	return out.String(), err
 }
 

@@ -108,10 +108,11 @@ func TestOwnSettings(t *testing.T) {
 	s.awaitLog(0, "level=DEBUG msg=request", 1) // probes are logged at this level only
 	assert.NotContains(t, s.log.since(0), "invoice-app is delivered to its pods")
 
+	const services = "must be one of invoice-app, payment-provider"
 	for wrong, want := range map[string]string{
 		`{"rase": "invoice-app"}`:                          "tilt_config.json specified unknown setting name 'rase'",
-		`{"race": "invoiceapp"}`:                           "race: there is no service invoiceapp: must be one of invoice-app, payment-provider",
-		`{"env": {"nobody": {}}}`:                          "env: there is no service nobody: must be one of invoice-app, payment-provider",
+		`{"race": "invoiceapp"}`:                           "race: there is no service invoiceapp: " + services,
+		`{"env": {"nobody": {}}}`:                          "env: there is no service nobody: " + services,
 		`{"env": {"invoice-app": {"PAY_CONCURRENCY": 2}}}`: "env is invalid: must be",
 		`{"resources": ["nothing"]}`:                       "could not be found",
 	} {
