@@ -106,7 +106,7 @@ func (w *workspace) commands() (all []*cobra.Command) {
 	group("people",
 		w.deployCommand(), w.testCommand(), w.runCommand(), w.doctorCommand(), w.describeCommand(),
 		w.toolsCommand(), w.imagesCommand(), w.privilegedCommand(), w.releaseCommand(), w.makeKubeconfigCommand(),
-		w.renameCommand(),
+		w.psqlCommand(), w.loadCommand(), w.renameCommand(),
 	)
 	group("files",
 		w.buildImageCommand(), w.pushImageCommand(), w.generateCommand(), w.makePasswordsCommand(),

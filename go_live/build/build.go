@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ type build struct {
 	flags        []string
 	restartOn    []string
 	debugger     string // the folder of delve's module, or ""; with a debugger, every change restarts the pods
+	race         bool   // build with the race detector
 	architecture string
 	context      string
 	namespace    string
@@ -47,23 +49,33 @@ func (b build) run(ctx context.Context) error {
 	if err := os.WriteFile(program+".begun", []byte(time.Now().Format(time.RFC3339Nano)+"\n"), 0o644); err != nil {
 		return err
 	}
-	flags := []string{"-ldflags=-s -w"} // linking takes most of the time, and is faster without symbols
+	const noSymbols = "-ldflags=-s -w"
+	link, flags := noSymbols, []string(nil) // linking takes most of the time, and is faster without symbols
 	if b.debugger != "" {
 		debugger := filepath.Join(pods, "dlv")
-		if err := b.compile(ctx, b.debugger, "github.com/go-delve/delve/cmd/dlv", debugger, flags...); err != nil {
+		if err := b.compile(ctx, "0", b.debugger, "github.com/go-delve/delve/cmd/dlv", debugger, noSymbols); err != nil {
 			return err
 		}
 		if err := os.Chmod(debugger, 0o755); err != nil {
 			return err
 		}
-		flags = []string{"-gcflags=./...=-N -l"} // no optimizations in the module's own code
+		link, flags = "-ldflags=", []string{"-gcflags=./...=-N -l"} // no optimizations in the module's own code
+	}
+	cgo := "0"
+	if b.race {
+		if host := runtime.GOOS + "/" + runtime.GOARCH; host != "linux/"+b.architecture {
+			return fmt.Errorf("--race needs a C compiler and libc of the node, which runs on linux/%s, "+
+				"but this machine is %s: run the program's tests with go test -race instead", b.architecture, host)
+		}
+		cgo, flags = "1", append(flags, "-race")
+		link += " -linkmode=external -extldflags=-static" // the image has no libc
 	}
 	source := filepath.Join(b.folder, b.name+".source")
 	if err := b.copySources(source); err != nil {
 		return err
 	}
 	built := filepath.Join(b.folder, b.name+".new")
-	if err := b.compile(ctx, source, b.pkg, built, append(flags, b.flags...)...); err != nil {
+	if err := b.compile(ctx, cgo, source, b.pkg, built, slices.Concat(flags, []string{link}, b.flags)...); err != nil {
 		return err
 	}
 
@@ -108,7 +120,7 @@ func (b build) run(ctx context.Context) error {
 }
 
 // compile builds a package of the module in a folder, for Linux, without paths and version control state.
-func (b build) compile(ctx context.Context, module, pkg, program string, flags ...string) error {
+func (b build) compile(ctx context.Context, cgo, module, pkg, program string, flags ...string) error {
 	program, err := filepath.Abs(program)
 	if err != nil {
 		return err
@@ -123,7 +135,7 @@ func (b build) compile(ctx context.Context, module, pkg, program string, flags .
 	args := slices.Concat([]string{"build", "-trimpath", "-buildvcs=false"}, flags, []string{"-o", program, pkg})
 	command := exec.CommandContext(ctx, "go", args...)
 	command.Dir = module
-	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.architecture, "GOWORK="+work)
+	command.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOOS=linux", "GOARCH="+b.architecture, "GOWORK="+work)
 	command.Stdout, command.Stderr = os.Stdout, os.Stderr
 	if err := command.Run(); err != nil {
 		return errors.Join(ctx.Err(), fmt.Errorf("go build %s: %w", pkg, err))

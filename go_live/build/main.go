@@ -23,6 +23,7 @@ func main() {
 	flag.Func("restart-on", "a file or folder whose change restarts the pods; can be repeated", appendTo(&b.restartOn))
 	flag.StringVar(&b.debugger, "debugger", "",
 		"the folder of delve's module: build for debugging, and put delve next to the program")
+	flag.BoolVar(&b.race, "race", false, "build with the race detector: needs a C compiler, and a libc to link statically")
 	flag.StringVar(&b.architecture, "architecture", "", "the node's architecture (GOARCH)")
 	flag.StringVar(&b.context, "context", "", "the kubectl context of the cluster")
 	flag.StringVar(&b.namespace, "namespace", "", "the namespace of the Deployment")

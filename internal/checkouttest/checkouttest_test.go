@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -62,5 +63,30 @@ func TestLineEndingsOfThisCheckout(t *testing.T) {
 		there, err := os.ReadFile(filepath.Join(clone, file))
 		require.NoError(t, err)
 		assert.True(t, bytes.Equal(here, there), "%s differs in a clone with core.autocrlf=true", file)
+	}
+}
+
+// Git ignores what developers' tools leave behind, and no package, whatever its name.
+func TestLeftovers(t *testing.T) {
+	ignored := func(path string) bool {
+		check := exec.Command("git", "-C", "../..", "check-ignore", "--quiet", "--no-index", path)
+		err := check.Run()
+		require.Less(t, check.ProcessState.ExitCode(), 2, "%v", err)
+		return err == nil
+	}
+	patterns, err := os.ReadFile("../../.gitignore")
+	require.NoError(t, err)
+	for pattern := range strings.Lines(string(patterns)) {
+		folder := strings.Trim(pattern, "/\n")
+		if strings.HasSuffix(pattern, "/\n") && !strings.HasPrefix(folder, ".") { // Go ignores other folders, too
+			assert.False(t, ignored("internal/"+folder+"/a.go"), pattern)
+		}
+	}
+	for _, path := range []string{
+		"data/invoice-app.db", "invoice-app/data/invoice-app.db", "invoice-app/data/invoice-app.db-wal", // make run, go run .
+		"invoice-app/api/api.test", "invoice-app/api/__debug_bin123", "internal/money/cover.out", "cpu.prof",
+		"go_live/.build/build", "invoice-app/.env", "tilt_config.json", "Tiltfile.local",
+	} {
+		assert.True(t, ignored(path), path)
 	}
 }

@@ -150,8 +150,8 @@ func describe(image v1.Image) (v1.Descriptor, error) {
 	return descriptorOf(manifest, types.OCIManifestSchema1)
 }
 
-// noSQLite is the build flag of the services for a cluster, which has PostgreSQL. The Tiltfile uses the same flag for
-// the pods of tilt up, so both share Go's build cache.
+// noSQLite is the build flag of the services for a cluster, which has PostgreSQL. For the pods of tilt up, the Tiltfile
+// adds the tag pprof.
 const noSQLite = "-tags=nosqlite"
 
 // compile builds a package of the module in a folder, for Linux, without paths and version control state. It shows the

@@ -57,6 +57,21 @@ func clone(t *testing.T) string {
 	return folder
 }
 
+// Only the programs of tilt up serve Go's profiles.
+func TestProfilesAreForDevelopment(t *testing.T) {
+	list, err := services.Read("../..")
+	require.NoError(t, err)
+	packages := func(service, flag string) string {
+		all, err := exec.Command("go", "-C", "../..", "list", "-deps", flag, "./"+service).CombinedOutput()
+		require.NoError(t, err, "%s", all)
+		return string(all)
+	}
+	for _, service := range list.Names() {
+		assert.NotContains(t, packages(service, noSQLite), "net/http/pprof\n", service)
+		assert.Contains(t, packages(service, noSQLite+",pprof"), "net/http/pprof\n", service)
+	}
+}
+
 func write(t *testing.T, file, content string) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))

@@ -51,7 +51,7 @@ var (
 	// reserved names belong to other images, folders, or Tilt resources.
 	reserved = strings.Fields(`postgres
 		bench data docs go_live internal k8s offline test tools workspace
-		platform passwords caller-keys unit-tests`)
+		platform passwords caller-keys unit-tests load`)
 
 	// notATeam matches the namespaces of the platform and of Kubernetes.
 	notATeam = regexp.MustCompile(`^(platform|default|kube-.*|local-path-storage)$`)

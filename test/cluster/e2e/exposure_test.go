@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +92,32 @@ func TestOnlyInvoiceAppAnswersOutside(t *testing.T) {
 		for _, service := range list.Services {
 			assert.Error(t, dial(fmt.Sprint(service.Port)), "the port of %s itself", service.Name)
 		}
+	}
+}
+
+// The programs of tilt up serve Go's profiles to whoever forwards a port. The released ones do not.
+func TestReleasedProgramsServeNoProfiles(t *testing.T) {
+	awaitEverything(t)
+	for _, service := range list.Services {
+		forward := command(t, "kubectl", "--context="+kubeContext, "--namespace="+service.Team, "port-forward",
+			"pod/"+podsOf(t, service.Name)[0].Name, fmt.Sprintf(":%d", service.Port), ":6060")
+		output, err := forward.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, forward.Start())
+		t.Cleanup(func() { _ = forward.Wait() }) // it ends with t.Context
+		lines := bufio.NewScanner(output)
+		at := map[string]string{}
+		for len(at) < 2 && lines.Scan() {
+			if local, port, ok := strings.Cut(lines.Text(), " -> "); ok && strings.Contains(local, "127.0.0.1") {
+				at[port] = "http://" + local[strings.LastIndex(local, " ")+1:]
+			}
+		}
+		require.Len(t, at, 2)
+		response, err := http.Get(at[fmt.Sprint(service.Port)] + "/livez")
+		require.NoError(t, err)
+		response.Body.Close()
+		_, err = http.Get(at["6060"] + "/debug/pprof/")
+		assert.Error(t, err, service.Name)
 	}
 }
 

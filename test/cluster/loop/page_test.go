@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	devtools "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -163,4 +164,24 @@ func TestTiltPage(t *testing.T) {
 	assert.NotEqual(p, "0", p.sql(invoices), "the button asks for confirmation")
 	p.press("platform", "Sure? Reset all data")
 	awaitRows(invoices, "0")
+
+	chromedp.ListenTarget(p.ctx, func(event any) {
+		if asked, ok := event.(*devtools.EventJavascriptDialogOpening); ok {
+			go func() {
+				_ = chromedp.Run(p.ctx, devtools.HandleJavaScriptDialog(true).WithPromptText(asked.DefaultPrompt))
+			}()
+		}
+	})
+	database := invoiceApp.namespace + "-postgres"
+	p.show(database)
+	p.press(database, "psql")
+	p.awaitLogOnPage("pg_size_pretty") // the header of the result
+	p.awaitLogOnPage("goose_db_version")
+
+	p.press("load", "Run")
+	p.awaitState("load", "busy")
+	p.show("load")
+	p.awaitLogOnPage("100/s for 1m0s")
+	p.press("load", "Stop Build")
+	p.awaitLogOnPage("latency: p50 ")
 }
