@@ -205,6 +205,12 @@ func (h history) ListMigrations(ctx context.Context, db goosedb.DBTxConn) ([]*go
 		return nil, fmt.Errorf("add a column for the checksums of migrations: %w", err)
 	}
 	for {
+		// Before the comparison: goose may list without its lock, and what another program applies in between must not be
+		// taken for this program's.
+		list, err := h.Store.ListMigrations(ctx, db)
+		if err != nil {
+			return nil, err
+		}
 		applied, err := h.applied(ctx, db)
 		if err != nil {
 			return nil, fmt.Errorf("read the checksums of migrations: %w", err)
@@ -225,7 +231,7 @@ func (h history) ListMigrations(ctx context.Context, db goosedb.DBTxConn) ([]*go
 			adopted = append(adopted, m.file)
 		}
 		if len(adopted) == 0 {
-			return h.Store.ListMigrations(ctx, db)
+			return list, nil
 		}
 		slog.Info("these migrations were applied before checksums were recorded: from now on they must stay as they are",
 			"files", adopted)
