@@ -29,7 +29,7 @@ func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 	goOn := make(chan struct{})
 	log := slog.New(slog.DiscardHandler)
 	cfg := impatient
-	cfg.Timeout, cfg.Lease, cfg.Answer = time.Hour, 2*time.Hour, time.Millisecond
+	cfg.Timeout, cfg.Lease, cfg.Answer = invoice.MaxLease/2, invoice.MaxLease, time.Millisecond
 	payer := invoice.NewPayer(s, provider(func(context.Context, invoice.Invoice) error { <-goOn; return nil }), cfg, log)
 	t.Cleanup(payer.Close)
 	site := New(log, prometheus.NewRegistry(), s.Ping, s, payer, cfg.Answer)

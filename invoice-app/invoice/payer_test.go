@@ -42,7 +42,7 @@ func (p provider) Pay(ctx context.Context, invoices []invoice.Invoice) []error {
 
 // patient has more time than any test needs.
 var patient = invoice.PayerConfig{
-	Concurrency: 4, Batch: 1, Lease: time.Hour, Timeout: time.Minute, Patience: time.Minute,
+	Concurrency: 4, Batch: 1, Lease: invoice.MaxLease, Timeout: time.Minute, Patience: time.Minute,
 	Answer: time.Hour, RunTimeout: time.Hour,
 }
 

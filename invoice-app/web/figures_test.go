@@ -59,7 +59,7 @@ func ask(t *testing.T, c *counter) *figures {
 
 func settle(t *testing.T, s store.Store, paid, rejected int) {
 	t.Helper()
-	claims, err := s.Claim(t.Context(), 0, 1<<62, paid+rejected, time.Hour)
+	claims, err := s.Claim(t.Context(), 0, 1<<62, paid+rejected, invoice.MaxLease)
 	require.NoError(t, err)
 	require.Len(t, claims, paid+rejected)
 	require.NoError(t, s.MarkPaid(t.Context(), claims[:paid]))

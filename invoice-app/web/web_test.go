@@ -555,7 +555,7 @@ func TestErrorsAreShownOnThePage(t *testing.T) {
 		"Paying ended early. 1 invoice remains unpaid: ", "who looks later is told as well")
 	answer = s.send(formRequest("/retry", url.Values{"id": {"none"}}))
 	assert.Equal(t, 404, answer.Code)
-	_, err := invoices.Claim(t.Context(), 0, 1<<62, 1, time.Hour)
+	_, err := invoices.Claim(t.Context(), 0, 1<<62, 1, invoice.MaxLease)
 	require.NoError(t, err)
 }
 
@@ -569,7 +569,8 @@ func TestLongPaying(t *testing.T) {
 	release := make(chan struct{})
 	asked := make(chan string, 1000)
 	cfg := impatient
-	cfg.Timeout, cfg.Lease, cfg.Patience, cfg.Answer = time.Hour, 3*time.Hour, time.Hour, time.Millisecond
+	cfg.Timeout, cfg.Lease = invoice.MaxLease/2, invoice.MaxLease
+	cfg.Patience, cfg.Answer = time.Hour, time.Millisecond
 	s := newSite(t, newStore(t, list...), func(_ context.Context, i invoice.Invoice) error {
 		asked <- i.ID
 		<-release
