@@ -19,7 +19,7 @@ import (
 // Build builds services of the module at root into folder, without the race detector, which takes
 // ten times the memory.
 func Build(root, folder string, services ...string) error {
-	args := []string{"build", "-tags=nosqlite", "-o", folder + "/"}
+	args := []string{"build", "-tags=nosqlite,nomsgpack", "-o", folder + "/"}
 	for _, service := range services {
 		args = append(args, "./"+service)
 	}

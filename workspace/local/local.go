@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 	"example.com/invoices/workspace/services"
 )
@@ -69,6 +70,7 @@ func (s Services) Run(ctx context.Context) error {
 		words = append(words, "./"+name)
 	}
 	build := process.Command(ctx, "go", words...)
+	build.Env = append(os.Environ(), "GOWORK="+paths.GoWork("."))
 	build.Stderr = os.Stderr
 	if err := process.Run(build); err != nil {
 		return errors.Join(context.Cause(ctx), err)

@@ -61,3 +61,15 @@ func (p Paths) Build(elements ...string) string {
 
 // Program returns the path to which workspace/run compiles this program.
 func (p Paths) Program() string { return p.Build("workspace") }
+
+// GoWork returns GOWORK for commands in the folder of a module: its own go.work, never one of a parent folder.
+func GoWork(module string) string {
+	work, err := filepath.Abs(filepath.Join(module, "go.work"))
+	if err == nil {
+		_, err = os.Stat(work)
+	}
+	if err != nil {
+		return "off"
+	}
+	return work
+}

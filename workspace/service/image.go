@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"example.com/invoices/workspace/docker"
+	"example.com/invoices/workspace/paths"
 	"example.com/invoices/workspace/process"
 	"example.com/invoices/workspace/services"
 )
@@ -44,8 +45,10 @@ func BuildImage(ctx context.Context, service services.Service, folder, registry,
 		return Image{}, err
 	}
 	built := Image{Program: filepath.Join(work, service.Name)}
-	// No build ID, so the binary does not depend on the machine.
-	err := compile(ctx, ".", "./"+service.Name, built.Program, architecture, noSQLite, "-ldflags=-s -w -buildid=")
+	// No build ID, so the binary does not depend on the machine. No symbols, like the programs that go_live builds, which
+	// shares what is compiled with this.
+	err := compile(ctx, ".", "./"+service.Name, built.Program, architecture, clusterTags,
+		"-gcflags=all=-dwarf=false", "-ldflags=-s -w -buildid=")
 	if err != nil {
 		return Image{}, err
 	}
@@ -150,9 +153,9 @@ func describe(image v1.Image) (v1.Descriptor, error) {
 	return descriptorOf(manifest, types.OCIManifestSchema1)
 }
 
-// noSQLite is the build flag of the services for a cluster, which has PostgreSQL. For the pods of tilt up, the Tiltfile
-// adds the tag pprof.
-const noSQLite = "-tags=nosqlite"
+// clusterTags leaves out what the services do not need on a cluster, which has PostgreSQL: SQLite, and parts of gin.
+// For the pods of tilt up, the Tiltfile adds the tag pprof.
+const clusterTags = "-tags=nosqlite,nomsgpack"
 
 // compile builds a package of the module in a folder, for Linux, without paths and version control state. It shows the
 // compiler's output.
@@ -164,7 +167,8 @@ func compile(ctx context.Context, module, pkg, program, architecture string, fla
 	command := process.Command(ctx, "go", append(append([]string{"build", "-trimpath", "-buildvcs=false"}, flags...),
 		"-o", program, pkg)...)
 	command.Dir = module
-	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+architecture)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+architecture,
+		"GOWORK="+paths.GoWork(module))
 	command.Stderr = os.Stderr
 	return process.Run(command)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -67,8 +68,8 @@ func TestProfilesAreForDevelopment(t *testing.T) {
 		return string(all)
 	}
 	for _, service := range list.Names() {
-		assert.NotContains(t, packages(service, noSQLite), "net/http/pprof\n", service)
-		assert.Contains(t, packages(service, noSQLite+",pprof"), "net/http/pprof\n", service)
+		assert.NotContains(t, packages(service, clusterTags), "net/http/pprof\n", service)
+		assert.Contains(t, packages(service, clusterTags+",pprof"), "net/http/pprof\n", service)
 	}
 }
 
@@ -116,6 +117,23 @@ func pull(t *testing.T, ref string) v1.Image {
 	image, err := remote.Image(parsed)
 	require.NoError(t, err)
 	return image
+}
+
+// The image has the same program as go build makes in the clone.
+func TestWorkspaceOfModules(t *testing.T) {
+	registry, _ := newRegistry(t)
+	folder := clone(t)
+	write(t, filepath.Join(folder, "..", "go.work"), "this is another project's")
+	build := func() string {
+		built, err := BuildImage(t.Context(), invoiceApp, "images", registry, runtime.GOARCH)
+		require.NoError(t, err)
+		return read(t, built.Program)
+	}
+	write(t, "go.work", "go 1.26\n\nuse (\n\t.\n\t./lib\n)\n")
+	write(t, "lib/go.mod", "module example.com/lib\n\ngo 1.26\n")
+	write(t, "lib/lib.go", "package lib\n\nconst Name = \"in the workspace\"\n")
+	write(t, "invoice-app/main.go", "package main\n\nimport \"example.com/lib\"\n\nfunc main() { println(lib.Name) }\n")
+	assert.True(t, strings.Contains(build(), "in the workspace"))
 }
 
 func TestImage(t *testing.T) {
