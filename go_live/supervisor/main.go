@@ -1,6 +1,6 @@
 // supervisor is PID 1 in the pods that go_live runs. It is not used in production.
 //
-//	supervisor [--listen ADDRESS] PROGRAM [ARGUMENT...]
+//	supervisor [--listen ADDRESS] [--status ADDRESS] PROGRAM [ARGUMENT...]
 //
 // PROGRAM is in a folder that the developer's machine shares with the pod. When it is replaced there, the new program
 // takes over.
@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -34,8 +35,9 @@ func main() {
 		log.Fatal(becomeProgram())
 	}
 	address := flag.String("listen", "", "the `ADDRESS` that the program serves; empty for a program that serves none")
+	status := flag.String("status", "", "the `ADDRESS` at which the supervisor says what it runs")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: supervisor [--listen ADDRESS] PROGRAM [ARGUMENT...]")
+		fmt.Fprintln(os.Stderr, "usage: supervisor [--listen ADDRESS] [--status ADDRESS] PROGRAM [ARGUMENT...]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -43,7 +45,7 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := serve(flag.Args(), *address); err != nil {
+	if err := serve(flag.Args(), *address, *status); err != nil {
 		log.Fatalf("%s: %v", flag.Arg(0), err)
 	}
 }
@@ -62,12 +64,16 @@ func becomeProgram() error {
 }
 
 // serve returns after a signal, once all processes have ended.
-func serve(command []string, address string) error {
+func serve(command []string, address, status string) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
 
 	program := command[0]
 	s := &supervisor{command: command, address: address, ready: make(chan int), ending: map[int]bool{}}
+	s.status.changed = make(chan struct{})
+	if status != "" {
+		go func() { log.Fatal(http.ListenAndServe(status, &s.status)) }()
+	}
 	// inotify fails if the node's programs use it up. If Docker runs in a virtual machine, the folder's events may not
 	// arrive. So look every second as well.
 	var events <-chan fsnotify.Event
@@ -82,6 +88,7 @@ func serve(command []string, address string) error {
 	defer tick.Stop()
 
 	for s.look(); !s.stopping || len(s.ending) > 0; {
+		s.status.publish(s.serving.binary, s.newest)
 		select {
 		case event := <-events:
 			if event.Name == program {

@@ -2,13 +2,16 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
+	"io"
 	"io/fs"
 	"log"
 	"net"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -32,6 +35,9 @@ type binary struct {
 	// The systemd protocols that it supports.
 	takesSocket bool
 	saysReady   bool
+
+	sum    func() string // returns its SHA-256
+	failed string        // why it did not become ready, or ""
 }
 
 // process is a running binary, or none if pid is 0.
@@ -59,6 +65,8 @@ type supervisor struct {
 
 	pause time.Duration // before the next restart
 	next  time.Time     // time of the next restart, or zero
+
+	status status
 }
 
 // look starts the program in the folder if it is new.
@@ -67,6 +75,9 @@ func (s *supervisor) look() {
 	if err != nil || s.stopping ||
 		s.newest != nil && os.SameFile(info, s.newest.info) && info.ModTime().Equal(s.newest.info.ModTime()) {
 		return
+	}
+	if _, err := os.Stat(s.command[0] + ".restart"); err == nil && s.serving.pid != 0 {
+		return // the pod is about to be replaced by one that runs the new program
 	}
 	newest, err := open(s.command[0])
 	if err != nil {
@@ -95,6 +106,13 @@ func open(program string) (*binary, error) {
 		return nil, err
 	}
 	b := &binary{file: file, info: info}
+	b.sum = sync.OnceValue(func() string {
+		sum := sha256.New()
+		if _, err := io.Copy(sum, io.NewSectionReader(file, 0, info.Size())); err != nil {
+			log.Print(err)
+		}
+		return fmt.Sprintf("%x", sum.Sum(nil))
+	})
 	if info.Size() == 0 {
 		return b, nil // an empty file can neither be mapped nor started
 	}
@@ -122,14 +140,14 @@ func (s *supervisor) start(b *binary) {
 			return
 		}
 		if err := s.setSocket(takesSocket); err != nil {
-			s.failed(err.Error())
+			s.failed(b, err.Error())
 			return
 		}
 	}
 	began := time.Now()
 	pid, err := s.run(b)
 	if err != nil {
-		s.failed(fmt.Sprintf("the build cannot be started: %v", err))
+		s.failed(b, fmt.Sprintf("the build cannot be started: %v", err))
 		return
 	}
 	s.starting = process{pid, b, began}
@@ -237,17 +255,12 @@ func (s *supervisor) takeOver(pid int) {
 	if pid != s.starting.pid {
 		return
 	}
-	ready := time.Now()
-	update := s.good != nil && s.starting.binary != s.good
 	before := s.serving
 	s.serving, s.starting = s.starting, process{}
 	s.good = s.serving.binary
+	s.good.failed = ""
 	s.end(&before, syscall.SIGTERM)
-	if update {
-		s.report(s.serving, ready)
-	} else {
-		log.Printf("process %d serves", pid)
-	}
+	log.Printf("process %d serves after %s", pid, time.Since(s.serving.began).Round(time.Millisecond))
 }
 
 // end sends p a signal to end, if there is such a process.
@@ -274,14 +287,16 @@ func (s *supervisor) reap() {
 		case s.ending[pid]:
 			delete(s.ending, pid)
 		case pid == s.starting.pid:
+			b := s.starting.binary
 			s.starting = process{}
-			s.failed(fmt.Sprintf("process %d ended before it was ready (%s)", pid, describe(status)))
+			s.failed(b, fmt.Sprintf("process %d ended before it was ready (%s)", pid, describe(status)))
 		case pid == s.serving.pid:
 			if time.Since(s.serving.began) > longestPause {
 				s.pause = 0
 			}
+			b := s.serving.binary
 			s.serving = process{}
-			s.failed(fmt.Sprintf("process %d crashed (%s)", pid, describe(status)))
+			s.failed(b, fmt.Sprintf("process %d crashed (%s)", pid, describe(status)))
 		}
 	}
 	if s.waiting != nil && len(s.ending) == 0 && !s.stopping {
@@ -297,7 +312,8 @@ func describe(status syscall.WaitStatus) string {
 }
 
 // failed logs a failure and its consequence, and schedules a restart if no process is left.
-func (s *supervisor) failed(what string) {
+func (s *supervisor) failed(b *binary, what string) {
+	b.failed = what
 	switch {
 	case s.serving.pid != 0:
 		log.Printf("%s: process %d keeps serving", what, s.serving.pid)
@@ -313,9 +329,9 @@ func (s *supervisor) failed(what string) {
 // checkTime enforces the timeouts and starts a restart that is due.
 func (s *supervisor) checkTime() {
 	if s.starting.pid != 0 && time.Since(s.starting.began) > startPatience {
-		pid := s.starting.pid
+		pid, b := s.starting.pid, s.starting.binary
 		s.end(&s.starting, syscall.SIGKILL)
-		s.failed(fmt.Sprintf("process %d was not ready after %s", pid, startPatience))
+		s.failed(b, fmt.Sprintf("process %d was not ready after %s", pid, startPatience))
 	}
 	if s.waiting != nil && time.Since(s.since) > stopPatience {
 		for pid := range s.ending {
@@ -337,18 +353,3 @@ func (s *supervisor) stop() {
 	s.end(&s.serving, syscall.SIGTERM)
 	s.end(&s.starting, syscall.SIGTERM)
 }
-
-// report logs how long each step of an update took. The start of the build is the modification time of a file next to
-// the program.
-func (s *supervisor) report(p process, ready time.Time) {
-	begun, err := os.Stat(s.command[0] + ".begun")
-	if err != nil {
-		log.Printf("process %d serves", p.pid)
-		return
-	}
-	built := p.binary.info.ModTime()
-	log.Printf("updated: compile %s, delivery %s, swap %s (process %d serves)",
-		round(built.Sub(begun.ModTime())), round(p.began.Sub(built)), round(ready.Sub(p.began)), p.pid)
-}
-
-func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }

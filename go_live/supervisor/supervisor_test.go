@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -112,7 +115,6 @@ func (f fixture) deliver(tags, version string) {
 	f.Helper()
 	service, err := builds[tags]()
 	require.NoError(f, err)
-	require.NoError(f, os.WriteFile(f.program+".begun", nil, 0o644))
 	require.NoError(f, os.WriteFile(f.program+".new", []byte(service+"\nversion="+version), 0o755))
 	require.NoError(f, os.Rename(f.program+".new", f.program))
 }
@@ -150,10 +152,10 @@ func (f fixture) awaitLog(want string) {
 		time.Minute, 10*time.Millisecond, "%q in the log", want)
 }
 
-func (f fixture) awaitUpdates(n int) {
+func (f fixture) awaitServing(times int) {
 	f.Helper()
-	require.Eventually(f, func() bool { return strings.Count(f.log.String(), "updated: compile ") == n },
-		time.Minute, 10*time.Millisecond, "%d updates in the log", n)
+	require.Eventually(f, func() bool { return strings.Count(f.log.String(), " serves after ") >= times },
+		time.Minute, 10*time.Millisecond, "%d processes have served, says the log", times)
 }
 
 func TestUpdatesFailNoRequest(t *testing.T) {
@@ -174,7 +176,7 @@ func TestUpdatesFailNoRequest(t *testing.T) {
 			for version := 2; version <= 6; version++ {
 				f.deliver(tags, strconv.Itoa(version))
 				f.awaitVersion(strconv.Itoa(version))
-				f.awaitUpdates(version - 1) // and the old one is told to end
+				f.awaitServing(version) // and the old one is told to end
 			}
 			stop()
 			load.Wait()
@@ -216,13 +218,13 @@ func TestAPlainProgramIsReplaced(t *testing.T) {
 			f := supervise(t, tags)
 			f.deliver(tags, "2")
 			f.awaitVersion("2")
-			f.awaitUpdates(1)
+			f.awaitServing(2)
 			f.deliver(tags, "crash")
 			f.awaitLog("ended before it was ready")
 			f.awaitVersion("2")
 			f.deliver(tags, "3")
 			f.awaitVersion("3")
-			f.awaitUpdates(2) // until then, a crash brings version 2 back
+			f.awaitServing(4) // until then, a crash brings version 2 back
 			_, pid, err := f.ask()
 			require.NoError(t, err)
 			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
@@ -237,7 +239,7 @@ func TestAProgramLearnsTheProtocols(t *testing.T) {
 		version := strconv.Itoa(i + 2)
 		f.deliver(tags, version)
 		f.awaitVersion(version)
-		f.awaitUpdates(i + 1)
+		f.awaitServing(i + 2)
 	}
 }
 
@@ -265,7 +267,7 @@ func TestAProgramThatServesNothing(t *testing.T) {
 	f.start(f.program)
 	f.awaitLog("serves")
 	f.deliver(plain, "2")
-	f.awaitUpdates(1)
+	f.awaitServing(2)
 }
 
 // As on a node whose programs have used up inotify; here the folder does not exist yet, which fails the same way.
@@ -278,7 +280,7 @@ func TestABuildIsNoticedWithoutInotify(t *testing.T) {
 		f.deliver(both, version)
 		f.awaitVersion(version)
 	}
-	f.awaitUpdates(1)
+	f.awaitServing(1 + 1)
 	assert.Equal(t, 1, strings.Count(f.log.String(), "a second later"))
 }
 
@@ -301,4 +303,56 @@ func TestArgumentsAreForTheProgram(t *testing.T) {
 	body, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
 	assert.Contains(t, string(body), "[--listen nowhere]")
+}
+
+func TestStatus(t *testing.T) {
+	f := fixture{T: t, program: filepath.Join(t.TempDir(), "service"), log: &buffer{}}
+	address := func() string {
+		free, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		require.NoError(t, free.Close())
+		return free.Addr().String()
+	}
+	f.address = address()
+	status := address()
+	sum := func() string {
+		content, err := os.ReadFile(f.program)
+		require.NoError(t, err)
+		return fmt.Sprintf("%x", sha256.Sum256(content))
+	}
+	ask := func(program string) (said answer) {
+		response, err := http.Get("http://" + status + "/?program=" + program)
+		require.NoError(t, err)
+		defer response.Body.Close()
+		require.NoError(t, json.NewDecoder(response.Body).Decode(&said))
+		return said
+	}
+	f.deliver(both, "1")
+	f.start("--listen", f.address, "--status", status, f.program)
+	f.awaitVersion("1")
+	first := sum()
+	assert.Equal(t, answer{Serves: true}, ask(first))
+	f.deliver(both, "crash")
+	assert.Equal(t, answer{Failed: "process ended before it was ready (exit status 2)"}, withoutPID(ask(sum())))
+	assert.Equal(t, answer{Serves: true}, ask(first), "the last good one")
+	f.deliver(both, "2")
+	assert.Equal(t, answer{Serves: true}, ask(sum()), "as soon as it serves")
+	assert.Equal(t, answer{}, ask(first))
+
+	// A program that restarts the pods is left to new ones.
+	require.NoError(t, os.WriteFile(f.program+".restart", nil, 0o644))
+	f.deliver(both, "3")
+	assert.Equal(t, answer{}, ask(sum()))
+	version, _, err := f.ask()
+	require.NoError(t, err)
+	assert.Equal(t, "2", version)
+	require.NoError(t, f.supervisor.Process.Signal(syscall.SIGTERM))
+	_ = f.supervisor.Wait()
+	f.start("--listen", f.address, "--status", status, f.program)
+	f.awaitVersion("3")
+}
+
+func withoutPID(said answer) answer {
+	said.Failed = regexp.MustCompile(`process \d+`).ReplaceAllString(said.Failed, "process")
+	return said
 }
