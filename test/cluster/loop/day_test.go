@@ -22,11 +22,11 @@ func TestRace(t *testing.T) {
 	s.awaitVersion(invoiceApp, 3, "raced")
 	n := s.log.len()
 	s.save("invoice-app/api/raced.go", "package api\n\nvar raced int\n\nfunc init() {\n"+
-		"\tfor range 2 {\n\t\tgo func() { raced++ }()\n\t}\n}\n")
+		"\tfor range 100 {\n\t\tgo func() { raced++ }()\n\t}\n}\n")
 	s.saveVersion(invoiceApp, "racing")
 	s.awaitVersion(invoiceApp, 3, "racing") // a race does not stop the program
-	s.awaitLog(n, "WARNING: DATA RACE", 3)
-	s.awaitLog(n, "example.com/invoices/invoice-app/api/raced.go:7", 3)
+	s.awaitLog(n, "WARNING: DATA RACE", 1) // the detector does not see every race
+	s.awaitLog(n, "example.com/invoices/invoice-app/api/raced.go:7", 1)
 	for _, pod := range s.pods(invoiceApp) {
 		assert.Zero(t, pod.Status.ContainerStatuses[0].RestartCount, "it has enough memory")
 	}

@@ -2,7 +2,9 @@ package loop
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/invoices/internal/checkouttest"
 )
 
 // TestSaves is one day with one `tilt up`: each step continues where the last one stopped.
@@ -40,7 +44,7 @@ func TestSaves(t *testing.T) {
 		s.saveVersion(paymentProvider, "both")
 		s.awaitVersion(invoiceApp, 3, "both")
 		s.awaitVersion(paymentProvider, 3, "both")
-		s.awaitLog(0, "updated: compile ", 6)
+		s.awaitLog(0, " is live in 3 pods ", 3)
 	})
 
 	step("20 saves fail no request", func(s *session) {
@@ -60,7 +64,7 @@ func TestSaves(t *testing.T) {
 		for round := range 5 {
 			undone, done := fmt.Sprint("undone ", round), fmt.Sprint("done ", round)
 			s.saveVersion(invoiceApp, undone)
-			time.Sleep(300 * time.Millisecond) // Tilt has noticed, and the compiler is about to read
+			time.Sleep(time.Duration(round) * 50 * time.Millisecond) // at various moments of the build
 			s.saveVersion(invoiceApp, done)
 			s.awaitVersion(invoiceApp, 3, done)
 			s.saveVersion(invoiceApp, undone)
@@ -85,15 +89,91 @@ func TestSaves(t *testing.T) {
 		}
 		s.saveVersion(paymentProvider, "alone")
 		s.awaitVersion(paymentProvider, 3, "alone")
+		assert.NotContains(s, s.log.since(n), " in invoice-app")
+		assert.NotContains(s, s.log.since(n), "invoice-app is live")
+		assert.Equal(s, before, s.processes(invoiceApp))
+	})
+
+	step("what tools leave behind builds nothing", func(s *session) {
+		before, n := s.processes(invoiceApp), s.log.len()
+		for _, name := range []string{
+			"invoice-app/__debug_bin1", "invoice-app/api/api.test", "invoice-app/data/invoice-app.db", "internal/new/x.txt",
+			"invoice-app/api/.api.go.swp", "invoice-app/api/4913", "invoice-app/api/api.go~", "invoice-app/cover.out",
+		} {
+			require.NoError(s, os.MkdirAll(filepath.Dir(s.file(name)), 0o755))
+			for range 5 {
+				s.save(name, time.Now().String())
+			}
+		}
+		s.saveVersion(paymentProvider, "left")
+		s.awaitVersion(paymentProvider, 3, "left")
 		assert.NotContains(s, s.log.since(n), "--name invoice-app")
 		assert.Equal(s, before, s.processes(invoiceApp))
+	})
+
+	step("a branch that is switched in the middle of a build is live, and the one before again", func(s *session) {
+		git := func(arguments ...string) {
+			s.Helper()
+			command := exec.Command("git", append([]string{"-c", "user.name=test", "-c", "user.email=test@example.com"},
+				arguments...)...)
+			command.Dir, command.Env = s.checkout, checkouttest.Environment()
+			output, err := command.CombinedOutput()
+			require.NoError(s, err, "%s", output)
+		}
+		commit := func(branch string) {
+			git("checkout", "--quiet", "-b", branch)
+			git("add", "--all")
+			git("commit", "--quiet", "--message", branch)
+		}
+		git("init", "--quiet")
+		s.saveVersion(invoiceApp, "one branch")
+		commit("one")
+		// Another version, a package in a new folder, a file less and ten files more.
+		const shared = "package shared\n\nimport \"fmt\"\n\n// Stringer is what it says.\ntype Stringer = fmt.Stringer\n"
+		require.NoError(s, os.MkdirAll(s.file("shared"), 0o755))
+		s.save("shared/shared.go", shared)
+		for i := range 10 {
+			s.save(fmt.Sprintf("shared/more%d.go", i), fmt.Sprintf("package shared\n\nconst More%d = \"%[1]d\"\n", i))
+		}
+		s.save("invoice-app/api/shared.go", "package api\n\nimport \"example.com/invoices/shared\"\n\n"+
+			"var _ shared.Stringer\n")
+		s.saveVersion(invoiceApp, "another branch")
+		commit("another")
+		s.awaitVersion(invoiceApp, 3, "another branch")
+		for _, moment := range []time.Duration{0, 50, 200, 400} {
+			s.saveVersion(invoiceApp, fmt.Sprint("unfinished ", moment))
+			time.Sleep(moment * time.Millisecond) // at various moments of the build
+			git("checkout", "--quiet", "--force", "one")
+			s.awaitVersion(invoiceApp, 3, "one branch")
+			git("checkout", "--quiet", "another")
+			s.awaitVersion(invoiceApp, 3, "another branch")
+		}
+	})
+
+	step("a second tilt up, or ./deploy.sh, is refused", func(s *session) {
+		for _, line := range []string{"workspace/run describe --live", s.deploy} {
+			said, err := s.in(line)
+			require.Error(s, err, line)
+			assert.Contains(s, said, "`tilt up` of "+s.checkout, line)
+			assert.Contains(s, said, "stop it with Ctrl-C", line)
+		}
+	})
+
+	step("what something else has deployed is put right by the next save", func(s *session) {
+		s.kubectl("--namespace", invoiceApp.namespace, "patch", "deployment", invoiceApp.name, "--type=json", "--patch",
+			`[{"op": "replace", "path": "/spec/template/spec/containers/0/command", "value": ["/invoice-app"]}]`)
+		n := s.log.len()
+		s.saveVersion(invoiceApp, "mine")
+		s.awaitVersion(invoiceApp, 3, "mine")
+		s.awaitLog(n, "invoice-app runs an image, which something else has deployed: asking Tilt to deploy it again", 1)
+		s.awaitLog(n, "invoice-app is live in 3 pods", 1)
 	})
 
 	step("a program that does not compile changes nothing", func(s *session) {
 		before, n, good := s.processes(invoiceApp), s.log.len(), s.read(invoiceApp.routes())
 		s.save(invoiceApp.routes(), good+"\nthis is not Go\n")
 		s.awaitLog(n, "syntax error", 1)
-		assert.True(s, s.everywhere(invoiceApp, 3, "undone 4"))
+		assert.True(s, s.everywhere(invoiceApp, 3, "mine"))
 		assert.Equal(s, before, s.processes(invoiceApp))
 		s.save(invoiceApp.routes(), good)
 		s.saveVersion(invoiceApp, "fixed")
