@@ -42,6 +42,8 @@ func main() {
 	case err == nil: // even after an interrupt, for commands that run until interrupted
 	case ctx.Err() != nil:
 		os.Exit(130)
+	case errors.Is(err, errSaid):
+		os.Exit(1)
 	case errors.As(err, &usage):
 		fmt.Fprintf(os.Stderr, "%v\n\n%s", err, usage.command.UsageString())
 		os.Exit(2)
@@ -106,7 +108,7 @@ func (w *workspace) commands() (all []*cobra.Command) {
 	group("people",
 		w.deployCommand(), w.testCommand(), w.runCommand(), w.doctorCommand(), w.describeCommand(),
 		w.toolsCommand(), w.imagesCommand(), w.privilegedCommand(), w.releaseCommand(), w.makeKubeconfigCommand(),
-		w.psqlCommand(), w.loadCommand(), w.renameCommand(),
+		w.psqlCommand(), w.loadCommand(), w.renameCommand(), w.waitCommand(), w.updatesCommand(),
 	)
 	group("files",
 		w.buildImageCommand(), w.pushImageCommand(), w.generateCommand(), w.makePasswordsCommand(),
@@ -114,6 +116,9 @@ func (w *workspace) commands() (all []*cobra.Command) {
 	)
 	return all
 }
+
+// errSaid means that the output has said what is wrong.
+var errSaid = errors.New("failed")
 
 // usageError is an error in a command's flags, arguments or environment variables.
 type usageError struct {
