@@ -129,10 +129,12 @@ test-mutants:
 
 ##@ Measure, generate and release
 
-## bench-loop: measure the time from a save to the new response, against docker_build, live_update and skaffold
+## bench-loop: measure the time from a save to the new response, against other tools; BENCH_LOOP=-only=loop: alone
+BENCH_LOOP ?= -results bench/results/loop
 .PHONY: bench-loop
 bench-loop:
-	go -C bench run ./loop
+	workspace/run need initdb postgresql # for the tests that run meanwhile
+	go -C bench run ./loop $(BENCH_LOOP)
 
 ## bench-pay: measure how fast invoices are paid, against pgbench and River; CI runs BENCH_PAY="-short -check"
 BENCH_PAY ?= -results bench/results/pay

@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -48,29 +50,54 @@ func (b *bench) kubectl(input string, arguments ...string) error {
 	return nil
 }
 
-// startWatcher runs the watcher on the node, which can reach all pods.
-func (b *bench) startWatcher() error {
+// watcher is a process of ../watcher.
+type watcher struct {
+	in  io.WriteCloser
+	out chan string // what it prints
+}
+
+// startWatchers runs a watcher on the node, which can reach all pods, and one on this machine.
+func (b *bench) startWatchers() (err error) {
 	const program = "/usr/local/bin/bench-watcher"
 	watcherFile := filepath.Join(b.root, ".build/bench/watcher")
 	if _, err := output("docker", "cp", watcherFile, b.cluster.Node+":"+program); err != nil {
 		return err
 	}
-	watcher := exec.CommandContext(b.ctx, "docker", "exec", "--interactive", b.cluster.Node, program)
-	watcher.Stderr = os.Stderr
-	var err error
-	if b.watcherIn, err = watcher.StdinPipe(); err != nil {
+	if b.onNode, err = startWatcher(b.ctx, "docker", "exec", "--interactive", b.cluster.Node, program); err != nil {
 		return err
 	}
-	said, err := watcher.StdoutPipe()
+	b.onHost, err = startWatcher(b.ctx, "go", "run", "./watcher")
+	return err
+}
+
+func startWatcher(ctx context.Context, name string, args ...string) (*watcher, error) {
+	command := exec.CommandContext(ctx, name, args...)
+	command.Stderr = os.Stderr
+	w := &watcher{out: make(chan string)}
+	command.Cancel = func() error { return w.in.Close() } // then it exits
+	var err error
+	if w.in, err = command.StdinPipe(); err != nil {
+		return nil, err
+	}
+	said, err := command.StdoutPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	go func() {
 		for lines := bufio.NewScanner(said); lines.Scan(); {
-			b.watcherOut <- lines.Text()
+			w.out <- lines.Text()
 		}
 	}()
-	return watcher.Start()
+	return w, command.Start()
+}
+
+// cpu ends the watcher, and returns how much of a core it has used.
+func (w *watcher) cpu() (cpu string) {
+	w.in.Close()
+	for found := false; !found; { // skip results that it printed twice
+		cpu, found = strings.CutPrefix(<-w.out, "cpu ")
+	}
+	return cpu
 }
 
 func (b *bench) startProxy() error {
@@ -90,14 +117,14 @@ func (b *bench) startProxy() error {
 	return nil
 }
 
-// watchPods keeps b.pods up to date.
-func (b *bench) watchPods(namespace string) {
+// watchPods keeps a service's pods up to date.
+func (b *bench) watchPods(s *service) {
 	for b.ctx.Err() == nil {
 		b.mu.Lock()
-		b.pods[namespace] = map[string]pod{}
+		s.pods = map[string]pod{}
 		b.mu.Unlock()
-		response, err := http.Get(b.api + "/api/v1/namespaces/" + namespace +
-			"/pods?watch=1&labelSelector=app.kubernetes.io/name=invoice-app")
+		response, err := http.Get(b.api + "/api/v1/namespaces/" + s.namespace +
+			"/pods?watch=1&labelSelector=app.kubernetes.io/name=" + s.name)
 		if err != nil {
 			time.Sleep(time.Second)
 			continue
@@ -112,9 +139,9 @@ func (b *bench) watchPods(namespace string) {
 			}
 			b.mu.Lock()
 			if event.Type == "DELETED" {
-				delete(b.pods[namespace], event.Object.Metadata.Name)
+				delete(s.pods, event.Object.Metadata.Name)
 			} else {
-				b.pods[namespace][event.Object.Metadata.Name] = event.Object
+				s.pods[event.Object.Metadata.Name] = event.Object
 			}
 			b.mu.Unlock()
 		}
@@ -123,11 +150,14 @@ func (b *bench) watchPods(namespace string) {
 }
 
 // replicas returns the addresses of the Ready pods that are not being deleted, or nil if their number is
-// wrong; and the number of all pods.
-func (b *bench) replicas(namespace string) (addresses []string, all int) {
+// wrong; and the number of all other pods.
+func (b *bench) replicas(s *service) (addresses []string, others int) {
+	if s.namespace == "" {
+		return []string{"127.0.0.1"}, 0
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, p := range b.pods[namespace] {
+	for _, p := range s.pods {
 		if p.Metadata.DeletionTimestamp != "" {
 			continue
 		}
@@ -138,15 +168,19 @@ func (b *bench) replicas(namespace string) (addresses []string, all int) {
 		}
 	}
 	slices.Sort(addresses)
-	all = len(b.pods[namespace])
+	others = len(s.pods) - len(addresses)
 	if len(addresses) != replica {
-		return nil, all
+		return nil, others
 	}
-	return addresses, all
+	return addresses, others
 }
 
-// await waits until every replica runs the same new program, and returns its SHA-256 and the time.
-func (b *bench) await(namespace, before string) (running string, at time.Time, err error) {
+// await waits until the replicas of each service run the same new program, and returns the time.
+func (b *bench) await(services ...*service) (at time.Time, err error) {
+	watcher := b.onNode
+	if services[0].namespace == "" {
+		watcher = b.onHost
+	}
 	var sent string
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -154,54 +188,43 @@ func (b *bench) await(namespace, before string) (running string, at time.Time, e
 	for {
 		select {
 		case <-tick.C:
-			addresses, _ := b.replicas(namespace)
-			query := strings.Join(append([]string{cmp.Or(before, "any"), "8081"}, addresses...), " ")
-			if query != sent {
-				sent = query
-				if _, err := fmt.Fprintln(b.watcherIn, query); err != nil {
-					return "", at, fmt.Errorf("watcher: %w", err)
+			var query []string
+			for _, s := range services {
+				addresses, _ := b.replicas(s)
+				query = append(query, strings.Join(append([]string{cmp.Or(s.running, "any"), s.port}, addresses...), "/"))
+			}
+			if line := strings.Join(query, " "); line != sent {
+				sent = line
+				if _, err := fmt.Fprintln(watcher.in, line); err != nil {
+					return at, fmt.Errorf("watcher: %w", err)
 				}
 			}
-		case line := <-b.watcherOut:
-			var nanoseconds int64
-			if _, err := fmt.Sscan(line, &running, &nanoseconds); err != nil {
-				return "", at, fmt.Errorf("watcher printed %q", line)
+		case line := <-watcher.out:
+			said := strings.Fields(line)
+			if len(said) != len(services)+1 {
+				continue // printed twice, after an edit of other services
 			}
-			if running != before {
-				return running, time.Unix(0, nanoseconds), nil
-			}
-		case <-timeout:
-			return "", at, fmt.Errorf("no new program in %s after %s: see .build/bench/*.log", namespace, enough)
-		case <-b.ctx.Done():
-			return "", at, context.Cause(b.ctx)
-		}
-	}
-}
-
-// loopSplits returns the durations that our loop's supervisors log for each part of an update.
-func (b *bench) loopSplits() (map[string][]float64, error) {
-	text, err := output("kubectl", "--context="+b.cluster.Context, "--namespace="+b.cluster.namespace("invoice-app"),
-		"logs", "--tail=-1", "--selector=app.kubernetes.io/name=invoice-app", "--container=invoice-app")
-	if err != nil {
-		return nil, err
-	}
-	splits := map[string][]float64{}
-	for line := range strings.Lines(text) {
-		_, said, found := strings.Cut(line, "updated: ")
-		if !found {
-			continue
-		}
-		said, _, _ = strings.Cut(said, " (")
-		for part := range strings.SplitSeq(said, ", ") {
-			space := strings.LastIndex(part, " ")
-			took, err := time.ParseDuration(part[space+1:])
+			nanoseconds, err := strconv.ParseInt(said[len(services)], 10, 64)
 			if err != nil {
-				return nil, fmt.Errorf("%q: %w", line, err)
+				return at, fmt.Errorf("watcher printed %q", line)
 			}
-			splits[part[:space]] = append(splits[part[:space]], took.Seconds())
+			old := false
+			for i, s := range services {
+				old = old || said[i] == s.running
+			}
+			if old {
+				continue // printed twice
+			}
+			for i, s := range services {
+				s.running = said[i]
+			}
+			return time.Unix(0, nanoseconds), nil
+		case <-timeout:
+			return at, fmt.Errorf("no new program after %s: see .build/bench/*.log", enough)
+		case <-b.ctx.Done():
+			return at, context.Cause(b.ctx)
 		}
 	}
-	return splits, nil
 }
 
 // imageSize returns the size of an image's layers in a registry on localhost.
@@ -234,7 +257,7 @@ func imageSize(ref string) (size int64, err error) {
 // supervisorCost measures what our loop's PID 1 adds to an image and to a pod: the compressed size of an
 // image with nothing else, and the resident memory of each process.
 func (b *bench) supervisorCost() (cost supervisorCost, err error) {
-	ref, err := output("kubectl", "--context="+b.cluster.Context, "--namespace="+b.cluster.namespace("invoice-app"),
+	ref, err := output("kubectl", "--context="+b.cluster.Context, "--namespace="+b.cluster.live("invoice-app").namespace,
 		"get", "deployment", "invoice-app",
 		"--output=jsonpath={.spec.template.spec.containers[0].image}")
 	if err != nil {

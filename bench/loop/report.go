@@ -17,68 +17,108 @@ import (
 	"example.com/invoices/bench/stats"
 )
 
-// report writes the results to FILE.json, FILE.md and FILE.svg, and prints the table and the ratios.
-func report(file string, ways []*way, samples []sample,
-	splits map[string][]float64, watcherCPU string, cost supervisorCost,
-) error {
-	of := func(name string, part func(sample) float64) (values []float64) {
-		for _, s := range samples {
-			if s.Way == name {
-				values = append(values, part(s))
-			}
-		}
-		return values
-	}
-	total := func(s sample) float64 { return s.Total }
-	median := func(name string) float64 { return stats.Quantile(of(name, total), 0.5) }
+// summary is a row of the table, in seconds.
+type summary struct {
+	Way       string     `json:"way"`
+	Edits     int        `json:"edits"`
+	Median    float64    `json:"median"`
+	Quartiles [2]float64 `json:"quartiles"`
+	P95       float64    `json:"p95"`
+	Least     float64    `json:"least"`
+	Most      float64    `json:"most"`
+	parts     [3]float64 // medians of notice, compile and rest
+}
 
-	type ratio struct {
-		Name  string  `json:"name"`
-		Value float64 `json:"value"`
+type ratio struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+}
+
+// parts are what a sample consists of.
+var parts = [3]func(sample) float64{
+	func(s sample) float64 { return s.Notice },
+	func(s sample) float64 { return s.Compile },
+	func(s sample) float64 { return s.Rest },
+}
+
+// valuesOf returns a value of each sample of a row.
+func valuesOf(way string, samples []sample, value func(sample) float64) (values []float64) {
+	for _, s := range samples {
+		if s.Way == way {
+			values = append(values, value(s))
+		}
 	}
-	ratios := []ratio{
-		{"loop/go-build", median("loop") / median("go-build")},
-		{"docker-build/loop", median("docker-build") / median("loop")},
-		{"live-update/loop", median("live-update") / median("loop")},
-		{"skaffold/loop", median("skaffold") / median("loop")},
+	return values
+}
+
+func summarize(way string, samples []sample) summary {
+	totals := valuesOf(way, samples, func(s sample) float64 { return s.Total })
+	at := func(q float64) float64 { return stats.Quantile(totals, q) }
+	all := summary{
+		Way: way, Edits: len(totals), Median: at(0.5), Quartiles: [2]float64{at(0.25), at(0.75)}, P95: at(0.95),
+		Least: at(0), Most: at(1),
 	}
+	for i, part := range parts {
+		all.parts[i] = stats.Quantile(valuesOf(way, samples, part), 0.5)
+	}
+	return all
+}
+
+// ratiosOf returns the ratios of the medians that were measured.
+func ratiosOf(rows []summary) (ratios []ratio) {
+	medians := map[string]float64{}
+	for _, r := range rows {
+		medians[r.Way] = r.Median
+	}
+	for _, r := range []struct{ name, of, to string }{
+		{"loop/go-build", "loop", "go-build"},
+		{"domain/handler", "loop-domain", "loop"},
+		{"embedded/handler", "loop-embedded", "loop"},
+		{"internal/handler", "loop-internal", "loop"},
+		{"busy/rest", "loop-busy", "loop"},
+		{"air/loop", "air", "loop"},
+		{"docker-build/loop", "docker-build", "loop"},
+		{"live-update/loop", "live-update", "loop"},
+		{"skaffold/loop", "skaffold", "loop"},
+	} {
+		if medians[r.of] > 0 && medians[r.to] > 0 {
+			ratios = append(ratios, ratio{r.name, medians[r.of] / medians[r.to]})
+		}
+	}
+	return ratios
+}
+
+// report writes the results to FILE.json, FILE.md and FILE.svg, and prints the table and the ratios.
+func report(
+	file string, rows []*row, samples []sample, testsTook float64, watcherCPU string, cost supervisorCost,
+) error {
+	var summaries []summary
+	for _, r := range rows {
+		summaries = append(summaries, summarize(r.name, samples))
+	}
+	ratios := ratiosOf(summaries)
 
 	var table strings.Builder
 	fmt.Fprintf(&table, "Seconds from a save until all three replicas of invoice-app serve the new version "+
-		"(for go-build: until it\nexits). %s, %s. The watcher used %s of a core.\n\n",
-		stats.Machine(), time.Now().UTC().Format(time.DateOnly), watcherCPU)
-	table.WriteString("| way | edits | median | quartiles | least | most | notice | compile | rest |\n" +
-		"|---|---|---|---|---|---|---|---|---|\n")
-	parts := []func(sample) float64{
-		func(s sample) float64 { return s.Notice },
-		func(s sample) float64 { return s.Compile },
-		func(s sample) float64 { return s.Rest },
+		"(for go-build: until it\nexits; for air: one process on this machine). %s, %s.\n"+
+		"The watcher used %s of a core.\n\n", stats.Machine(), time.Now().UTC().Format(time.DateOnly), watcherCPU)
+	table.WriteString("| way | edits | median | quartiles | p95 | least | most | notice | compile | rest |\n" +
+		"|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, s := range summaries {
+		fmt.Fprintf(&table, "| %s | %d | %.2f | %.2f–%.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", s.Way, s.Edits,
+			s.Median, s.Quartiles[0], s.Quartiles[1], s.P95, s.Least, s.Most, s.parts[0], s.parts[1], s.parts[2])
 	}
-	for _, w := range ways {
-		all := of(w.name, total)
-		fmt.Fprintf(&table, "| %s | %d | %.2f | %.2f–%.2f | %.2f | %.2f |", w.name, len(all), stats.Quantile(all, 0.5),
-			stats.Quantile(all, 0.25), stats.Quantile(all, 0.75), slices.Min(all), slices.Max(all))
-		for _, part := range parts {
-			fmt.Fprintf(&table, " %.2f |", stats.Quantile(of(w.name, part), 0.5))
-		}
-		table.WriteString("\n")
+	if cost.Resident != nil {
+		table.WriteString("\n" + aboutLoop(samples, testsTook, cost))
 	}
-	table.WriteString("\nAs logged by the loop itself, medians of all replicas:")
-	for _, part := range []string{"compile", "delivery", "swap"} {
-		fmt.Fprintf(&table, " %s %.3f s.", part, stats.Quantile(splits[part], 0.5))
-	}
-	fmt.Fprintf(&table, "\n\nThe loop's additional PID 1: an image of %.1f MB, "+
-		"and %.1f to %.1f MB of memory in each of %d pods.",
-		float64(cost.Image)/1e6, float64(slices.Min(cost.Resident))/1e6, float64(slices.Max(cost.Resident))/1e6,
-		len(cost.Resident))
-	table.WriteString("\n\n![where the time goes](" + filepath.Base(file) + ".svg)\n\n| ratio of medians | |\n|---|---|\n")
+	table.WriteString("\n![where the time goes](" + filepath.Base(file) + ".svg)\n\n| ratio of medians | |\n|---|---|\n")
 	for _, r := range ratios {
 		fmt.Fprintf(&table, "| %s | %.2f |\n", r.Name, r.Value)
 	}
 
 	machineReadable, err := json.MarshalIndent(map[string]any{
 		"machine": stats.Machine(), "date": time.Now().UTC().Format(time.DateOnly), "unit": "seconds",
-		"samples": samples, "loop_splits": splits, "supervisor_bytes": cost, "ratios": ratios,
+		"rows": summaries, "samples": samples, "busy_tests": testsTook, "supervisor_bytes": cost, "ratios": ratios,
 	}, "", " ")
 	if err != nil {
 		return err
@@ -92,9 +132,7 @@ func report(file string, ways []*way, samples []sample,
 	if err := os.WriteFile(file+".md", []byte("# From save to live\n\n"+table.String()), 0o644); err != nil {
 		return err
 	}
-	if err := draw(file+".svg", ways, func(w *way, part int) float64 {
-		return stats.Quantile(of(w.name, parts[part]), 0.5)
-	}); err != nil {
+	if err := draw(file+".svg", summaries); err != nil {
 		return err
 	}
 	fmt.Println(table.String())
@@ -104,8 +142,33 @@ func report(file string, ways []*way, samples []sample,
 	return nil
 }
 
-// draw draws a bar for each way, stacked from the three parts.
-func draw(file string, ways []*way, median func(w *way, part int) float64) error {
+// aboutLoop explains the loop's rows.
+func aboutLoop(samples []sample, testsTook float64, cost supervisorCost) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "The loop's rows: an edit of a handler (loop), of the domain's package, of an embedded file, "+
+		"and of a package of\nboth services, which is live when all six replicas serve it; and of a handler while the "+
+		"tests of the edit before\nstill run, which take at least %.1f s.\n\n", testsTook)
+	text.WriteString("As go_live itself reports, medians of the edits of a handler:")
+	for _, stage := range []struct {
+		name string
+		of   func(sample) float64
+	}{
+		{"wait", func(s sample) float64 { return s.Reported.Wait }},
+		{"build", func(s sample) float64 { return s.Reported.Build }},
+		{"deliver", func(s sample) float64 { return s.Reported.Deliver }},
+		{"total", func(s sample) float64 { return s.Reported.Total }},
+	} {
+		fmt.Fprintf(&text, " %s %.3f s.", stage.name, stats.Quantile(valuesOf("loop", samples, stage.of), 0.5))
+	}
+	fmt.Fprintf(&text, "\n\nThe loop's additional PID 1: an image of %.1f MB, "+
+		"and %.1f to %.1f MB of memory in each of %d pods.\n",
+		float64(cost.Image)/1e6, float64(slices.Min(cost.Resident))/1e6, float64(slices.Max(cost.Resident))/1e6,
+		len(cost.Resident))
+	return text.String()
+}
+
+// draw draws a bar for each row, stacked from the three parts.
+func draw(file string, rows []summary) error {
 	p := plot.New()
 	p.Title.Text = "From save to live in every replica (median)"
 	p.X.Label.Text = "seconds"
@@ -115,8 +178,8 @@ func draw(file string, ways []*way, median func(w *way, part int) float64) error
 	p.Legend.XOffs = vg.Points(170)
 	p.Legend.Padding = vg.Points(6)
 	var names []string
-	for _, w := range slices.Backward(ways) {
-		names = append(names, w.name)
+	for _, r := range slices.Backward(rows) {
+		names = append(names, r.Way)
 	}
 	p.NominalY(names...)
 	var below *plotter.BarChart
@@ -129,8 +192,8 @@ func draw(file string, ways []*way, median func(w *way, part int) float64) error
 		{"delivery, swap or rollout", color.RGBA{R: 0xf5, G: 0x85, B: 0x18, A: 0xff}},
 	} {
 		var values plotter.Values
-		for _, w := range slices.Backward(ways) {
-			values = append(values, median(w, part))
+		for _, r := range slices.Backward(rows) {
+			values = append(values, r.parts[part])
 		}
 		bars, err := plotter.NewBarChart(values, vg.Points(22))
 		if err != nil {
@@ -146,5 +209,5 @@ func draw(file string, ways []*way, median func(w *way, part int) float64) error
 		p.Legend.Add(look.name, bars)
 		below = bars
 	}
-	return p.Save(18*vg.Centimeter, 8*vg.Centimeter, file)
+	return p.Save(18*vg.Centimeter, vg.Length(2+len(rows))*1.2*vg.Centimeter, file)
 }

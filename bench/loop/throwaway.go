@@ -10,9 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 )
+
+// airProgram compiles and restarts a program on each save, without a cluster.
+const airProgram = "github.com/air-verse/air@v1.67.4"
 
 // cluster is the workspace's description of the temporary cluster: see workspace/cluster.
 type cluster struct {
@@ -26,22 +31,23 @@ type cluster struct {
 	Services     []struct {
 		Name string `json:"name"`
 		Team string `json:"team"`
+		Port int    `json:"port"`
 	} `json:"services"`
 }
 
-// namespace is a service's.
-func (c cluster) namespace(service string) string {
+// live returns a service as go_live deploys it.
+func (c cluster) live(name string) *service {
 	for _, s := range c.Services {
-		if s.Name == service {
-			return s.Team
+		if s.Name == name {
+			return &service{name: name, namespace: s.Team, port: strconv.Itoa(s.Port), built: filepath.Join(c.Live, name, name)}
 		}
 	}
-	return ""
+	return nil
 }
 
-// makeCluster creates a temporary cluster, and compiles the programs to measure and adds them to PATH. remove removes
-// the cluster.
-func makeCluster(ctx context.Context, root string) (c cluster, remove func() error, err error) {
+// makeCluster creates a temporary cluster, and compiles the programs for the wanted ways and adds them to PATH. remove
+// removes the cluster.
+func makeCluster(ctx context.Context, root string, wanted []string) (c cluster, remove func() error, err error) {
 	for name, value := range map[string]string{
 		"CLUSTER_PRODUCT": "kind", "CLUSTER_NAME": "workspace-bench", "INVOICE_APP_PORT": "28081", "REGISTRY_PORT": "25005",
 	} {
@@ -68,11 +74,18 @@ func makeCluster(ctx context.Context, root string) (c cluster, remove func() err
 	if err := json.Unmarshal([]byte(said), &c); err != nil {
 		return c, remove, err
 	}
-	fmt.Fprintln(os.Stderr, "compiling skaffold (only the first time) ...")
 	programs := filepath.Join(root, ".build/bench")
-	if err := do(ctx, filepath.Join(root, "tools/skaffold"), "go", "build", "-trimpath", "-ldflags=-s -w",
-		"-o", programs+"/", "github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold"); err != nil {
-		return c, remove, err
+	if slices.Contains(wanted, "skaffold") {
+		fmt.Fprintln(os.Stderr, "compiling skaffold (only the first time) ...")
+		if err := do(ctx, filepath.Join(root, "tools/skaffold"), "go", "build", "-trimpath", "-ldflags=-s -w",
+			"-o", programs+"/", "github.com/GoogleContainerTools/skaffold/v2/cmd/skaffold"); err != nil {
+			return c, remove, err
+		}
+	}
+	if slices.Contains(wanted, "air") {
+		if err := do(ctx, root, "env", "GOBIN="+programs, "go", "install", airProgram); err != nil {
+			return c, remove, err
+		}
 	}
 	if err := do(ctx, filepath.Join(root, "bench"), "go", "build", "-trimpath", "-buildvcs=false",
 		"-o", programs+"/", "./compile"); err != nil {

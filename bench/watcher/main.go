@@ -1,8 +1,9 @@
 // watcher runs on the cluster's node and measures when every replica runs a new program. It polls the pods
 // directly, without a proxy or Service in between.
 //
-// Each line of its input is the SHA-256 of the old program, a port and the pods' addresses, which are polled until
-// the next line. When all of them run the same new program, its SHA-256 and the time are printed.
+// Each line of its input has a word for each service: the SHA-256 of the old program, a port and the pods' addresses,
+// separated by slashes. They are polled until the next line. When the pods of each service run the same new program,
+// the SHA-256 of each program and the time are printed.
 package main
 
 import (
@@ -43,15 +44,25 @@ func main() {
 			}
 			query = strings.Fields(line)
 		case <-tick.C:
-			if len(query) < 3 {
-				continue
-			}
-			if running := common(client, query[1], query[2:]); running != "" && running != query[0] {
-				fmt.Println(running, time.Now().UnixNano())
+			if running := renewed(client, query); running != nil {
+				fmt.Println(strings.Join(running, " "), time.Now().UnixNano())
 				query = nil
 			}
 		}
 	}
+}
+
+// renewed returns the SHA-256 of each service's new program, or nil if one of them does not run everywhere yet.
+func renewed(client *http.Client, query []string) (running []string) {
+	for _, service := range query {
+		words := strings.Split(service, "/")
+		sum := common(client, words[1], words[2:])
+		if sum == "" || sum == words[0] {
+			return nil
+		}
+		running = append(running, sum)
+	}
+	return running
 }
 
 // common returns the SHA-256 of the program that all replicas run, or "".
