@@ -22,8 +22,9 @@ It must be the kind or minikube cluster of CLUSTER_NAME (default: ` + w.Services
   reset-data      empty every database
   rebuild-schema  delete the tables of SERVICE, whose pods restart and migrate anew; the data of its callers, too
   kill-pod        delete a pod of invoice-app`,
-		Example: "  workspace/run button rebuild-schema kind-invoices http://localhost:8081 invoice-app",
-		Args:    arguments(3, 4),
+		Example: "  workspace/run button rebuild-schema kind-" + w.Services.Product +
+			" http://localhost:8081 invoice-app",
+		Args: arguments(3, 4),
 		RunE: func(command *cobra.Command, args []string) error {
 			c, err := cluster.OfContext(w.Paths, args[1], w.clusterName())
 			if err != nil {
