@@ -326,6 +326,9 @@ func TestWhatDoesNotCompileReplacesNothing(t *testing.T) {
 // The inputs are asked of Go.
 func TestInputs(t *testing.T) {
 	const user = "package main\n\nimport \"example.com/lib\"\n\nfunc main() { println(lib.Name) }\n"
+	const module = "module example.com/lib\n\ngo 1.26\n"
+	const requiring = "module example.com/shop\n\ngo 1.26\n\nrequire example.com/lib v1.0.0\n"
+	const replacing = requiring + "\nreplace example.com/lib => ../lib\n"
 	lib := func(name string) string { return "package lib\n\nconst Name = \"" + name + "\"\n" }
 	for name, test := range map[string]struct {
 		before, after map[string]string // "": deleted
@@ -346,9 +349,8 @@ func TestInputs(t *testing.T) {
 		},
 		"a replaced module": {
 			before: map[string]string{
-				"go.mod": "module example.com/shop\n\ngo 1.26\n\nrequire example.com/lib v1.0.0\n\n" +
-					"replace example.com/lib => ../lib\n",
-				"../lib/go.mod": "module example.com/lib\n\ngo 1.26\n",
+				"go.mod":        replacing,
+				"../lib/go.mod": module,
 				"../lib/lib.go": lib("first"),
 				"till/main.go":  user,
 			},
@@ -356,37 +358,35 @@ func TestInputs(t *testing.T) {
 		},
 		"a module that becomes replaced": {
 			before: map[string]string{
-				"../lib/go.mod": "module example.com/lib\n\ngo 1.26\n",
+				"../lib/go.mod": module,
 				"../lib/lib.go": lib("wanted"),
 			},
 			after: map[string]string{
 				"till/main.go": user,
-				"go.mod": "module example.com/shop\n\ngo 1.26\n\nrequire example.com/lib v1.0.0\n\n" +
-					"replace example.com/lib => ../lib\n",
+				"go.mod":       replacing,
 			},
 		},
 		"a workspace": {
 			before: map[string]string{
-				"go.work": "go 1.26\n\nuse (\n\t.\n\t./lib\n)\n", "lib/go.mod": "module example.com/lib\n\ngo 1.26\n",
+				"go.work": "go 1.26\n\nuse (\n\t.\n\t./lib\n)\n", "lib/go.mod": module,
 				"lib/lib.go": lib("first"), "till/main.go": user,
 			},
 			after: map[string]string{"lib/lib.go": lib("wanted")},
 		},
 		"a module that becomes a workspace": {
 			before: map[string]string{
-				"go.mod": "module example.com/shop\n\ngo 1.26\n\nrequire example.com/lib v1.0.0\n\n" +
-					"replace example.com/lib => ../lib\n",
-				"../lib/go.mod": "module example.com/lib\n\ngo 1.26\n", "../lib/lib.go": lib("first"),
-				"lib/go.mod": "module example.com/lib\n\ngo 1.26\n", "lib/lib.go": lib("wanted"), "till/main.go": user,
+				"go.mod":        replacing,
+				"../lib/go.mod": module, "../lib/lib.go": lib("first"),
+				"lib/go.mod": module, "lib/lib.go": lib("wanted"), "till/main.go": user,
 			},
 			after: map[string]string{
-				"go.mod":  "module example.com/shop\n\ngo 1.26\n\nrequire example.com/lib v1.0.0\n",
+				"go.mod":  requiring,
 				"go.work": "go 1.26\n\nuse (\n\t.\n\t./lib\n)\n",
 			},
 		},
 		"vendored modules": {
 			before: map[string]string{
-				"go.mod":                        "module example.com/shop\n\ngo 1.26\n\nrequire example.com/lib v1.0.0\n",
+				"go.mod":                        requiring,
 				"vendor/modules.txt":            "# example.com/lib v1.0.0\n## explicit; go 1.26\nexample.com/lib\n",
 				"vendor/example.com/lib/lib.go": lib("first"),
 				"till/main.go":                  user,
@@ -395,12 +395,11 @@ func TestInputs(t *testing.T) {
 		},
 		"a module that becomes vendored": {
 			before: map[string]string{
-				"go.mod": "module example.com/shop\n\ngo 1.26\n\nrequire example.com/lib v1.0.0\n\n" +
-					"replace example.com/lib => ../lib\n",
-				"../lib/go.mod": "module example.com/lib\n\ngo 1.26\n", "../lib/lib.go": lib("first"), "till/main.go": user,
+				"go.mod":        replacing,
+				"../lib/go.mod": module, "../lib/lib.go": lib("first"), "till/main.go": user,
 			},
 			after: map[string]string{
-				"go.mod":                        "module example.com/shop\n\ngo 1.26\n\nrequire example.com/lib v1.0.0\n",
+				"go.mod":                        requiring,
 				"vendor/modules.txt":            "# example.com/lib v1.0.0\n## explicit; go 1.26\nexample.com/lib\n",
 				"vendor/example.com/lib/lib.go": lib("wanted"),
 			},

@@ -30,7 +30,7 @@ const (
 
 // engine builds programs whenever their inputs change.
 type engine struct {
-	folder  string // for files of its own
+	folder  string // holds the socket, the copy of the sources and the files that Tilt watches
 	log     io.Writer
 	mirror  *mirror
 	watcher *fsnotify.Watcher // nil without inotify
@@ -148,6 +148,11 @@ func (e *engine) register(p program) *target {
 func (e *engine) wake() {
 	e.busy, e.saved = true, time.Now()
 	e.interrupt()
+	e.look()
+}
+
+// look starts a round when the current one ends, if none is waiting to start.
+func (e *engine) look() {
 	select {
 	case e.work <- struct{}{}:
 	default:
@@ -159,7 +164,7 @@ func (e *engine) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
-		for parent := os.Getppid(); parent == os.Getppid() && ctx.Err() == nil; time.Sleep(quiet) {
+		for parent := os.Getppid(); parent == os.Getppid() && ctx.Err() == nil; time.Sleep(askEvery) {
 		}
 		cancel() // a killed Tilt ends nothing
 	}()
@@ -244,7 +249,7 @@ func (e *engine) round(ctx context.Context) {
 	}
 	e.mu.Unlock()
 
-	_, err := e.sync(ctx, targets, false)
+	_, err := e.sync(ctx, targets, false) // targets that have changed are no longer settled
 	if ctx.Err() != nil {
 		return
 	}
@@ -313,7 +318,7 @@ func (e *engine) build(ctx context.Context, targets []*target, jobs []*job) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	if more, failed := e.sync(ctx, targets, true); failed == nil && len(more) > 0 {
+	if changed, failed := e.sync(ctx, targets, true); failed == nil && changed {
 		begin()
 		err = e.compile(ctx, jobs)
 	}
@@ -460,9 +465,9 @@ func (e *engine) redeploy(ctx context.Context, j *job) error {
 	return nil
 }
 
-// sync makes the mirror contain the inputs, and returns the changed files, whose targets are no longer settled. It asks
-// Go for the inputs if they are unknown or may be others than before, or if ask is true.
-func (e *engine) sync(ctx context.Context, targets []*target, ask bool) (changed []string, err error) {
+// sync makes the mirror contain the inputs, and reports whether files have changed; their targets are no longer settled.
+// It asks Go for the inputs if they are unknown or may be others than before, or if ask is true.
+func (e *engine) sync(ctx context.Context, targets []*target, ask bool) (changed bool, err error) {
 	for {
 		asked := false
 		for _, t := range targets {
@@ -493,7 +498,7 @@ func (e *engine) sync(ctx context.Context, targets []*target, ask bool) (changed
 			maps.Copy(contents, read)
 		}
 		more, reshaped, failed := e.mirror.update(contents)
-		changed = append(changed, more...)
+		changed = changed || len(more) > 0
 		e.change(func() {
 			for _, t := range targets {
 				if slices.ContainsFunc(more, t.in.has) {

@@ -31,8 +31,8 @@ type inputs struct {
 	output   string              // the name that go build gives the program
 }
 
-// ask asks Go for the inputs of a program. Errors in the code are left to the build. After an error the result has only
-// the files that can mend it.
+// ask asks Go for the inputs of a program. It leaves errors in the code to the build. After an error of its own, the
+// result has only the files that describe modules: a change to them may fix it.
 func (p program) ask(ctx context.Context) (inputs, error) {
 	in := inputs{packages: map[string][]string{}, files: map[string]bool{}, others: p.RestartOn}
 	modules, err := p.askModules(&in)
@@ -367,8 +367,8 @@ func shape(path string, content []byte) string {
 	return said
 }
 
-// mirror is a copy of the inputs in a folder of its own, in which no file changes during a build. Go's cache identifies
-// a compiled package by the files' content at the start of the build. If a file were saved before it is compiled, the
+// mirror is a separate copy of the inputs, in which no file changes during a build. Go's cache identifies a compiled
+// package by the files' content at the start of the build. If a file were saved before it is compiled, the
 // result would be cached for the old content, and an undo would bring it back.
 //
 // Each file has its whole path in the mirror, so that relative paths between modules stay valid.

@@ -210,10 +210,7 @@ func (s *server) settle(ctx context.Context) (targets []*target, err error) {
 	s.change(func() {
 		s.asked++
 		asked = s.asked
-		select {
-		case s.work <- struct{}{}:
-		default:
-		}
+		s.look()
 	})
 	err = s.await(ctx, func() bool {
 		if s.answered < asked || s.busy {
