@@ -25,7 +25,7 @@ func TestRace(t *testing.T) {
 		"\tfor range 100 {\n\t\tgo func() { raced++ }()\n\t}\n}\n")
 	s.saveVersion(invoiceApp, "racing")
 	s.awaitVersion(invoiceApp, 3, "racing") // a race does not stop the program
-	s.awaitLog(n, "WARNING: DATA RACE", 1) // the detector does not see every race
+	s.awaitLog(n, "WARNING: DATA RACE", 1)  // the detector does not see every race
 	s.awaitLog(n, "example.com/invoices/invoice-app/api/raced.go:7", 1)
 	for _, pod := range s.pods(invoiceApp) {
 		assert.Zero(t, pod.Status.ContainerStatuses[0].RestartCount, "it has enough memory")
