@@ -465,8 +465,8 @@ func (e *engine) redeploy(ctx context.Context, j *job) error {
 	return nil
 }
 
-// sync makes the mirror contain the inputs, and reports whether files have changed; their targets are no longer settled.
-// It asks Go for the inputs if they are unknown or may be others than before, or if ask is true.
+// sync makes the mirror contain the inputs, and reports whether files have changed: then their targets are not settled
+// any more. It asks Go for the inputs if they are unknown or may be others than before, or if ask is true.
 func (e *engine) sync(ctx context.Context, targets []*target, ask bool) (changed bool, err error) {
 	for {
 		asked := false

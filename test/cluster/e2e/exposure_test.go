@@ -95,7 +95,7 @@ func TestOnlyInvoiceAppAnswersOutside(t *testing.T) {
 	}
 }
 
-// The programs of tilt up serve Go's profiles to whoever forwards a port. The released ones do not.
+// Under tilt up, each program serves Go's profiles at a port that Tilt forwards. Released programs do not.
 func TestReleasedProgramsServeNoProfiles(t *testing.T) {
 	awaitEverything(t)
 	for _, service := range list.Services {
