@@ -42,6 +42,13 @@ type Team struct {
 	Services []Service
 }
 
+// The namespaces of the platform in production. The entry's Deployment and Service have the name of its namespace.
+const (
+	Platform  = "platform"
+	Databases = "databases"
+	Entry     = "entry"
+)
+
 // postgresUser is the UID of the PostgreSQL pods.
 const postgresUser = 10003
 
@@ -54,7 +61,8 @@ var (
 		platform passwords caller-keys unit-tests load`)
 
 	// notATeam matches the namespaces of the platform and of Kubernetes.
-	notATeam = regexp.MustCompile(`^(platform|default|kube-.*|local-path-storage)$`)
+	notATeam = regexp.MustCompile(
+		`^(platform|databases|entry|monitoring|cnpg-system|object-store|default|kube-.*|local-path-storage)$`)
 )
 
 // Read reads services.yaml in the folder root.
