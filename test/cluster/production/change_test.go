@@ -10,12 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/crane"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"example.com/invoices/internal/checkouttest"
+	"example.com/invoices/workspace/service"
 	"example.com/invoices/workspace/services"
 )
 
@@ -43,7 +43,8 @@ var expand = []edit{
 	{storeOfInvoices, `(claimed_until <= clock_timestamp() OR claimed_until > clock_timestamp() + $5)`,
 		`(greatest(claimed_until, leased_until) <= clock_timestamp()
 			OR greatest(claimed_until, leased_until) > clock_timestamp() + $5)`},
-	{storeOfInvoices, `greatest(claimed_until, clock_timestamp())`, `greatest(claimed_until, leased_until, clock_timestamp())`},
+	{storeOfInvoices, `greatest(claimed_until, clock_timestamp())`,
+		`greatest(claimed_until, leased_until, clock_timestamp())`},
 }
 
 // move makes a program that uses only the new column.
@@ -55,22 +56,24 @@ var move = []edit{
 
 // contract drops the old column.
 var contract = append(move[:len(move):len(move)],
-	edit{migrationsOfInvoices + "00091_contract.sql", "", "-- +goose Up\nALTER TABLE invoices DROP COLUMN claimed_until;\n"})
+	edit{migrationsOfInvoices + "00091_contract.sql", "",
+		"-- +goose Up\nALTER TABLE invoices DROP COLUMN claimed_until;\n"})
 
 // Bad releases of invoice-app.
 var badReleases = map[string][]edit{
 	"crashes at start": {{"invoice-app/main.go", "func main() {", "func main() { if len(os.Args) == 1 { panic(0) };"}},
 	"never ready":      {{"internal/server/health.go", "err := r.check(ctx)", `err := errors.New("broken")`}},
-	"slow":             {{"internal/server/exchange.go", "s.router.ServeHTTP(x, request)", "time.Sleep(5 * time.Second); s.router.ServeHTTP(x, request)"}},
+	"slow": {{"internal/server/exchange.go", "s.router.ServeHTTP(x, request)",
+		"time.Sleep(5 * time.Second); s.router.ServeHTTP(x, request)"}},
 }
 
-// release builds the image of a service from a changed copy of the checkout, pushes it to the cluster's registry, and
-// returns its name by digest.
-func release(t *testing.T, service string, edits []edit) string {
+// release builds the image of a service from a changed copy of the checkout, with further flags of go build, pushes it
+// to the cluster's registry, and returns its name by digest.
+func release(t *testing.T, name string, edits []edit, flags ...string) string {
 	t.Helper()
 	folder := t.TempDir()
 	require.NoError(t, checkouttest.Copy(repository, folder,
-		append([]string{services.File, "go.mod", "go.sum", "internal", "workspace"}, list.Names()...)...))
+		append([]string{services.File, "go.mod", "go.sum", "internal"}, list.Names()...)...))
 	for _, e := range edits {
 		file := filepath.Join(folder, e.file)
 		content := e.new
@@ -82,17 +85,13 @@ func release(t *testing.T, service string, edits []edit) string {
 		}
 		require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
 	}
-	registry, _, _ := strings.Cut(imageOf(t, service), "/")
-	build := command(filepath.Join(folder, "workspace/run"), "build-image", service, folder+"/built")
-	build.Dir = folder
-	build.Env = append(os.Environ(), "EXPECTED_REGISTRY="+registry, "GOARCH="+runtime.GOARCH)
-	said, err := build.Output()
-	require.NoError(t, err, "%s", said)
-	tagged := strings.TrimSpace(string(said))
-	digest, err := crane.Digest(tagged)
+	t.Chdir(folder)
+	t.Setenv("GOFLAGS", strings.Join(flags, " "))
+	registry, _, _ := strings.Cut(imageOf(t, name), "/")
+	found, _ := list.Find(name)
+	image, err := service.BuildImage(t.Context(), found, t.TempDir(), registry, runtime.GOARCH)
 	require.NoError(t, err)
-	name := tagged[:strings.LastIndex(tagged, ":")]
-	return name + "@" + digest
+	return registry + "/" + name + "@" + image.Digest.String()
 }
 
 // imageOf returns the image that a service's Deployment runs.
@@ -111,39 +110,39 @@ func roll(t *testing.T, service, image string) {
 
 // TestChanges releases new and bad versions under load, and goes back to the present one.
 func TestChanges(t *testing.T) {
-	const service = "invoice-app"
+	const app = "invoice-app"
 	await(t, heals, healed)
-	present := imageOf(t, service)
+	present := imageOf(t, app)
 	t.Cleanup(func() {
-		roll(t, service, present)
-		kubectl(t, "--namespace="+teamOf(service), "rollout", "status", "deployment/"+service, "--timeout="+heals.String())
+		roll(t, app, present)
+		kubectl(t, "--namespace="+teamOf(app), "rollout", "status", "deployment/"+app, "--timeout="+heals.String())
 	})
 	l := newLoad(seed)
 	l.begin(t)
 	to := func(image string) func(*testing.T) {
 		return func(t *testing.T) {
-			roll(t, service, image)
-			kubectl(t, "--namespace="+teamOf(service), "rollout", "status", "deployment/"+service, "--timeout="+heals.String())
+			roll(t, app, image)
+			kubectl(t, "--namespace="+teamOf(app), "rollout", "status", "deployment/"+app, "--timeout="+heals.String())
 		}
 	}
 	for name, edits := range badReleases {
 		if testing.Short() && name != "crashes at start" {
 			continue
 		}
-		image := release(t, service, edits)
+		image := release(t, app, edits)
 		quiet(t, l, "bad release: "+name, func(t *testing.T) {
-			roll(t, service, image)
-			stopsByItself(t, service)
-			kubectl(t, "--namespace="+teamOf(service), "rollout", "undo", "deployment/"+service)
+			roll(t, app, image)
+			stopsByItself(t, app)
+			kubectl(t, "--namespace="+teamOf(app), "rollout", "undo", "deployment/"+app)
 		})
 	}
-	expanded := release(t, service, expand)
+	expanded := release(t, app, expand)
 	quiet(t, l, "expand", to(expanded))
 	quiet(t, l, "the previous release on the new schema", to(present))
 	if !testing.Short() {
 		quiet(t, l, "expand again", to(expanded))
-		quiet(t, l, "move", to(release(t, service, move)))
-		quiet(t, l, "contract", to(release(t, service, contract)))
+		quiet(t, l, "move", to(release(t, app, move)))
+		quiet(t, l, "contract", to(release(t, app, contract)))
 	}
 	violations := l.finish(t, recovers)
 	t.Log(l.report())

@@ -29,8 +29,9 @@ const (
 // chaos is a run of random faults under load.
 type chaos struct {
 	*testing.T
-	load *load
-	draw *rand.Rand
+	load    *load
+	draw    *rand.Rand
+	jumping map[string]string // images by service: see jumpClock
 }
 
 // fault is a kind of fault. strike causes it once, and has ended what lasts when it returns; healing takes longer.
@@ -49,7 +50,7 @@ func (g group) pods(ctx context.Context) ([]corev1.Pod, error) {
 // groups returns the kinds of pods that are killed and frozen.
 func groups() (all []group) {
 	for _, service := range list.Services {
-		all = append(all, group{service.Name, service.Team, "app.kubernetes.io/name=" + service.Name})
+		all = append(all, groupOf(service))
 	}
 	return append(all,
 		group{"entry", services.Entry, ""},
@@ -57,6 +58,10 @@ func groups() (all []group) {
 		group{"metrics-server", "kube-system", "k8s-app=metrics-server"},
 		group{"object store", "object-store", ""},
 	)
+}
+
+func groupOf(service services.Service) group {
+	return group{service.Name, service.Team, "app.kubernetes.io/name=" + service.Name}
 }
 
 // instances returns the group of a database's instances with a role: primary or replica.
@@ -79,15 +84,24 @@ func faults() (all []fault) {
 		all = append(all,
 			fault{primary.name + ": killed", signaled(primary, "KILL")},
 			fault{primary.name + ": frozen", frozen(primary)},
-			fault{primary.name + ": pod deleted", func(ctx context.Context, c *chaos) error { return c.failOver(ctx, name, false) }},
+			fault{primary.name + ": pod deleted", func(ctx context.Context, c *chaos) error {
+				return c.failOver(ctx, name, false)
+			}},
 			fault{primary.name + ": destroyed with its volume", func(ctx context.Context, c *chaos) error {
 				return c.failOver(ctx, name, true)
 			}},
-			fault{"volume of " + name + " full", func(ctx context.Context, c *chaos) error { return c.fillVolume(ctx, name) }},
+			fault{"volume of " + name + " full", func(ctx context.Context, c *chaos) error {
+				return c.fillVolume(ctx, name)
+			}},
 		)
 	}
 	edges := map[string][2]string{}
 	for _, service := range list.Services {
+		if !testing.Short() { // the program is built from scratch, with another clock
+			all = append(all, fault{service.Name + ": clock jumps", func(ctx context.Context, c *chaos) error {
+				return c.jumpClock(ctx, groupOf(service))
+			}})
+		}
 		edges[service.Name+" and its database"] = [2]string{service.Team, services.Databases}
 		for _, called := range service.Calls {
 			edges[service.Name+" and "+called] = [2]string{service.Team, teamOf(called)}
@@ -119,7 +133,7 @@ func TestNothingIsLostOrDoubled(t *testing.T) {
 		require.NoError(t, err)
 	}
 	await(t, heals, healed)
-	c := &chaos{T: t, load: newLoad(seed), draw: rand.New(rand.NewPCG(seed, 2))}
+	c := &chaos{T: t, load: newLoad(seed), draw: rand.New(rand.NewPCG(seed, 2)), jumping: map[string]string{}}
 	t.Logf("PRODUCTION_SEED=%d PRODUCTION_FAULTS=%d", seed, count)
 	c.load.begin(t)
 	ctx := context.Background()
@@ -143,7 +157,9 @@ func TestNothingIsLostOrDoubled(t *testing.T) {
 		time.Sleep(c.between(0, 4*time.Second))
 	}
 	began := time.Now()
-	await(t, recovers, healed)
+	await(t, recovers, healed) // also with clocks that jump
+	c.resetClocks(ctx)
+	await(t, heals, healed)
 	t.Logf("whole again after %s", time.Since(began).Round(time.Second))
 	violations := c.load.finish(t, recovers)
 	t.Log(c.load.report())
@@ -262,7 +278,8 @@ func (c *chaos) failOver(ctx context.Context, name string, volume bool) error {
 	}
 	began := time.Now()
 	if volume { // the claim is gone when its pod is, with everything on the volume
-		if err := client.CoreV1().PersistentVolumeClaims(services.Databases).Delete(ctx, primary, metav1.DeleteOptions{}); err != nil {
+		err := client.CoreV1().PersistentVolumeClaims(services.Databases).Delete(ctx, primary, metav1.DeleteOptions{})
+		if err != nil {
 			return err
 		}
 	}
@@ -321,7 +338,8 @@ func workers(ctx context.Context) (names []string, err error) {
 
 // killAPIServer kills the API server, which the kubelet starts again.
 func (c *chaos) killAPIServer(ctx context.Context) error {
-	_, err := onNode(ctx, cluster.Node, `set -- "$(crictl ps --quiet --name '^kube-apiserver$')"`+processes+`kill -s KILL $pids`)
+	_, err := onNode(ctx, cluster.Node,
+		`set -- "$(crictl ps --quiet --name '^kube-apiserver$')"`+processes+`kill -s KILL $pids`)
 	return err
 }
 

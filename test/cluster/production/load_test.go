@@ -382,8 +382,8 @@ func (l *load) payAll(ctx context.Context) {
 	}
 }
 
-// finish ends the load, pays what is unpaid within bound, and checks everything that was recorded and stored. It returns
-// the violations.
+// finish ends the load, pays what is unpaid within bound, and checks everything that was recorded and stored. It
+// returns the violations.
 func (l *load) finish(t *testing.T, bound time.Duration) []historytest.Violation {
 	t.Helper()
 	l.end()

@@ -28,7 +28,9 @@ func TestNoRequestFails(t *testing.T) {
 	l := newLoad(seed)
 	l.begin(t)
 	quiet(t, l, "nothing happens", func(*testing.T) { time.Sleep(5 * time.Second) })
-	quiet(t, l, "certificates are renewed", func(t *testing.T) { run(t, "workspace/run", "make-certificates", cluster.Context, "--renew") })
+	quiet(t, l, "certificates are renewed", func(t *testing.T) {
+		run(t, "workspace/run", "make-certificates", cluster.Context, "--renew")
+	})
 	for _, service := range list.Services {
 		quiet(t, l, "rolling update of "+service.Name, func(t *testing.T) {
 			restart(t, service.Team, service.Name)
