@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"example.com/invoices/internal/historytest"
 	"example.com/invoices/workspace/services"
 )
 
@@ -123,23 +122,23 @@ func faults() (all []fault) {
 // TestNothingIsLostOrDoubled causes random faults while invoices arrive and are paid, and then compares both databases
 // with what clients were told.
 func TestNothingIsLostOrDoubled(t *testing.T) {
-	count := longFaults
+	number := longFaults
 	if testing.Short() {
-		count = shortFaults
+		number = shortFaults
 	}
 	if text := os.Getenv("PRODUCTION_FAULTS"); text != "" {
 		var err error
-		count, err = strconv.Atoi(text)
+		number, err = strconv.Atoi(text)
 		require.NoError(t, err)
 	}
 	await(t, heals, healed)
 	c := &chaos{T: t, load: newLoad(seed), draw: rand.New(rand.NewPCG(seed, 2)), jumping: map[string]string{}}
-	t.Logf("PRODUCTION_SEED=%d PRODUCTION_FAULTS=%d", seed, count)
+	t.Logf("PRODUCTION_SEED=%d PRODUCTION_FAULTS=%d", seed, number)
 	c.load.begin(t)
 	ctx := context.Background()
 	var deck []fault
 	counts := map[string]int{}
-	for n := 0; n < count; {
+	for n := 0; n < number; {
 		if len(deck) == 0 { // each kind once, before any of them again
 			deck = faults()
 			c.draw.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
@@ -166,16 +165,8 @@ func TestNothingIsLostOrDoubled(t *testing.T) {
 	for _, kind := range slices.Sorted(maps.Keys(counts)) {
 		t.Logf("  %3d %s", counts[kind], kind)
 	}
-	doubled, lost := 0, 0
-	for _, v := range violations {
-		switch v.Rule {
-		case historytest.AtMostOnce:
-			doubled++
-		case historytest.KeepsInvoices, historytest.PaidMeansPaid:
-			lost++
-		}
-	}
-	figures.add("faults", count)
+	doubled, lost := count(violations)
+	figures.add("faults", number)
 	figures.add("doubled", doubled)
 	figures.add("lost", lost)
 	assert.Empty(t, violations)

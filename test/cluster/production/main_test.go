@@ -184,6 +184,13 @@ func kubectl(t *testing.T, arguments ...string) string {
 	return run(t, "kubectl", append([]string{"--context", cluster.Context}, arguments...)...)
 }
 
+func asJSON(t *testing.T, value any) string {
+	t.Helper()
+	text, err := json.Marshal(value)
+	require.NoError(t, err)
+	return string(text)
+}
+
 // pods returns the pods that are not being deleted, sorted by name, in a namespace with a label.
 func pods(ctx context.Context, namespace, label string) ([]corev1.Pod, error) {
 	found, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: label})

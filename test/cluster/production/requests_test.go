@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"strconv"
@@ -137,13 +136,12 @@ func switchOver(t *testing.T, name, instance string) {
 			instance = candidate
 		}
 	}
-	patch, err := json.Marshal(map[string]any{"status": map[string]any{
-		"targetPrimary": instance, "targetPrimaryTimestamp": time.Now().UTC().Format(time.RFC3339Nano),
+	patch := asJSON(t, map[string]any{"status": map[string]any{
+		"targetPrimary": instance, "targetPrimaryTimestamp": time.Now().UTC().Format("2006-01-02T15:04:05.000000Z07:00"),
 		"phase": "Switchover in progress", "phaseReason": "Switching over to " + instance,
 	}})
-	require.NoError(t, err)
 	_, err = client.CoreV1().RESTClient().Patch(types.MergePatchType).
-		AbsPath(databasesAPI + "clusters/" + name + "/status").Body(patch).DoRaw(t.Context())
+		AbsPath(databasesAPI + "clusters/" + name + "/status").Body([]byte(patch)).DoRaw(t.Context())
 	require.NoError(t, err)
 	await(t, heals, func(ctx context.Context) error {
 		d, err := getDatabase(ctx, name)
