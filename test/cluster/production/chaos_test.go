@@ -148,6 +148,7 @@ func TestNothingIsLostOrDoubled(t *testing.T) {
 		began := time.Now()
 		if err := next.strike(ctx, c); err != nil {
 			t.Logf("%s %s: not possible now: %v", began.Format(time.TimeOnly), next.kind, err)
+			time.Sleep(time.Second)
 			continue
 		}
 		t.Logf("%s %3d %s: %s", began.Format(time.TimeOnly), n, next.kind, time.Since(began).Round(100*time.Millisecond))
@@ -334,8 +335,9 @@ func (c *chaos) killAPIServer(ctx context.Context) error {
 	return err
 }
 
-// room is how much a bounded volume can grow, in MiB: two segments of the write-ahead log.
-const room = "32"
+// room is how much a bounded volume can grow, in MiB: more than the write-ahead log needs, so that it is full only while
+// it is filled.
+const room = "600"
 
 // fillVolume moves the data of a replica to a small file system, makes it the primary in half of the cases, fills the
 // file system for a while, and moves the data back.

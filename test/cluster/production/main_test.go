@@ -202,22 +202,6 @@ func pods(ctx context.Context, namespace, label string) ([]corev1.Pod, error) {
 	return staying, nil
 }
 
-func ready(pod corev1.Pod) bool {
-	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
-}
-
-// serviceOf returns the service of a team that has a database.
-func serviceOf(team string) services.Service {
-	for _, service := range list.Services {
-		if service.Team == team && service.Database {
-			return service
-		}
-	}
-	panic("no service of " + team)
-}
-
 // databases returns the names of the database clusters, which are those of their teams.
 func databases() (names []string) {
 	for _, team := range list.Teams() {
