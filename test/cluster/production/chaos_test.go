@@ -330,9 +330,11 @@ func workers(ctx context.Context) (names []string, err error) {
 
 // killAPIServer kills the API server, which the kubelet starts again.
 func (c *chaos) killAPIServer(ctx context.Context) error {
-	_, err := onNode(ctx, cluster.Node,
-		`set -- "$(crictl ps --quiet --name '^kube-apiserver$')"`+processes+`kill -s KILL $pids`)
-	return err
+	found, err := pods(ctx, "kube-system", "component=kube-apiserver")
+	if err != nil {
+		return err
+	}
+	return signal(ctx, found[0], "KILL")
 }
 
 // room is how much a bounded volume can grow, in MiB: more than the write-ahead log needs, so that it is full only while

@@ -25,7 +25,7 @@ func onNode(ctx context.Context, node, script string, arguments ...string) (stri
 
 // processes is the beginning of a script: it sets $pids to the processes of the container $1.
 const processes = `
-first=$(crictl inspect --output go-template --template '{{.info.pid}}' "$1")
+first=$(cat "/run/containerd/io.containerd.runtime.v2.task/k8s.io/$1/init.pid")
 space=$(readlink "/proc/$first/ns/pid")
 pids=
 for process in /proc/[0-9]*; do
