@@ -59,6 +59,21 @@ command line and never in a file on this machine.`,
 	}
 }
 
+func (w *workspace) makeAuditCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "make-audit CONTEXT [TEAM]...",
+		Short: "Let the audit read the databases of a development cluster",
+		Long: `Creates the Secret postgres-audit in the namespace monitoring of the cluster of the kubectl context CONTEXT,
+with a random password, unless it exists, and the role audit with that password in the database of each TEAM. The role
+can read everything there, and change nothing. The audit compares both databases: see k8s/monitoring.`,
+		Args: arguments(1, 99),
+		RunE: func(command *cobra.Command, args []string) error {
+			return credentials.Audit(command.Context(), command.OutOrStdout(), kubectl.Context(args[0]),
+				w.Services.Product, args[1:])
+		},
+	}
+}
+
 func (w *workspace) publishKeysCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "publish-keys CONTEXT",

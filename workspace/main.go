@@ -111,7 +111,7 @@ func (w *workspace) commands() (all []*cobra.Command) {
 		w.psqlCommand(), w.loadCommand(), w.renameCommand(), w.waitCommand(), w.updatesCommand(),
 	)
 	group("files",
-		w.buildImageCommand(), w.pushImageCommand(), w.generateCommand(), w.makePasswordsCommand(),
+		w.buildImageCommand(), w.pushImageCommand(), w.generateCommand(), w.makePasswordsCommand(), w.makeAuditCommand(),
 		w.publishKeysCommand(), w.buttonCommand(), w.needCommand(), w.mindCommand(), w.reachesCommand(),
 	)
 	return all

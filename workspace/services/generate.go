@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,7 @@ func (l List) files() map[string]string {
 			Team Team
 		}{l, team})
 	}
+	maps.Copy(files, l.monitoring())
 	return files
 }
 
