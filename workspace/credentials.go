@@ -57,6 +57,48 @@ command line and never in a file on this machine.`,
 	}
 }
 
+func (w *workspace) makeAuditCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "make-audit CONTEXT [TEAM]...",
+		Short: "Let the audit read the databases of a development cluster",
+		Long: `Creates the Secret postgres-audit in the namespace monitoring of the cluster of the kubectl context CONTEXT,
+with a random password, unless it exists, and the role audit with that password in the database of each TEAM. The role
+can read everything there, and change nothing. The audit compares both databases: see k8s/monitoring.`,
+		Args: arguments(1, 99),
+		RunE: func(command *cobra.Command, args []string) error {
+			return credentials.Audit(command.Context(), command.OutOrStdout(), kubectl.Context(args[0]),
+				w.Services.Product, args[1:])
+		},
+	}
+}
+
+func (w *workspace) rotatePasswordsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rotate-passwords CONTEXT STEP",
+		Short: "Replace the passwords of production's databases",
+		Long: `Replaces the passwords of the roles owner and application of each database in the cluster of the kubectl context
+CONTEXT, without a failed request. Run these commands, with two minutes in between, in which every pod notices the change:
+
+  rotate-passwords CONTEXT add      the services have the new passwords, too, and try each
+  rotate-passwords CONTEXT use      the databases accept only the new passwords
+  rotate-passwords CONTEXT remove   the services have only the new passwords
+
+Each command can be repeated. A step that comes too early is refused.`,
+		Args: arguments(2, 2),
+		RunE: func(command *cobra.Command, args []string) error {
+			step := credentials.Rotation(args[1])
+			switch step {
+			case credentials.Add, credentials.Use, credentials.Remove:
+			default:
+				return usageError{command, fmt.Errorf("STEP %q is invalid: must be %s, %s or %s", step,
+					credentials.Add, credentials.Use, credentials.Remove)}
+			}
+			return credentials.RotatePasswords(command.Context(), command.OutOrStdout(), kubectl.Context(args[0]),
+				w.Services, step)
+		},
+	}
+}
+
 func (w *workspace) publishKeysCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "publish-keys CONTEXT",

@@ -42,20 +42,25 @@ func password(ctx context.Context, out io.Writer, cluster kubectl.Context, produ
 		fmt.Fprintf(out, "%s/%s already exists\n", namespace, name)
 		return nil
 	}
-	random := make([]byte, 24)
-	_, _ = rand.Read(random) // never fails
 	create, err := cluster.Send(ctx, map[string]any{
 		"apiVersion": "v1",
 		"kind":       "Secret",
 		"metadata": map[string]any{
 			"name": name, "namespace": namespace, "labels": labels(product, "postgres"),
 		},
-		"stringData": map[string]any{"passfile": fmt.Sprintf("*:*:*:%s:%s\n", role, hex.EncodeToString(random))},
+		"stringData": map[string]any{"passfile": newLine(role)},
 	}, "create")
 	if err != nil {
 		return err
 	}
 	return say(out, create)
+}
+
+// newLine returns a line of a passfile with a new password for a role.
+func newLine(role string) string {
+	random := make([]byte, 24)
+	_, _ = rand.Read(random) // never fails
+	return fmt.Sprintf("*:*:*:%s:%s\n", role, hex.EncodeToString(random))
 }
 
 // DatabasePasswords creates the passwords of production's databases: the Secrets of Passwords in the namespaces of the

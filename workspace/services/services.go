@@ -56,9 +56,9 @@ var (
 	label = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
 	// reserved names belong to other images, folders, or Tilt resources.
-	reserved = strings.Fields(`postgres
-		bench data docs go_live internal k8s offline test tools workspace
-		platform passwords caller-keys unit-tests load`)
+	reserved = strings.Fields(`postgres victoria-metrics vmalert
+		audit bench data docs go_live internal k8s offline test tools workspace
+		platform passwords caller-keys unit-tests load monitoring saves`)
 
 	// notATeam matches the namespaces of the platform and of Kubernetes.
 	notATeam = regexp.MustCompile(

@@ -30,6 +30,8 @@ func TestNoRequestFails(t *testing.T) {
 	quiet(t, l, "certificates are renewed", func(t *testing.T) {
 		run(t, "workspace/run", "make-certificates", cluster.Context, "--renew")
 	})
+	passwords := rotation{}
+	quiet(t, l, "passwords are added", passwords.step("add"))
 	for _, service := range list.Services {
 		quiet(t, l, "rolling update of "+service.Name, func(t *testing.T) {
 			restart(t, service.Team, service.Name)
@@ -40,7 +42,7 @@ func TestNoRequestFails(t *testing.T) {
 		quiet(t, l, "eviction of a pod of "+service.Name, func(t *testing.T) { evict(t, service.Team, service.Name) })
 	}
 	quiet(t, l, "scale up and down", scale)
-	quiet(t, l, "passwords are rotated", func(t *testing.T) { run(t, "workspace/run", "rotate-passwords") })
+	quiet(t, l, "the new passwords are used", passwords.step("use"))
 	for _, name := range databases() {
 		quiet(t, l, "switchover of "+name, func(t *testing.T) { switchOver(t, name, "") })
 	}
@@ -55,10 +57,24 @@ func TestNoRequestFails(t *testing.T) {
 	}
 	quiet(t, l, "API server away for "+away.String(), func(t *testing.T) { stopAPIServer(t, away) })
 	quiet(t, l, "the renewed certificates are in use", awaitCertificates)
+	quiet(t, l, "the old passwords are removed", passwords.step("remove"))
 	violations := l.finish(t, recovers)
 	t.Log(l.report())
 	figures.add("failed-requests", len(l.since(0)))
 	assert.Empty(t, violations)
+}
+
+// rotation is the time of the last step of the rotation of the passwords.
+type rotation struct{ time.Time }
+
+// step takes a step, once every pod has noticed the one before, which other changes do not wait for.
+func (r *rotation) step(name string) func(*testing.T) {
+	return func(t *testing.T) {
+		const delivery = 2*time.Minute + time.Second
+		time.Sleep(time.Until(r.Add(delivery)))
+		run(t, "workspace/run", "rotate-passwords", cluster.Context, name)
+		r.Time = time.Now()
+	}
 }
 
 // quiet runs a subtest under load, waits until the cluster is whole again, and expects that no request has failed.
