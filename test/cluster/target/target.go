@@ -35,7 +35,7 @@ func FromEnvironment(repository string, flags ...string) (Target, error) {
 // Production returns the cluster that CLUSTER_NAME names (default: as workspace/run production does), made by
 // workspace/run production.
 func Production(repository string) (Target, error) {
-	return describe(repository, "--product=production")
+	return describe(repository, "--production")
 }
 
 func describe(repository string, flags ...string) (Target, error) {
