@@ -94,6 +94,16 @@ func getPassfile(ctx context.Context, cluster kubectl.Context, namespace, role s
 	return p, nil
 }
 
+// password returns the password that the database should accept: the newest one, unless it is not used yet.
+func (p passfile) password() string {
+	lines := strings.Split(strings.TrimSuffix(p.lines, "\n"), "\n")
+	line := lines[len(lines)-1]
+	if p.step == Add {
+		line = lines[0]
+	}
+	return line[strings.LastIndex(line, ":")+1:]
+}
+
 // mayTake reports why a step cannot be taken now.
 func (p passfile) mayTake(step Rotation, now time.Time) error {
 	next := map[Rotation]Rotation{"": Add, Remove: Add, Add: Use, Use: Remove}[p.step]
