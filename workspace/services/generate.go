@@ -17,6 +17,8 @@ import (
 // header is the first line of generated files.
 const header = "# Generated from services.yaml by make generate; do not edit.\n"
 
+const productionFolder = "k8s/overlays/production"
+
 // The folders that contain a generated folder for each team, or for each team with a database.
 const (
 	teamsFolder       = "k8s/teams"
@@ -33,7 +35,8 @@ func (l List) files() map[string]string {
 		".github/CODEOWNERS":                      l.fill("CODEOWNERS", l),
 		"k8s/base/kustomization.yaml":             l.fill("base.yaml", l),
 		"k8s/overlays/development/node-port.yaml": l.fill("node-port.yaml", l.Public()),
-		"k8s/overlays/production/services.yaml":   l.fill("production.yaml", l),
+		productionFolder + "/autoscaling.yaml":    l.fill("autoscaling.yaml", l),
+		productionFolder + "/services.yaml":       l.fill("production.yaml", l),
 		databasesFolder + "/kustomization.yaml":   l.fill("databases.yaml", l),
 		developmentFolder + "/kustomization.yaml": l.fill("development-databases.yaml", l),
 	}
