@@ -121,11 +121,7 @@ func evict(t *testing.T, namespace, service string) {
 func scale(t *testing.T) {
 	for _, replicas := range []int32{6, 3} {
 		for _, service := range list.Services {
-			patch := fmt.Sprintf(`{"spec":{"minReplicas":%d}}`, replicas)
-			_, err := client.AutoscalingV2().HorizontalPodAutoscalers(service.Team).Patch(t.Context(), service.Name,
-				types.MergePatchType, []byte(patch), metav1.PatchOptions{})
-			require.NoError(t, err)
-			kubectl(t, "--namespace="+service.Team, "scale", "deployment/"+service.Name, fmt.Sprintf("--replicas=%d", replicas))
+			limitScale(t, service, replicas, replicas)
 		}
 		for _, service := range list.Services {
 			await(t, heals, func(ctx context.Context) error {
@@ -137,6 +133,18 @@ func scale(t *testing.T) {
 			})
 		}
 	}
+	for _, service := range list.Services {
+		limitScale(t, service, 3, 6)
+	}
+}
+
+// limitScale limits how many pods the autoscaler gives a service.
+func limitScale(t *testing.T, service services.Service, least, most int32) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"spec":{"minReplicas":%d,"maxReplicas":%d}}`, least, most)
+	_, err := client.AutoscalingV2().HorizontalPodAutoscalers(service.Team).Patch(t.Context(), service.Name,
+		types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	require.NoError(t, err)
 }
 
 // switchOver makes an instance the primary of a database: the named one, or any replica.
