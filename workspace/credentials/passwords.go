@@ -2,6 +2,7 @@
 package credentials
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -56,11 +57,7 @@ func password(ctx context.Context, out io.Writer, cluster kubectl.Context, produ
 }
 
 // newLine returns a line of a passfile with a new password for a role.
-func newLine(role string) string {
-	random := make([]byte, 24)
-	_, _ = rand.Read(random) // never fails
-	return fmt.Sprintf("*:*:*:%s:%s\n", role, hex.EncodeToString(random))
-}
+func newLine(role string) string { return fmt.Sprintf("*:*:*:%s:%s\n", role, random()) }
 
 // DatabasePasswords creates the passwords of production's databases: the Secrets of Passwords in the namespaces of the
 // services, and for CloudNativePG the Secrets TEAM-owner and TEAM-application with the same passwords in the namespace
@@ -97,6 +94,40 @@ func DatabasePasswords(ctx context.Context, out io.Writer, cluster kubectl.Conte
 		}
 	}
 	return nil
+}
+
+// ObjectStore creates the Secret object-store, with a random access key, in the namespaces of the object store and of the
+// databases that write their backups to it. An existing key is kept.
+func ObjectStore(ctx context.Context, out io.Writer, cluster kubectl.Context, product string) error {
+	const store = "object-store"
+	key, err := process.Output(cluster.Command(ctx, "--namespace="+store, "get", "secret", store, "--ignore-not-found",
+		"--output=go-template={{.data.SECRET_ACCESS_KEY | base64decode}}"))
+	if err != nil {
+		return err
+	}
+	key = cmp.Or(key, random())
+	for _, namespace := range []string{store, "databases"} {
+		apply, err := cluster.Send(ctx, map[string]any{
+			"apiVersion": "v1",
+			"kind":       "Secret",
+			"metadata":   map[string]any{"name": store, "namespace": namespace, "labels": labels(product, store)},
+			"stringData": map[string]any{"ACCESS_KEY_ID": store, "SECRET_ACCESS_KEY": key},
+		}, "apply", "--server-side", "--field-manager=passwords")
+		if err != nil {
+			return err
+		}
+		if err := say(out, apply); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// random returns a password that nobody can guess.
+func random() string {
+	random := make([]byte, 24)
+	_, _ = rand.Read(random) // never fails
+	return hex.EncodeToString(random)
 }
 
 // labels returns the labels of the objects of one part of the product.

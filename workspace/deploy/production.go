@@ -218,6 +218,9 @@ func (p *production) credentials(ctx context.Context, step *process.Step) error 
 	if err := credentials.DatabasePasswords(ctx, step, p.cluster(), p.Paths.Services); err != nil {
 		return err
 	}
+	if err := credentials.ObjectStore(ctx, step, p.cluster(), p.Paths.Services.Product); err != nil {
+		return err
+	}
 	return credentials.PublishKeys(ctx, step, p.cluster(), p.Paths.Services)
 }
 
