@@ -13,8 +13,8 @@ import (
 func (w *workspace) imagesCommand() *cobra.Command {
 	product := cmp.Or(os.Getenv("CLUSTER_PRODUCT"), "kind")
 	open := func(command *cobra.Command) (*images.Images, error) {
-		if product != "kind" && product != "minikube" {
-			return nil, usageError{command, fmt.Errorf("product %q is invalid: must be kind or minikube", product)}
+		if product != "kind" && product != "minikube" && product != "production" {
+			return nil, usageError{command, fmt.Errorf("product %q is invalid: must be kind, minikube or production", product)}
 		}
 		return images.Open(w.console, w.Paths, product)
 	}
@@ -41,7 +41,7 @@ selects another list, such as one for a company's own registry.`,
 			return images.Fill(command.Context(), append(args, "")[0])
 		},
 	}
-	command.PersistentFlags().StringVar(&product, "product", product, "product of the cluster, kind or minikube")
+	command.PersistentFlags().StringVar(&product, "product", product, "product of the cluster: kind, minikube or production")
 	file := func(name, short string, do func(*images.Images, *cobra.Command, string) error) *cobra.Command {
 		return &cobra.Command{
 			Use:   name + " FILE",

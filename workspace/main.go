@@ -106,7 +106,7 @@ func (w *workspace) commands() (all []*cobra.Command) {
 		all = append(all, commands...)
 	}
 	group("people",
-		w.deployCommand(), w.testCommand(), w.runCommand(), w.doctorCommand(), w.describeCommand(),
+		w.deployCommand(), w.productionCommand(), w.testCommand(), w.runCommand(), w.doctorCommand(), w.describeCommand(),
 		w.toolsCommand(), w.imagesCommand(), w.privilegedCommand(), w.releaseCommand(), w.makeKubeconfigCommand(),
 		w.makeCertificatesCommand(), w.makeClientCertificateCommand(),
 		w.psqlCommand(), w.loadCommand(), w.renameCommand(), w.waitCommand(), w.updatesCommand(),

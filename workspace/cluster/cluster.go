@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"example.com/invoices/workspace/docker"
 	"example.com/invoices/workspace/kubectl"
@@ -18,7 +19,7 @@ import (
 
 // Cluster is the definition of a cluster: its names, ports and folders.
 type Cluster struct {
-	Product        string   `json:"product"`          // kind or minikube
+	Product        string   `json:"product"`          // kind, minikube or production
 	Name           string   `json:"name"`             // unique on this machine
 	Context        string   `json:"context"`          // for kubectl
 	Node           string   `json:"node"`             // the node's container
@@ -26,7 +27,7 @@ type Cluster struct {
 	Network        string   `json:"network"`          // the Docker network
 	Registry       string   `json:"registry"`         // the registry's container
 	RegistryPort   int      `json:"registry_port"`    // on localhost
-	InvoiceAppPort int      `json:"invoice_app_port"` // on localhost
+	InvoiceAppPort int      `json:"invoice_app_port"` // on localhost; in production, the entry's
 	InvoiceAppURL  string   `json:"invoice_app_url"`  //
 	Live           string   `json:"live"`             // the folder that tilt up shares with the node
 	Images         string   `json:"images"`           // the folder for building images
@@ -39,27 +40,28 @@ type Cluster struct {
 	RegistryImage  string   `json:"-"`                // the image of the registry's container
 	PostgresImage  string   `json:"postgres_image"`   // the database's image, before Tilt pushes it
 	Named          string   `json:"-"`                // prefix that makes a command use this cluster
+	Command        string   `json:"-"`                // the command of this program that creates it
+	PortVariable   string   `json:"-"`                // the environment variable that sets InvoiceAppPort
 
 	Services []services.Service `json:"services"` // what is deployed to it
 
 	product    product
+	nodePort   string // the public service's, which a port of this machine is mapped to
+	scheme     string // of InvoiceAppURL
+	defaults   Ports
 	ownNetwork string // removed with the cluster, and not shared with others
 	paths      paths.Paths
 }
 
-const (
-	nodePort = "30081/tcp" // the public service's, which a port of this machine is mapped to
-
-	registryContainerPort = "5000/tcp"
-)
+const registryContainerPort = "5000/tcp"
 
 // Ports are the requested ports of a cluster. 0 stands for the port that the cluster has, or the default.
 type Ports struct{ InvoiceApp, Registry int }
 
-var defaultPorts = Ports{InvoiceApp: 8081, Registry: 5005}
-
 // product is kind or minikube: it encapsulates all differences between clusters made with them.
 type product interface {
+	// program returns the name of the product's own program.
+	program() string
 	// file returns the name of the ctlptl file.
 	file() string
 	// choose adapts the definition in that file to this cluster.
@@ -72,7 +74,7 @@ type product interface {
 	tools() []string
 	// complete finishes a cluster that ctlptl has just created.
 	complete(ctx context.Context, step *process.Step) error
-	// start starts the node. It may be running but not responding.
+	// start starts the nodes. They may be running but not responding.
 	start(ctx context.Context, step *process.Step) error
 	stop(ctx context.Context, step *process.Step) error
 	// delete removes the cluster, and its context from the user's kubeconfig.
@@ -83,42 +85,80 @@ var names = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
 
 // New defines the cluster with a name (from CLUSTER_NAME) that is made with a product.
 func New(where paths.Paths, productName, name string) (*Cluster, error) {
-	if !names.MatchString(name) || regexp.MustCompile(`^minikube-`).MatchString(name) {
-		return nil, fmt.Errorf("CLUSTER_NAME=%s is invalid: must consist of a-z, 0-9 and -, "+
-			"and not start with - or minikube-", name)
+	c, err := named(where, name)
+	if err != nil {
+		return nil, err
 	}
-	c := &Cluster{
-		Product: productName, Program: where.Program(), PostgresImage: where.Image("postgres"),
-		Services: where.Services.Services, paths: where,
-	}
-	option := ""
+	c.Product, c.Command, c.Deploy = productName, "./deploy.sh", "./deploy.sh"
+	c.PortVariable, c.nodePort, c.scheme = "INVOICE_APP_PORT", "30081/tcp", "http"
+	c.defaults = Ports{InvoiceApp: 8081, Registry: 5005}
 	switch productName {
 	case "kind":
-		c.Name, c.Context, c.Node = name, "kind-"+name, name+"-control-plane"
-		c.NodeImage, c.Network = where.Image("node"), "kind-"+name
-		c.product = kind{c}
+		c.useKind(name, "ctlptl.yaml")
 	case "minikube":
 		// This names the profile, its container and its network. ctlptl and Tilt recognize minikube by the prefix.
 		c.Name = "minikube-" + name
 		c.Context, c.Node = c.Name, c.Name
 		c.NodeImage, c.Network = where.Image("minikube"), c.Name
 		c.product = minikube{c}
-		option = " --product minikube"
+		c.Deploy += " --product minikube"
 	default:
 		return nil, fmt.Errorf("product %q is invalid: must be kind or minikube", productName)
 	}
-	c.ownNetwork = c.Network
-	c.Registry = c.Name + "-registry"
-	c.RegistryImage = where.Image("registry")
 	c.Live = where.Build("live", c.Name)
-	c.Images = where.Build("images", c.Name)
-	c.Kubeconfigs = where.Build("kubeconfig", c.Name)
-	c.Evidence = filepath.Join(where.Root, ".evidence", c.Name)
-	if name != where.Services.Product {
+	c.nameRest(where.Services.Product)
+	return c, nil
+}
+
+// NewProduction defines the cluster with a name (from CLUSTER_NAME) on which production is rehearsed: it is made with
+// kind and has workers, and a network, volumes and a registry of its own.
+func NewProduction(where paths.Paths, name string) (*Cluster, error) {
+	c, err := named(where, name)
+	if err != nil {
+		return nil, err
+	}
+	c.Product, c.Command, c.Deploy = "production", "workspace/run production", "workspace/run production"
+	c.PortVariable, c.nodePort, c.scheme = "ENTRY_PORT", "30443/tcp", "https"
+	c.defaults = Ports{InvoiceApp: 8443, Registry: 5006}
+	c.useKind(name, "ctlptl-production.yaml", name+"-worker", name+"-worker2")
+	c.nameRest(ProductionName(where))
+	return c, nil
+}
+
+// ProductionName returns the default name of the cluster on which production is rehearsed.
+func ProductionName(where paths.Paths) string { return where.Services.Product + "-production" }
+
+func named(where paths.Paths, name string) (*Cluster, error) {
+	if !names.MatchString(name) || regexp.MustCompile(`^minikube-`).MatchString(name) {
+		return nil, fmt.Errorf("CLUSTER_NAME=%s is invalid: must consist of a-z, 0-9 and -, "+
+			"and not start with - or minikube-", name)
+	}
+	return &Cluster{
+		Name: name, Program: where.Program(), PostgresImage: where.Image("postgres"),
+		Services: where.Services.Services, paths: where,
+	}, nil
+}
+
+// useKind names what kind makes.
+func (c *Cluster) useKind(name, file string, workers ...string) {
+	c.Context, c.Node = "kind-"+name, name+"-control-plane"
+	c.NodeImage, c.Network = c.paths.Image("node"), "kind-"+name
+	c.product = kind{c, file, workers}
+}
+
+// nameRest names what every cluster has. The cluster with the default name needs no CLUSTER_NAME.
+func (c *Cluster) nameRest(defaultName string) {
+	name := strings.TrimPrefix(c.Name, "minikube-")
+	if name != defaultName {
 		c.Named = "CLUSTER_NAME=" + name + " "
 	}
-	c.Deploy = c.Named + "./deploy.sh" + option
-	return c, nil
+	c.Deploy = c.Named + c.Deploy
+	c.ownNetwork = c.Network
+	c.Registry = c.Name + "-registry"
+	c.RegistryImage = c.paths.Image("registry")
+	c.Images = c.paths.Build("images", c.Name)
+	c.Kubeconfigs = c.paths.Build("kubeconfig", c.Name)
+	c.Evidence = filepath.Join(c.paths.Root, ".evidence", c.Name)
 }
 
 // OfContext defines the cluster with a name whose kubectl context is kubeContext.
@@ -139,7 +179,7 @@ func OfContext(where paths.Paths, kubeContext, name string) (*Cluster, error) {
 
 // UsePorts sets the cluster's ports. The ports of an existing cluster cannot be changed.
 func (c *Cluster) UsePorts(ctx context.Context, state State, asked Ports) error {
-	made := defaultPorts
+	made := c.defaults
 	if state.Node != nil {
 		var err error
 		if made, err = c.madeWith(ctx, state); err != nil {
@@ -151,7 +191,7 @@ func (c *Cluster) UsePorts(ctx context.Context, state State, asked Ports) error 
 		asked, made int
 		settled     *int
 	}{
-		{"INVOICE_APP_PORT", asked.InvoiceApp, made.InvoiceApp, &c.InvoiceAppPort},
+		{c.PortVariable, asked.InvoiceApp, made.InvoiceApp, &c.InvoiceAppPort},
 		{"REGISTRY_PORT", asked.Registry, made.Registry, &c.RegistryPort},
 	} {
 		switch {
@@ -164,15 +204,15 @@ func (c *Cluster) UsePorts(ctx context.Context, state State, asked Ports) error 
 			*port.settled = port.asked
 		}
 	}
-	c.InvoiceAppURL = fmt.Sprintf("http://localhost:%d", c.InvoiceAppPort)
+	c.InvoiceAppURL = fmt.Sprintf("%s://localhost:%d", c.scheme, c.InvoiceAppPort)
 	return nil
 }
 
 // madeWith returns the ports that the cluster was created with. It works for a stopped cluster, too.
 func (c *Cluster) madeWith(ctx context.Context, state State) (Ports, error) {
-	invoiceApp, err := strconv.Atoi(state.Node.HostPort(nodePort))
+	invoiceApp, err := strconv.Atoi(state.Node.HostPort(c.nodePort))
 	if err != nil {
-		return Ports{}, fmt.Errorf("container %s has no port for invoice-app: it was not created by ./deploy.sh", c.Node)
+		return Ports{}, fmt.Errorf("container %s has no port for invoice-app: it was not created by %s", c.Node, c.Command)
 	}
 	var registry int
 	if state.Registry != nil {
@@ -186,8 +226,8 @@ func (c *Cluster) madeWith(ctx context.Context, state State) (Ports, error) {
 // checkImages fails if containers have this cluster's names but other images.
 func (c *Cluster) checkImages(node, registry *docker.Container) error {
 	if node != nil && node.Config.Image != c.NodeImage || registry != nil && registry.Config.Image != c.RegistryImage {
-		return fmt.Errorf("container %s or %s exists but was not created by ./deploy.sh: choose another CLUSTER_NAME",
-			c.Node, c.Registry)
+		return fmt.Errorf("container %s or %s exists but was not created by %s: choose another CLUSTER_NAME",
+			c.Node, c.Registry, c.Command)
 	}
 	return nil
 }

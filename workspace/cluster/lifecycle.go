@@ -48,7 +48,7 @@ func (c *Cluster) State(ctx context.Context) (State, error) {
 func (c *Cluster) registryPort(ctx context.Context) (int, error) {
 	const folder = "/etc/containerd/certs.d"
 	// docker cp recreates missing shared folders, which would then be owned by root.
-	if err := makeShared(c.Live); err != nil {
+	if err := c.makeLive(); err != nil {
 		return 0, err
 	}
 	files, err := process.Output(process.Command(ctx, "docker", "cp", c.Node+":"+folder, "-"))
@@ -60,7 +60,7 @@ func (c *Cluster) registryPort(ctx context.Context) (int, error) {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
 			return 0, fmt.Errorf("%s in container %s has no registry on localhost: "+
-				"./deploy.sh did not create it or was interrupted", folder, c.Node)
+				"%s did not create it or was interrupted", folder, c.Node, c.Command)
 		} else if err != nil {
 			return 0, err
 		}
@@ -78,7 +78,7 @@ func (c *Cluster) Remove(ctx context.Context, console *process.Console) error {
 	err := docker.Remove(ctx, "container", []string{"--all", "--filter", "name=^/" + c.Registry + "$"},
 		"rm", "--force", "--volumes")
 	// The product removes the context from the kubeconfig. If it is not installed, it has not added one.
-	if process.Exists(c.Product) {
+	if process.Exists(c.product.program()) {
 		err = errors.Join(err, c.WritingKubeconfig(ctx, console, func() error { return c.product.delete(ctx) }))
 	}
 	err = errors.Join(err,
@@ -120,7 +120,7 @@ func (c *Cluster) Up(ctx context.Context, console *process.Console, state State)
 			return err
 		}
 	}
-	if err := makeShared(c.Live); err != nil { // or Docker would create it, owned by root
+	if err := c.makeLive(); err != nil { // or Docker would create it, owned by root
 		return err
 	}
 	apply := func(ctx context.Context, step *process.Step) error { return c.apply(ctx, console, step, isNew) }
@@ -148,6 +148,9 @@ func (c *Cluster) startNode(ctx context.Context, console *process.Console, state
 		return err
 	}
 	if c.responding(ctx) {
+		if c.Live == "" {
+			return nil
+		}
 		err := c.FindLive(ctx, state.Node)
 		switch {
 		case err == nil:

@@ -78,7 +78,7 @@ func (t *TiltUp) of(root string) bool {
 
 // TiltUp returns the `tilt up` that is running on the cluster, or nil.
 func (c *Cluster) TiltUp(state State) (*TiltUp, error) {
-	if state.Node == nil {
+	if state.Node == nil || c.Live == "" {
 		return nil, nil
 	}
 	for _, folder := range c.folders(state.Node) {
@@ -129,6 +129,14 @@ func (c *Cluster) sees(ctx context.Context, folder string) (bool, error) {
 		return false, err
 	}
 	return slices.Contains(strings.Fields(said), filepath.Base(mark.Name())), nil
+}
+
+// makeLive creates the folder that tilt up shares with the node, if there is one.
+func (c *Cluster) makeLive() error {
+	if c.Live == "" {
+		return nil
+	}
+	return makeShared(c.Live)
 }
 
 // makeShared creates a folder that pods, which run as other users, can read, regardless of the user's umask.

@@ -17,6 +17,8 @@ import (
 
 type minikube struct{ *Cluster }
 
+func (m minikube) program() string { return "minikube" }
+
 func (m minikube) file() string { return "ctlptl-minikube.yaml" }
 
 func (m minikube) choose(ctx context.Context, d *definition) error {

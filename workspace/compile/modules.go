@@ -73,3 +73,8 @@ var Crictl = Module{
 	programs: []program{{name: "crictl", path: "sigs.k8s.io/cri-tools/cmd/crictl"}},
 	flags:    []string{"-ldflags=-s -w"},
 }
+
+// Tools has all programs in the tool block of the go.mod in tools/NAME, under the name NAME. They are static.
+func Tools(name string) Module {
+	return Module{name: name, programs: []program{{name: name, path: "tool"}}, flags: []string{"-ldflags=-s -w"}}
+}

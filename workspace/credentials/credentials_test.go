@@ -35,7 +35,6 @@ type object struct {
 		Name, Namespace, GenerateName string
 		Labels                        map[string]string
 	}
-	Immutable  bool
 	StringData map[string]string
 	Data       map[string]string
 	Spec       struct {
@@ -77,7 +76,6 @@ func TestPasswords(t *testing.T) {
 		assert.Equal(t, "postgres-"+want.role, made[i].Metadata.Name)
 		assert.Equal(t, map[string]string{"app.kubernetes.io/name": "postgres", "app.kubernetes.io/part-of": "things"},
 			made[i].Metadata.Labels)
-		assert.True(t, made[i].Immutable)
 		passfile := made[i].StringData["passfile"]
 		assert.Regexp(t, `^\*:\*:\*:`+want.role+`:[0-9a-f]{48}\n$`, passfile)
 		passwords[passfile[strings.LastIndex(passfile, ":"):]] = true

@@ -1,4 +1,4 @@
-// Package deploy sets up a cluster from scratch and deploys the Tiltfile's resources to it.
+// Package deploy sets up a cluster from scratch and deploys to it: the Tiltfile's resources, or production.
 package deploy
 
 import (
@@ -22,7 +22,7 @@ import (
 	"example.com/invoices/workspace/process"
 )
 
-// Deployment is one run of ./deploy.sh.
+// Deployment is one run of ./deploy.sh or workspace/run production.
 type Deployment struct {
 	Paths   paths.Paths
 	Cluster *cluster.Cluster
@@ -43,7 +43,8 @@ func (d *Deployment) begin(ctx context.Context) (cluster.State, error) {
 		return cluster.State{}, err
 	}
 	if d.lock == nil {
-		return cluster.State{}, fmt.Errorf("another ./deploy.sh is running for cluster %s: wait for it, or stop it", c.Name)
+		return cluster.State{}, fmt.Errorf("another %s is running for cluster %s: wait for it, or stop it",
+			c.Command, c.Name)
 	}
 	if err := doctor.Docker(ctx); err != nil {
 		return cluster.State{}, err
@@ -108,6 +109,31 @@ func (d *Deployment) sayWhoRuns(state cluster.State) {
 // Deploy creates or starts the cluster and deploys to it. If fromScratch, it removes an existing cluster first.
 func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 	c := d.Cluster
+	if err := d.up(ctx, fromScratch); err != nil {
+		return err
+	}
+	if err := d.tilt(ctx); err != nil {
+		return err
+	}
+	list := d.Paths.Services
+	public := list.Public().Name
+	others := slices.DeleteFunc(list.Names(), func(name string) bool { return name == public })
+	teams := list.Teams()
+	d.Console.Say(`
+%[6]s is available at %[1]s, %[7]s only inside the cluster. Next:
+  export PATH="$(workspace/run tools):$PATH"
+  kubectl --context %[2]s get pods --all-namespaces
+  kubectl --kubeconfig %[3]s/%[8]s get pods       with that team's permissions
+  %[4]stilt up --context %[2]s       with live updates
+  %[5]s --stop, or --destroy`,
+		c.InvoiceAppURL, c.Context, d.shown(c.Kubeconfigs), c.Named, c.Deploy,
+		public, strings.Join(others, " and "), teams[len(teams)-1].Group())
+	return nil
+}
+
+// up creates or starts the cluster. If fromScratch, it removes an existing cluster first.
+func (d *Deployment) up(ctx context.Context, fromScratch bool) error {
+	c := d.Cluster
 	state, err := d.begin(ctx)
 	if err != nil {
 		return err
@@ -155,26 +181,7 @@ func (d *Deployment) Deploy(ctx context.Context, fromScratch bool) error {
 	if err := c.Up(ctx, d.Console, state); err != nil {
 		return err
 	}
-	if err := c.AwaitNamespaces(ctx); err != nil {
-		return err
-	}
-	if err := d.tilt(ctx); err != nil {
-		return err
-	}
-	list := d.Paths.Services
-	public := list.Public().Name
-	others := slices.DeleteFunc(list.Names(), func(name string) bool { return name == public })
-	teams := list.Teams()
-	d.Console.Say(`
-%[6]s is available at %[1]s, %[7]s only inside the cluster. Next:
-  export PATH="$(workspace/run tools):$PATH"
-  kubectl --context %[2]s get pods --all-namespaces
-  kubectl --kubeconfig %[3]s/%[8]s get pods       with that team's permissions
-  %[4]stilt up --context %[2]s       with live updates
-  %[5]s --stop, or --destroy`,
-		c.InvoiceAppURL, c.Context, d.shown(c.Kubeconfigs), c.Named, c.Deploy,
-		public, strings.Join(others, " and "), teams[len(teams)-1].Group())
-	return nil
+	return c.AwaitNamespaces(ctx)
 }
 
 // shown returns a path for display, relative to the current folder if it is inside.
@@ -196,7 +203,7 @@ func (d *Deployment) checkPorts(ctx context.Context, state cluster.State) error 
 		number    int
 		container *docker.Container
 	}{
-		{"INVOICE_APP_PORT", d.Cluster.InvoiceAppPort, state.Node},
+		{d.Cluster.PortVariable, d.Cluster.InvoiceAppPort, state.Node},
 		{"REGISTRY_PORT", d.Cluster.RegistryPort, state.Registry},
 	} {
 		if port.container.Running() || !inUse(port.number) {

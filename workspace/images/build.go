@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -34,7 +35,15 @@ func (i *Images) inputs(ctx context.Context, image image) (string, error) {
 	name := image.folder()
 	files := []string{"offline/" + name, "offline/debian.sh"}
 	modules := []compile.Module{}
+	if i.isProgram(image) {
+		modules = append(modules, compile.Tools(name))
+		if !i.exists("offline", name) {
+			files = files[1:]
+		}
+	}
 	switch name {
+	case "postgres-replicated":
+		files = append(files, "offline/postgres")
 	case node:
 		files = append(files, "workspace/images/node.go")
 		modules = append(modules, compile.Cluster)
@@ -54,6 +63,16 @@ func (i *Images) inputs(ctx context.Context, image image) (string, error) {
 	return strings.Join(hashes, "-"), err
 }
 
+// isProgram reports whether an image consists of the programs in the tool block of tools/NAME/go.mod.
+func (i *Images) isProgram(image image) bool {
+	return !i.exists("offline", image.folder(), "debian") && i.exists("tools", image.folder(), "go.mod")
+}
+
+func (i *Images) exists(path ...string) bool {
+	_, err := os.Stat(filepath.Join(append([]string{i.paths.Root}, path...)...))
+	return err == nil
+}
+
 // toBuild returns the images that are missing or were made in none of these ways. If minikube's node image is one of
 // them, kind's, which it is based on, comes first unless it was built.
 func (i *Images) toBuild(ctx context.Context, ways way) ([]image, error) {
@@ -69,8 +88,9 @@ func (i *Images) toBuild(ctx context.Context, ways way) ([]image, error) {
 // onTop reports whether an image is built on top of another.
 func onTop(image image) bool { return image.folder() == minikube }
 
-// build builds the images that toBuild returns. Each image has a folder in offline/: the program debian there makes
-// its root file system from packages, and the Dockerfile adds its configuration.
+// build builds the images that toBuild returns. An image with the program debian in its folder in offline/ gets its root
+// file system from packages, others get the programs that their folder in tools/ pins. The Dockerfile in offline/, if
+// there is one, adds the configuration.
 func (i *Images) build(ctx context.Context, ways way) error {
 	missing, err := i.toBuild(ctx, ways)
 	if err != nil || len(missing) == 0 {
@@ -100,14 +120,21 @@ func (i *Images) build(ctx context.Context, ways way) error {
 		return err
 	}
 	defer os.RemoveAll(b.folder)
-	if err := b.fromPackages(ctx, slices.DeleteFunc(slices.Clone(missing), onTop)); err != nil {
+	if err := b.fromPackages(ctx, slices.DeleteFunc(slices.Clone(missing), func(image image) bool {
+		return onTop(image) || i.isProgram(image)
+	})); err != nil {
 		return err
 	}
 	for _, image := range missing {
-		if onTop(image) {
-			if err := b.minikube(ctx, image); err != nil {
-				return err
-			}
+		var err error
+		switch {
+		case onTop(image):
+			err = b.minikube(ctx, image)
+		case i.isProgram(image):
+			err = b.fromModule(ctx, image)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -181,14 +208,31 @@ func (b builder) fromPackages(ctx context.Context, images []image) error {
 			err = b.console.Step(ctx, r.image.tag+": installing programs", "node-programs", b.install)
 		}
 		if err == nil {
-			err = b.console.Step(ctx, r.image.tag+": importing into Docker", name+"-import",
-				func(ctx context.Context, step *process.Step) error { return b.load(ctx, step, r.image) })
+			err = b.importImage(ctx, r.image)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// programFolder is the folder of an image's programs in its root file system. It is on the default PATH.
+const programFolder = "usr/local/bin"
+
+// fromModule builds an image that contains nothing but static programs.
+func (b builder) fromModule(ctx context.Context, image image) error {
+	name := image.folder()
+	err := b.compiler.Programs(ctx, compile.Tools(name), filepath.Join(b.rootFileSystem(name), programFolder), name)
+	if err != nil {
+		return err
+	}
+	return b.importImage(ctx, image)
+}
+
+func (b builder) importImage(ctx context.Context, image image) error {
+	return b.console.Step(ctx, image.tag+": importing into Docker", image.folder()+"-import",
+		func(ctx context.Context, step *process.Step) error { return b.load(ctx, step, image) })
 }
 
 // programs returns the folder with the compiled programs.
@@ -213,6 +257,20 @@ func (b builder) debian(ctx context.Context, r *recipe) error {
 	return command.Run()
 }
 
+// dockerfile returns the Dockerfile of an image that needs none of its own: it runs its only program.
+func (b builder) dockerfile(base, name string) ([]byte, error) {
+	programs, err := os.ReadDir(filepath.Join(b.rootFileSystem(name), programFolder))
+	if err != nil {
+		return nil, err
+	}
+	if len(programs) != 1 {
+		return nil, fmt.Errorf("tools/%s has %d programs, so offline/%[1]s/Dockerfile must say which one to run",
+			name, len(programs))
+	}
+	return fmt.Appendf(nil, "FROM %s\nUSER 65532:65532\nENTRYPOINT [%q]\n", base,
+		"/"+programFolder+"/"+programs[0].Name()), nil
+}
+
 // load makes a Docker image from a root file system and a Dockerfile.
 func (b builder) load(ctx context.Context, step *process.Step, image image) error {
 	name := image.folder()
@@ -235,10 +293,14 @@ func (b builder) load(ctx context.Context, step *process.Step, image image) erro
 		return err
 	}
 	dockerfile, err := os.ReadFile(filepath.Join(b.paths.Root, "offline", name, "Dockerfile"))
+	if errors.Is(err, fs.ErrNotExist) {
+		dockerfile, err = b.dockerfile(base, name)
+	}
 	if err != nil {
 		return err
 	}
-	command = process.Command(ctx, "docker", "build", "--label", b.paths.InputsLabel()+"="+inputs, "--tag", image.tag, "-")
+	command = process.Command(ctx, "docker", "build", "--label", b.paths.InputsLabel()+"="+inputs, "--tag", image.tag,
+		"--build-arg", "ARCH="+b.compiler.Arch, "-")
 	command.Stdin = bytes.NewReader(dockerfile)
 	if err := step.Run(command); err != nil {
 		return err

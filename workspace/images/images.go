@@ -17,7 +17,7 @@ import (
 // patience limits the pull of the first and smallest image if images may be built instead.
 const patience = time.Minute
 
-// Images are the images for clusters of one product, kind or minikube.
+// Images are the images for clusters of one product: kind, minikube or production.
 type Images struct {
 	console *process.Console
 	paths   paths.Paths

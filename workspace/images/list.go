@@ -14,12 +14,13 @@ import (
 
 // image is a line of the list.
 type image struct {
-	tag      string // the local one, which everything else refers to
-	upstream string // where it is pulled from
-	product  string // the product whose clusters need it, or "" for all
+	tag      string   // the local one, which everything else refers to
+	upstream string   // where it is pulled from
+	products []string // the products whose clusters need it, or nil for all
 }
 
-// folder returns the folder in offline/ that has the image's recipe.
+// folder returns the name of the folder in offline/ that has the image's recipe, or of the one in tools/ that has its
+// programs.
 func (i image) folder() string {
 	name, _, _ := strings.Cut(path.Base(i.tag), ":")
 	return name
@@ -41,15 +42,20 @@ func readList(p paths.Paths) ([]image, error) {
 			continue
 		}
 		if len(fields) < 2 || len(fields) > 3 {
-			return nil, fmt.Errorf("%s: %q is invalid: must be TAG UPSTREAM [PRODUCT]", name, lines.Text())
+			return nil, fmt.Errorf("%s: %q is invalid: must be TAG UPSTREAM [PRODUCT,...]", name, lines.Text())
 		}
-		fields = append(fields, "")
-		all = append(all, image{tag: fields[0], upstream: fields[1], product: fields[2]})
+		read := image{tag: fields[0], upstream: fields[1]}
+		if len(fields) == 3 {
+			read.products = strings.Split(fields[2], ",")
+		}
+		all = append(all, read)
 	}
 	return all, lines.Err()
 }
 
 // of returns the images that a product's clusters need.
 func of(list []image, product string) []image {
-	return slices.DeleteFunc(slices.Clone(list), func(i image) bool { return i.product != "" && i.product != product })
+	return slices.DeleteFunc(slices.Clone(list), func(i image) bool {
+		return i.products != nil && !slices.Contains(i.products, product)
+	})
 }

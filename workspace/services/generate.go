@@ -16,8 +16,14 @@ import (
 // header is the first line of generated files.
 const header = "# Generated from services.yaml by make generate; do not edit.\n"
 
-// teamsFolder contains a generated folder for each team.
-const teamsFolder = "k8s/teams"
+const productionFolder = "k8s/overlays/production"
+
+// The folders that contain a generated folder for each team, or for each team with a database.
+const (
+	teamsFolder       = "k8s/teams"
+	databasesFolder   = "k8s/databases"
+	developmentFolder = "k8s/overlays/development/databases"
+)
 
 //go:embed templates
 var templates embed.FS
@@ -28,18 +34,25 @@ func (l List) files() map[string]string {
 		".github/CODEOWNERS":                      l.fill("CODEOWNERS", l),
 		"k8s/base/kustomization.yaml":             l.fill("base.yaml", l),
 		"k8s/overlays/development/node-port.yaml": l.fill("node-port.yaml", l.Public()),
+		productionFolder + "/autoscaling.yaml":    l.fill("autoscaling.yaml", l),
+		productionFolder + "/services.yaml":       l.fill("production.yaml", l),
+		databasesFolder + "/kustomization.yaml":   l.fill("databases.yaml", l),
+		developmentFolder + "/kustomization.yaml": l.fill("development-databases.yaml", l),
 	}
 	for _, team := range l.Teams() {
 		folder := teamsFolder + "/" + team.Name
-		_, database := team.WithDatabase()
-		files[folder+"/kustomization.yaml"] = l.fill("team.yaml", struct {
-			Team
-			WithDatabase bool
-		}{team, database})
+		files[folder+"/kustomization.yaml"] = l.fill("team.yaml", team)
 		files[folder+"/services.yaml"] = l.fill("services.yaml", struct {
 			List
 			Team Team
 		}{l, team})
+	}
+	for _, service := range l.Databases() {
+		production, development := databasesFolder+"/"+service.Team, developmentFolder+"/"+service.Team
+		files[production+"/kustomization.yaml"] = l.fill("database.yaml", service)
+		files[production+"/network-policy.yaml"] = l.fill("network-policy.yaml", service)
+		files[development+"/kustomization.yaml"] = l.fill("development-database.yaml", service)
+		files[development+"/network-policy.yaml"] = l.fill("development-network-policy.yaml", service)
 	}
 	return files
 }
@@ -102,10 +115,13 @@ func (l List) stale(root string) (paths []string, files map[string]string, err e
 			paths = append(paths, path)
 		}
 	}
-	found, err := fs.Glob(os.DirFS(root), teamsFolder+"/*/*")
-	for _, path := range found {
-		if _, wanted := files[path]; !wanted {
-			paths = append(paths, path)
+	for _, folder := range []string{teamsFolder, databasesFolder, developmentFolder} {
+		found, failed := fs.Glob(os.DirFS(root), folder+"/*/*")
+		err = errors.Join(err, failed)
+		for _, path := range found {
+			if _, wanted := files[path]; !wanted {
+				paths = append(paths, path)
+			}
 		}
 	}
 	slices.Sort(paths)

@@ -258,6 +258,16 @@ func (l List) Teams() (teams []Team) {
 	return teams
 }
 
+// Databases returns the services that have a database, which has the name of their team.
+func (l List) Databases() (all []Service) {
+	for _, s := range l.Services {
+		if s.Database {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
 // Group returns the name of the team's group in client certificates.
 func (t Team) Group() string { return "team-" + t.Name }
 

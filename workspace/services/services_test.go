@@ -103,8 +103,17 @@ func TestGenerate(t *testing.T) {
 	require.NoError(t, err)
 	assert.ElementsMatch(t, []string{
 		".github/CODEOWNERS", "k8s/base/kustomization.yaml", "k8s/overlays/development/node-port.yaml",
+		"k8s/overlays/production/services.yaml",
 		"k8s/teams/money/kustomization.yaml", "k8s/teams/money/services.yaml",
 		"k8s/teams/sales/kustomization.yaml", "k8s/teams/sales/services.yaml",
+		"k8s/databases/kustomization.yaml",
+		"k8s/databases/money/kustomization.yaml", "k8s/databases/money/network-policy.yaml",
+		"k8s/databases/sales/kustomization.yaml", "k8s/databases/sales/network-policy.yaml",
+		"k8s/overlays/development/databases/kustomization.yaml",
+		"k8s/overlays/development/databases/money/kustomization.yaml",
+		"k8s/overlays/development/databases/money/network-policy.yaml",
+		"k8s/overlays/development/databases/sales/kustomization.yaml",
+		"k8s/overlays/development/databases/sales/network-policy.yaml",
 	}, changed)
 	for _, path := range changed {
 		content, err := os.ReadFile(filepath.Join(root, path))
@@ -129,10 +138,13 @@ func TestGenerate(t *testing.T) {
 	t.Run("a team that is gone", func(t *testing.T) {
 		list := List{Product: "things", Services: list.Services[:2]}
 		list.Services[0].Calls, list.Services[1].Calls = nil, nil
-		assert.ErrorContains(t, list.Check(root), "k8s/teams/money/kustomization.yaml, k8s/teams/money/services.yaml")
+		for _, folder := range []string{"k8s/teams", "k8s/databases", "k8s/overlays/development/databases"} {
+			assert.ErrorContains(t, list.Check(root), folder+"/money/kustomization.yaml")
+		}
 		_, err := list.Generate(root)
 		require.NoError(t, err)
 		assert.NoDirExists(t, filepath.Join(root, "k8s/teams/money"))
+		assert.NoDirExists(t, filepath.Join(root, "k8s/databases/money"))
 		require.NoError(t, list.Check(root))
 	})
 }

@@ -31,11 +31,12 @@ var (
 	always = set{compile.Cluster, ".inputs", []tool{
 		{"tilt", "0.37.3"}, {"ctlptl", "0.9.0"}, {"kind", "0.30.0"}, {"kubectl", "1.35.0"},
 	}}
-	forMinikube = set{compile.Minikube, ".minikube-inputs", []tool{{"minikube", "1.38.0"}}}
+	forProduction = set{compile.Cluster, ".inputs", always.tools[1:]} // Tilt is for development
+	forMinikube   = set{compile.Minikube, ".minikube-inputs", []tool{{"minikube", "1.38.0"}}}
 )
 
-// Ensure provides the tools that all clusters need and those for the given products, and returns their folder, for
-// PATH. If PATH already has a recent enough version of a tool, the folder gets a link to it; otherwise the pinned
+// Ensure provides the tools that all clusters need and those for the given products (production needs fewer), and
+// returns their folder, for PATH. If PATH already has a recent enough version of a tool, the folder gets a link to it; otherwise the pinned
 // version is compiled.
 func Ensure(ctx context.Context, console *process.Console, p paths.Paths, products ...string) (string, error) {
 	folder := p.Bin()
@@ -48,6 +49,9 @@ func Ensure(ctx context.Context, console *process.Console, p paths.Paths, produc
 	}
 	defer lock.Close()
 	sets := []set{always}
+	if slices.Contains(products, "production") {
+		sets[0] = forProduction
+	}
 	if slices.Contains(products, "minikube") {
 		sets = append(sets, forMinikube)
 	}

@@ -1,8 +1,8 @@
 // Command provisioner provides a directory of the node for each
 // PersistentVolumeClaim. It replaces the local-path-provisioner of kind's own
 // node image, whose dependencies conflict with those of other programs in this
-// module. It creates the directories through a hostPath mount and thus supports
-// only single-node clusters.
+// module. It creates the directories through a hostPath mount: each node runs
+// one, which provides for the claims whose pods are scheduled there.
 package main
 
 import (
@@ -22,6 +22,8 @@ import (
 const (
 	name = "workspace.example.com/node-directory"
 	root = "/var/local-path-provisioner"
+
+	nodeLabel = "workspace.example.com/node" // of a volume: the node's name
 )
 
 func main() {
@@ -35,11 +37,20 @@ func main() {
 	if err != nil {
 		klog.Fatalf("make a client: %v", err)
 	}
-	controller.NewProvisionController(logger, client, name, directories{},
+	controller.NewProvisionController(logger, client, name, directories{node: os.Getenv("NODE_NAME")},
 		controller.LeaderElection(false)).Run(ctx)
 }
 
-type directories struct{}
+// directories are those of one node.
+type directories struct{ node string }
+
+func (d directories) ShouldProvision(_ context.Context, claim *corev1.PersistentVolumeClaim) bool {
+	return claim.Annotations["volume.kubernetes.io/selected-node"] == d.node
+}
+
+func (d directories) ShouldDelete(_ context.Context, volume *corev1.PersistentVolume) bool {
+	return volume.Labels[nodeLabel] == d.node
+}
 
 func (directories) Provision(
 	_ context.Context, options controller.ProvisionOptions,
@@ -57,7 +68,9 @@ func (directories) Provision(
 		return nil, controller.ProvisioningFinished, err
 	}
 	return &corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: options.PVName},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: options.PVName, Labels: map[string]string{nodeLabel: options.SelectedNode.Name},
+		},
 		Spec: corev1.PersistentVolumeSpec{
 			PersistentVolumeReclaimPolicy: *options.StorageClass.ReclaimPolicy,
 			AccessModes:                   options.PVC.Spec.AccessModes,
