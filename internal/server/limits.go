@@ -39,8 +39,9 @@ const (
 	// A body may take bodyGrace, plus one second per bodyRate bytes.
 	bodyGrace = 10 * time.Second
 	bodyRate  = 64 << 10
-	// AnswerTimeout is the time from the end of the request to the response.
-	AnswerTimeout = 10 * time.Second
+	// AnswerTimeout is the time from the end of the request to the response: more than a request waits for a database
+	// that is away.
+	AnswerTimeout = 30 * time.Second
 	// sendTimeout is the time left after that to report the timeout.
 	sendTimeout = 5 * time.Second
 	idleTimeout = 60 * time.Second // between two requests of a connection

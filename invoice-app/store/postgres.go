@@ -40,7 +40,7 @@ func scan(row pgx.CollectableRow) (invoice.Invoice, error) {
 	return i, err
 }
 
-// exec runs one statement that commits itself.
+// exec runs one statement that commits itself, and that does no harm when it is repeated.
 func (s postgres) exec(ctx context.Context, doing, statement string, args ...any) error {
 	return wrap(doing, s.Do(ctx, func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, statement, args...)
