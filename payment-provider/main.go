@@ -51,14 +51,20 @@ func serve(ctx context.Context, cfg Config) error {
 	if err := database.CheckRole(ctx, payments, cfg.RequireNarrowRole, cfg.Log); err != nil {
 		return err
 	}
-	var callers *identity.Verifier
-	if cfg.Callers == (identity.Config{}) {
-		cfg.Log.Warn("callers are not verified, so anyone who can reach this address can request payments: " +
-			"set CALLER_KEYS_FILE")
-	} else {
-		callers = identity.NewVerifier(cfg.Callers, cfg.Log)
+	certificates, callers, err := cfg.TLS.Open(cfg.Log)
+	if err != nil {
+		return err
 	}
-	server := api.New(cfg.Log, prometheus.NewRegistry(), payments.Ping, payments, callers)
-	server.AllowedHosts = cfg.AllowedHosts
+	if cfg.Tokens != (identity.Config{}) {
+		callers = identity.NewVerifier(cfg.Tokens, cfg.Log)
+	}
+	if callers == nil {
+		cfg.Log.Warn("callers are not verified, so anyone who can reach this address can request payments: " +
+			"set CALLER_NAMES or CALLER_KEYS_FILE")
+	}
+	registry := prometheus.NewRegistry()
+	database.Observe(registry, payments)
+	server := api.New(cfg.Log, registry, payments.Ping, payments, callers)
+	server.AllowedHosts, server.Certificates = cfg.AllowedHosts, certificates
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, func() {})
 }

@@ -37,7 +37,7 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 	}
 	var pooled bool
 	err = await(ctx, migratePatience, func() (err error) {
-		pooled, err = throughPooler(ctx, config.ConnConfig)
+		pooled, err = throughPooler(ctx, config)
 		return ClassifyPostgres(err)
 	})
 	if err != nil {
@@ -52,7 +52,7 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 	if err != nil {
 		return err
 	}
-	db := stdlib.OpenDB(*config.ConnConfig)
+	db := stdlib.OpenDB(*config.ConnConfig, stdlib.OptionBeforeConnect(config.BeforeConnect))
 	defer db.Close()
 	err = await(ctx, migratePatience, func() error {
 		err := migrate(ctx, db, goosedb.DialectPostgres, s.migrations("postgres"), goose.WithSessionLocker(locker))
@@ -67,7 +67,7 @@ func (s Schema) migratePostgres(ctx context.Context, url, role string) error {
 		return err
 	}
 	err = await(ctx, migratePatience, func() error {
-		conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+		conn, err := connect(ctx, config)
 		if err != nil {
 			return ClassifyPostgres(err)
 		}

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,20 +24,32 @@ import (
 const (
 	undefinedTable   = "42P01"
 	lockNotAvailable = "55P03"
+	readOnly         = "25006"
+	tooManyClients   = "53300"
 )
 
 // How long one side waits for the other. The server settings below end an idle or stuck session
 // whatever has happened to the client: nothing here relies on a client that still works.
 const (
 	connectTimeout = 3 * time.Second
-	// acquireTimeout limits the wait for a free connection of the pool.
+	// acquireTimeout limits the wait for a free connection of the pool, and pingTimeout the check of one that has been
+	// idle.
 	acquireTimeout = 3 * time.Second
+	pingTimeout    = time.Second
 	// peerSilence is how long a peer may leave packets unacknowledged before it counts as gone.
-	// keepAlive amounts to about the same.
-	peerSilence = 15 * time.Second
+	// keepAlive amounts to the same.
+	peerSilence = 5 * time.Second
+	// outage is how long Do waits for a database that is away: a failover takes up to 20 s.
+	outage = 25 * time.Second
+	// attempt is how long Do waits for a server that does not respond, before it tries another connection: more than
+	// statement_timeout.
+	attempt = 12 * time.Second
+	// How long Do waits before it tries again: firstWait, doubled each time, and at most maxWait.
+	firstWait = 50 * time.Millisecond
+	maxWait   = 500 * time.Millisecond
 )
 
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
 
 // sessionSettings limit what a session can hold, and for how long. A DATABASE_URL may override
 // each of them (…?statement_timeout=60s).
@@ -61,6 +75,11 @@ func parseURL(url string) (*pgxpool.Config, error) {
 	}
 	config.ConnConfig.ConnectTimeout = connectTimeout
 	config.ConnConfig.DialFunc = dialer().DialContext
+	config.BeforeConnect = (&credentials{url: url}).refresh
+	if config.ConnConfig.ValidateConnect == nil {
+		// A Service may lead to the last primary for a while, which is a standby now, and behind.
+		config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
 	return config, nil
 }
 
@@ -77,6 +96,9 @@ func bound(config *pgx.ConnConfig, settings map[string]string) {
 // nothing about the health of the database.
 type Pool struct {
 	pool, probe *pgxpool.Pool
+	outage      time.Duration
+	worked      atomic.Int64 // when a connection last did, in Unix milliseconds
+	reset       atomic.Int64 // when all connections were last given up, in Unix milliseconds
 }
 
 // OpenPostgres returns a pool of at most maxConns connections to the database at url. The error is
@@ -105,7 +127,7 @@ func openPool(ctx context.Context, url string, maxConns int) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pooled, err := throughPooler(ctx, config.ConnConfig)
+	pooled, err := throughPooler(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -118,10 +140,15 @@ func openPool(ctx context.Context, url string, maxConns int) (*Pool, error) {
 		bound(config.ConnConfig, sessionSettings)
 	}
 	config.MaxConns = int32(maxConns)
+	config.PingTimeout = pingTimeout
+	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		conn.PgConn().CustomData()[opened] = time.Now().UnixMilli()
+		return nil
+	}
 	config.ConnConfig.OnNotice = noteWarning
 	probe := config.Copy()
 	probe.MaxConns = 1
-	p := &Pool{}
+	p := &Pool{outage: outage}
 	if p.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("open PostgreSQL: %w", err)
 	}
@@ -140,10 +167,10 @@ func openPool(ctx context.Context, url string, maxConns int) (*Pool, error) {
 
 // throughPooler reports whether a pooler stands in front of the server: then the process that runs
 // a query is not the one that accepted the connection.
-func throughPooler(ctx context.Context, config *pgx.ConnConfig) (bool, error) {
+func throughPooler(ctx context.Context, config *pgxpool.Config) (bool, error) {
 	config = config.Copy()
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	conn, err := pgx.ConnectConfig(ctx, config)
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	conn, err := connect(ctx, config)
 	if err != nil {
 		return false, err
 	}
@@ -179,21 +206,88 @@ func (p *Pool) warnOfUnbounded(ctx context.Context) error {
 	})
 }
 
-// Do runs f with a connection of the pool. It waits up to acquireTimeout for one, and returns f's
-// error unchanged.
-func (p *Pool) Do(ctx context.Context, f func(*pgx.Conn) error) error {
+// Do runs f with a connection of the pool, and returns f's error unchanged. If the database is away, it waits for it
+// and runs f again, for up to 25 s: a server that starts, stops or has gone, the next one after a failover, and the
+// last one, which is read-only then. So f must do no harm when it is repeated, even if it had been carried out
+// without a response. It waits up to acquireTimeout for a free connection while others work.
+func (p *Pool) Do(ctx context.Context, f func(*pgx.Conn) error) error { return p.run(ctx, f, true) }
+
+// Once is Do for an f that must not be repeated: it waits for the database in the same way, but runs f once.
+func (p *Pool) Once(ctx context.Context, f func(*pgx.Conn) error) error { return p.run(ctx, f, false) }
+
+func (p *Pool) run(ctx context.Context, f func(*pgx.Conn) error, repeatable bool) error {
+	end := time.Now().Add(p.outage)
+	for wait := firstWait; ; wait = min(2*wait, maxWait) {
+		err, again := p.try(ctx, f, repeatable)
+		if !again || time.Now().Add(wait).After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		}
+	}
+}
+
+// try runs f once, unless there is no connection. again reports whether the error may go away, and f can be run
+// again.
+func (p *Pool) try(ctx context.Context, f func(*pgx.Conn) error, repeatable bool) (err error, again bool) {
+	start := time.Now()
 	acquiring, cancel := context.WithTimeout(ctx, acquireTimeout)
 	conn, err := p.pool.Acquire(acquiring)
 	cancel()
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return ClassifyPostgres(err), false
+	case errors.Is(err, context.DeadlineExceeded):
+		if p.pool.Stat().IdleConns() > 0 { // these do not respond
+			p.giveUp(start)
+		}
 		return fmt.Errorf("%w: none of its %d connections was free within %s",
-			ErrUnavailable, p.pool.Config().MaxConns, acquireTimeout)
-	}
-	if err != nil {
-		return ClassifyPostgres(err)
+			ErrUnavailable, p.pool.Config().MaxConns, acquireTimeout), p.worked.Load() < start.UnixMilli()
+	default:
+		err = ClassifyPostgres(err)
+		// A password that was just tried may have been changed since.
+		return err, errors.Is(err, ErrUnavailable) || wrongPassword(err)
 	}
 	defer conn.Release()
-	return f(conn.Conn())
+	if repeatable {
+		socket := conn.Conn().PgConn().Conn()
+		silence := time.AfterFunc(attempt, func() { _ = socket.Close() })
+		defer silence.Stop()
+	}
+	err = f(conn.Conn())
+	var refused *pgconn.PgError
+	isRefused := errors.As(err, &refused)
+	switch {
+	case isRefused && refused.Code == readOnly: // this server is no longer the primary
+		_ = conn.Conn().Close(ctx)
+	case conn.Conn().IsClosed(), errors.Is(err, ErrUnknownOutcome):
+	default:
+		p.worked.Store(time.Now().UnixMilli())
+		return err, false
+	}
+	if ctx.Err() != nil {
+		return err, false
+	}
+	if since, ok := conn.Conn().PgConn().CustomData()[opened].(int64); ok && conn.Conn().IsClosed() {
+		p.giveUp(time.UnixMilli(since))
+	}
+	return err, repeatable
+}
+
+// opened is the key of the time at which a connection was opened.
+const opened = "opened"
+
+// giveUp closes all connections, unless it has done so since: when one connection has lost its server, so have the
+// others, and each would find out on its own, one after the other.
+func (p *Pool) giveUp(since time.Time) {
+	last := p.reset.Load()
+	if since.UnixMilli() >= last && p.reset.CompareAndSwap(last, time.Now().UnixMilli()) {
+		p.pool.Reset()
+	}
 }
 
 // Ping returns an error if the database does not respond.
@@ -267,14 +361,14 @@ func Transaction(ctx context.Context, conn *pgx.Conn, longest time.Duration, f f
 	return Unanswered(tx.Commit(ctx))
 }
 
-// Confirmed runs write, which may commit, and returns nil only if everything it committed is as
-// durable as the server can make it: with synchronous replication, also on the standby.
+// Confirmed returns write, which may commit, for Do or Once. What it returns fails unless everything that write has
+// committed is as durable as the server can make it: with synchronous replication, also on the standby.
 //
 // A commit that changes nothing waits for nothing. So if write finds a row that another
 // transaction has written and that may not be replicated yet, it must run Confirm before it relies
 // on the row.
-func (p *Pool) Confirmed(ctx context.Context, write func(*pgx.Conn) error) error {
-	return p.Do(ctx, func(conn *pgx.Conn) error {
+func Confirmed(write func(*pgx.Conn) error) func(*pgx.Conn) error {
+	return func(conn *pgx.Conn) error {
 		notes := conn.PgConn().CustomData()
 		delete(notes, warned)
 		err := write(conn)
@@ -282,7 +376,7 @@ func (p *Pool) Confirmed(ctx context.Context, write func(*pgx.Conn) error) error
 			return fmt.Errorf("%w (%s)", ErrUnknownOutcome, notes[warned])
 		}
 		return err
-	})
+	}
 }
 
 // Confirm is an SQL expression that makes the commit of its transaction wait until everything

@@ -57,6 +57,7 @@ func TestPostgreSQL(t *testing.T) {
 		"a warning is noticed in every language":           warningInEveryLanguage,
 		"through a pooler":                                 pooler,
 		"settings of the URL":                              settingsOfTheURL,
+		"a password is changed under load":                 rotatedPassword,
 	} {
 		t.Run(name, func(t *testing.T) {
 			database := "d" + strings.Map(func(r rune) rune {
@@ -151,7 +152,7 @@ func standsStill(t *testing.T, server *postgrestest.Server, database string) {
 		held := make(chan struct{})
 		var holder sync.WaitGroup
 		holder.Go(func() {
-			err := pool.Do(t.Context(), func(conn *pgx.Conn) error {
+			err := pool.Once(t.Context(), func(conn *pgx.Conn) error {
 				return begin(conn, func() error {
 					_, err := conn.Exec(t.Context(), `INSERT INTO things (name) VALUES ('`+name+`')`)
 					close(held)
@@ -209,7 +210,8 @@ func busyPool(t *testing.T, server *postgrestest.Server, database string) {
 	url := server.URL(postgrestest.Superuser, database)
 	require.NoError(t, s.Migrate(t.Context(), url, ""))
 	pool := open(t, s, url, 1)
-	err := pool.Do(t.Context(), func(*pgx.Conn) error {
+	pool.outage = 0
+	err := pool.Once(t.Context(), func(*pgx.Conn) error {
 		assert.NoError(t, pool.Ping(t.Context()))
 		return exec(context.Background(), pool, "SELECT 1") // only the pool limits the wait
 	})
@@ -352,18 +354,18 @@ func interruptedCommit(t *testing.T, server *postgrestest.Server, database strin
 	}, patience, 10*time.Millisecond)
 	require.Eventually(t, func() bool { return waits() == 0 }, patience, 10*time.Millisecond)
 	insert := func(ctx context.Context, name string) error {
-		return pool.Confirmed(ctx, func(conn *pgx.Conn) error {
+		return pool.Once(ctx, Confirmed(func(conn *pgx.Conn) error {
 			_, err := conn.Exec(ctx, `INSERT INTO things (name) VALUES ($1)`, name)
 			return Unanswered(err)
-		})
+		}))
 	}
 	commit := func(ctx context.Context, name string) error {
-		return pool.Confirmed(ctx, func(conn *pgx.Conn) error {
+		return pool.Once(ctx, Confirmed(func(conn *pgx.Conn) error {
 			return Transaction(ctx, conn, patience, func(tx pgx.Tx) error {
 				_, err := tx.Exec(ctx, `INSERT INTO things (name) VALUES ($1)`, name)
 				return err
 			})
-		})
+		}))
 	}
 	for way, write := range map[string]func(context.Context, string) error{"statement": insert, "transaction": commit} {
 		for end, interrupt := range map[string]func(cancel func()){

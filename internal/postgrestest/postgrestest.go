@@ -58,18 +58,7 @@ func Start(t T, settings ...string) *Server {
 		s.account = unprivileged(t)
 		require.NoError(t, os.Chown(s.folder, int(s.account.Uid), int(s.account.Gid)))
 	}
-	var err error
-	s.log, err = os.Create(filepath.Join(s.folder, "log"))
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		s.end(syscall.SIGINT) // fast shutdown
-		s.log.Close()
-	})
-	t.Cleanup(func() { // before that, which says much
-		if log, err := os.ReadFile(s.log.Name()); err == nil && t.Failed() {
-			t.Logf("the end of PostgreSQL's log:\n%s", log[max(0, len(log)-1500):])
-		}
-	})
+	s.openLog()
 	initdb := s.command("initdb", "--pgdata", s.data(), "--username", Superuser,
 		"--auth", "trust", "--encoding", "UTF8", "--no-sync", "--locale", "C.UTF-8")
 	out, err := initdb.CombinedOutput()
@@ -78,6 +67,49 @@ func Start(t T, settings ...string) *Server {
 	s.Run()
 	return s
 }
+
+// openLog makes the server write a log, and end with the test.
+func (s *Server) openLog() {
+	var err error
+	s.log, err = os.Create(filepath.Join(s.folder, "log"))
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() {
+		s.end(syscall.SIGINT) // fast shutdown
+		s.log.Close()
+	})
+	s.t.Cleanup(func() { // before that, which says much
+		if log, err := os.ReadFile(s.log.Name()); err == nil && s.t.Failed() {
+			s.t.Logf("the end of PostgreSQL's log:\n%s", log[max(0, len(log)-1500):])
+		}
+	})
+}
+
+// Standby starts a streaming standby of the server. From then on, each commit of the server waits until it is on the
+// standby.
+func (s *Server) Standby() *Server {
+	s.t.Helper()
+	standby := &Server{t: s.t, bin: s.bin, folder: folder(s.t), settings: s.settings, account: s.account}
+	Give(s.t, standby.folder)
+	standby.openLog()
+	copying := s.command("pg_basebackup", "--pgdata", standby.data(), "--dbname", s.URL(Superuser, "postgres"),
+		"--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+	out, err := copying.CombinedOutput()
+	require.NoError(s.t, err, "pg_basebackup: %s", out)
+	standby.port = porttest.Free(s.t)
+	standby.Run()
+	s.Exec("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")
+	s.Exec("postgres", "SELECT pg_reload_conf()")
+	return standby
+}
+
+// Promote makes a standby a primary.
+func (s *Server) Promote() {
+	s.t.Helper()
+	s.Exec("postgres", "SELECT pg_promote()")
+}
+
+// Stop shuts the server down in the way that ends all sessions.
+func (s *Server) Stop() { s.end(syscall.SIGINT) }
 
 // Run starts the server again after a Kill, and returns when it accepts connections.
 func (s *Server) Run() {
@@ -264,6 +296,9 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 // binaries returns the folder of the server's programs: from PATH, or where Debian keeps them.
 func binaries(t T) string {
 	if path, err := exec.LookPath("initdb"); err == nil {
+		if real, err := filepath.EvalSymlinks(path); err == nil { // the others may have no link
+			path = real
+		}
 		return filepath.Dir(path)
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")

@@ -65,9 +65,13 @@ func (s postgres) Add(ctx context.Context, invoices iter.Seq2[invoice.Invoice, e
 			}
 		}
 		ids, amounts, currencies := arrays(chunk)
-		err := s.exec(ctx, "stage invoices", `
-			INSERT INTO staged_invoices (batch, place, id, amount_minor, currency)
-			SELECT $4, $5::bigint + place - 1, id, amount_minor, currency FROM `+sent, ids, amounts, currencies, batch, index)
+		err := wrap("stage invoices", s.Once(ctx, func(conn *pgx.Conn) error { // repeated, there would be too many
+			_, err := conn.Exec(ctx, `
+				INSERT INTO staged_invoices (batch, place, id, amount_minor, currency)
+				SELECT $4, $5::bigint + place - 1, id, amount_minor, currency FROM `+sent,
+				ids, amounts, currencies, batch, index)
+			return err
+		}))
 		if err == nil && last {
 			added, err = s.publish(ctx, batch, index+len(chunk))
 		}
@@ -106,7 +110,8 @@ type querier interface {
 // addShort adds a complete list. A single invoice takes one statement.
 func (s postgres) addShort(ctx context.Context, list []invoice.Invoice) (added int, err error) {
 	var conflict *invoice.ConflictError
-	err = s.Confirmed(ctx, func(conn *pgx.Conn) (err error) {
+	// Repeated, it finds its own invoices.
+	err = s.Do(ctx, database.Confirmed(func(conn *pgx.Conn) (err error) {
 		if len(list) == 1 {
 			added, conflict, err = addRows(ctx, conn, list)
 			return database.Unanswered(err)
@@ -115,7 +120,7 @@ func (s postgres) addShort(ctx context.Context, list []invoice.Invoice) (added i
 			added, conflict, err = addRows(ctx, tx, list)
 			return rollback(conflict, err)
 		})
-	})
+	}))
 	if conflict != nil {
 		return 0, conflict
 	}
@@ -187,12 +192,13 @@ var (
 func (s postgres) publish(ctx context.Context, batch int64, total int) (added int, err error) {
 	for {
 		var conflict *invoice.ConflictError
-		err := s.Confirmed(ctx, func(conn *pgx.Conn) error {
+		// Repeated, it would not find the staged list.
+		err := s.Once(ctx, database.Confirmed(func(conn *pgx.Conn) error {
 			return database.Transaction(ctx, conn, importTimeout, func(tx pgx.Tx) (err error) {
 				added, conflict, err = move(ctx, tx, batch, total)
 				return rollback(conflict, err)
 			})
-		})
+		}))
 		switch {
 		case conflict != nil:
 			return 0, conflict

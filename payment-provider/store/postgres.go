@@ -46,11 +46,12 @@ func (s postgres) Insert(ctx context.Context, payments []payment.Payment) (map[s
 		ids[n], amounts[n], currencies[n] = p.ID, p.Amount.Minor, p.Amount.Currency
 	}
 	var before map[string]money.Amount
-	err := s.Confirmed(ctx, func(conn *pgx.Conn) error {
+	err := s.Do(ctx, database.Confirmed(func(conn *pgx.Conn) error { // repeated, it finds its own payments
 		rows, _ := conn.Query(ctx, `
 			INSERT INTO payments (id, amount_minor, currency)
 			SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
 			ON CONFLICT DO NOTHING RETURNING id`, ids, amounts, currencies)
+		before = nil
 		inserted, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err != nil || len(inserted) == len(ids) {
 			return database.Unanswered(err)
@@ -59,9 +60,9 @@ func (s postgres) Insert(ctx context.Context, payments []payment.Payment) (map[s
 		for _, id := range inserted {
 			isNew[id] = true
 		}
-		before, err = confirmed(ctx, conn, slices.DeleteFunc(ids, func(id string) bool { return isNew[id] }))
+		before, err = confirmed(ctx, conn, slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return isNew[id] }))
 		return err
-	})
+	}))
 	if err != nil {
 		return nil, wrap("insert payments", err)
 	}
