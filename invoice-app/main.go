@@ -115,6 +115,7 @@ func serve(ctx context.Context, cfg Config) error {
 			"PAY_CONCURRENCY", cfg.Pay.Concurrency, "sensible", most)
 	}
 	registry := prometheus.NewRegistry()
+	invoices = store.Observe(registry, invoices)
 	payments := provider.New(cfg.ProviderURL, certificates, cfg.ProviderTokenFile, cfg.Pay.Concurrency, registry)
 	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
 	defer payer.Close() // before the database closes

@@ -62,7 +62,9 @@ func serve(ctx context.Context, cfg Config) error {
 		cfg.Log.Warn("callers are not verified, so anyone who can reach this address can request payments: " +
 			"set CALLER_NAMES or CALLER_KEYS_FILE")
 	}
-	server := api.New(cfg.Log, prometheus.NewRegistry(), payments.Ping, payments, callers)
+	registry := prometheus.NewRegistry()
+	database.Observe(registry, payments)
+	server := api.New(cfg.Log, registry, payments.Ping, payments, callers)
 	server.AllowedHosts, server.Certificates = cfg.AllowedHosts, certificates
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, func() {})
 }

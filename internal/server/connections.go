@@ -111,6 +111,17 @@ func (l *connections) admit(c *connection) (wait time.Duration, slow *connection
 	return 0, slow
 }
 
+// quiet reports whether every connection has waited for its client for as long as notice.
+func (l *connections) quiet(notice time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting.Len() < l.open {
+		return false
+	}
+	newest := l.waiting.Back()
+	return newest == nil || time.Since(newest.Value.(*connection).since) >= notice
+}
+
 // Close stops the listener. A connection that waits in Accept is still let in.
 func (l *connections) Close() error {
 	l.mu.Lock()

@@ -128,6 +128,46 @@ func TestStoppingLosesNoRequestOfABusyConnection(t *testing.T) {
 	assert.Zero(t, lost.Load(), "of %d", sent.Load())
 }
 
+// A response that began before the server stops, and ends after drainNotice, has not asked its client to close the
+// connection. The client's next request, at once, gets its response.
+func TestStoppingKeepsTheConnectionOfALongResponse(t *testing.T) {
+	s := newServer(io.Discard)
+	entered, wake := make(chan struct{}), make(chan struct{})
+	s.Router.GET("/long", func(c *gin.Context) {
+		c.Status(http.StatusOK)
+		c.Writer.Flush()
+		close(entered)
+		<-wake
+		c.String(http.StatusOK, "done")
+	})
+	url, stop := serve(t, s, func() {})
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
+	asked := make(chan error, 1)
+	go func() {
+		response, err := client.Get(url + "/long")
+		if err == nil {
+			_, err = io.Copy(io.Discard, response.Body)
+			response.Body.Close()
+		}
+		if err == nil {
+			time.Sleep(drainNotice / 2) // as long as the entry keeps an idle connection
+			response, err = client.Get(url + "/livez")
+		}
+		if err == nil {
+			err = response.Body.Close()
+			assert.True(t, response.Close)
+		}
+		asked <- err
+	}()
+	<-entered
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	time.Sleep(2 * drainNotice)
+	close(wake)
+	require.NoError(t, <-asked)
+	require.NoError(t, <-stopped)
+}
+
 func TestNotReadyWhileStopping(t *testing.T) {
 	s := newServer(io.Discard)
 	assert.Equal(t, http.StatusOK, get(s, "/readyz").Code)

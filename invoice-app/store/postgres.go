@@ -262,3 +262,16 @@ func (s postgres) Unsettled(ctx context.Context, through int64) (count int, wait
 	err = s.Do(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, unsettledSQL, through).Scan(&count, &seconds) })
 	return count, time.Duration(seconds * float64(time.Second)), wrap("count unsettled invoices", err)
 }
+
+// Both parts use invoices_unsettled.
+const backlogSQL = `
+	SELECT (SELECT count(*) FROM invoices WHERE paid_at IS NULL AND rejected_reason IS NULL),
+		coalesce(greatest(extract(epoch FROM clock_timestamp() - (
+			SELECT created_at FROM invoices WHERE paid_at IS NULL AND rejected_reason IS NULL ORDER BY seq LIMIT 1
+		)), 0), 0)::float8`
+
+func (s postgres) Backlog(ctx context.Context) (unpaid int64, oldest time.Duration, err error) {
+	var seconds float64
+	err = s.Do(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, backlogSQL).Scan(&unpaid, &seconds) })
+	return unpaid, time.Duration(seconds * float64(time.Second)), wrap("count unpaid invoices", err)
+}

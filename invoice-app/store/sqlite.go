@@ -236,3 +236,17 @@ func (s sqlite) Unsettled(ctx context.Context, through int64) (count int, wait t
 	}
 	return count, time.Duration(milliseconds) * time.Millisecond, nil
 }
+
+const backlogSQLite = `
+	SELECT (SELECT count(*) FROM invoices INDEXED BY invoices_unsettled
+			WHERE paid_at IS NULL AND rejected_reason IS NULL AND ` + visible + `),
+		coalesce(max(` + now + ` - (SELECT created_at FROM invoices INDEXED BY invoices_unsettled
+			WHERE paid_at IS NULL AND rejected_reason IS NULL AND ` + visible + ` ORDER BY seq LIMIT 1), 0), 0)`
+
+func (s sqlite) Backlog(ctx context.Context) (unpaid int64, oldest time.Duration, err error) {
+	var milliseconds int64
+	if err := s.QueryRowContext(ctx, backlogSQLite).Scan(&unpaid, &milliseconds); err != nil {
+		return 0, 0, fmt.Errorf("count unpaid invoices: %w", database.ClassifySQLite(err))
+	}
+	return unpaid, time.Duration(milliseconds) * time.Millisecond, nil
+}

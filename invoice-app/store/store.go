@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math/big"
 	"sync"
+	"time"
 
 	"example.com/invoices/internal/database"
 	"example.com/invoices/internal/money"
@@ -37,6 +38,8 @@ var Schema = database.Schema{
 type Store interface {
 	invoice.Store
 	database.Connection
+	// Backlog returns the number of invoices that are neither paid nor rejected, and the age of the oldest one, or 0.
+	Backlog(ctx context.Context) (unpaid int64, oldest time.Duration, err error)
 }
 
 // Open opens the database at url. An SQLite file is created and migrated if necessary; PostgreSQL

@@ -221,7 +221,7 @@ func (p *production) credentials(ctx context.Context, step *process.Step) error 
 	if err := credentials.ObjectStore(ctx, step, p.cluster(), p.Paths.Services.Product); err != nil {
 		return err
 	}
-	return credentials.PublishKeys(ctx, step, p.cluster(), p.Paths.Services)
+	return credentials.Certificates{Cluster: p.cluster(), Services: p.Paths.Services}.Make(ctx, step)
 }
 
 // build builds the overlay with the images of the cluster's registry.

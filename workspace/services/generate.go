@@ -36,7 +36,10 @@ func (l List) files() map[string]string {
 		"k8s/base/kustomization.yaml":             l.fill("base.yaml", l),
 		"k8s/overlays/development/node-port.yaml": l.fill("node-port.yaml", l.Public()),
 		productionFolder + "/autoscaling.yaml":    l.fill("autoscaling.yaml", l),
-		productionFolder + "/services.yaml":       l.fill("production.yaml", l),
+		productionFolder + "/services.yaml":       l.fill("production.yaml", inProduction{l}),
+		productionFolder + "/network-policy.yaml": l.fill("production-network-policy.yaml", l),
+		"k8s/entry/public-service.env":            l.fill("entry.env", l.Public()),
+		"k8s/entry/public-service.yaml":           l.fill("entry.yaml", l.Public()),
 		databasesFolder + "/kustomization.yaml":   l.fill("databases.yaml", l),
 		developmentFolder + "/kustomization.yaml": l.fill("development-databases.yaml", l),
 	}
@@ -129,3 +132,27 @@ func (l List) stale(root string) (paths []string, files map[string]string, err e
 	slices.Sort(paths)
 	return paths, files, err
 }
+
+// inProduction is the list with what the template of production's services needs.
+type inProduction struct{ List }
+
+// DatabaseURL returns the URL of a service's database for one of the database's roles.
+func (inProduction) DatabaseURL(s Service, role string) string {
+	return fmt.Sprintf("postgres://%s@%[2]s-rw.%[3]s.svc:5432/%[2]s?passfile=/run/secrets/database/passfile"+
+		"&sslmode=verify-full&sslrootcert=/run/secrets/tls/ca.crt", role, s.Team, Databases)
+}
+
+// CallerNames returns the names in the certificates of a service's callers, separated by commas.
+func (p inProduction) CallerNames(s Service) string {
+	var names []string
+	if s.Public {
+		names = append(names, Entry+"."+Entry+".svc")
+	}
+	for _, caller := range p.Callers(s) {
+		names = append(names, caller.Name+"."+caller.Team+".svc")
+	}
+	return strings.Join(names, ",")
+}
+
+// Tokens returns the names of the services for which a service has a token in development.
+func (p inProduction) Tokens(s Service) []string { return List{Services: p.Callees(s)}.Authenticated() }

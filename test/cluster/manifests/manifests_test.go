@@ -65,7 +65,13 @@ func TestEveryOverlay(t *testing.T) {
 			t.Run("only the public service is published", func(t *testing.T) { doors(t, overlay, objects) })
 			t.Run("Go's memory limit is 90 % of the container's", func(t *testing.T) { memoryLimits(t, objects) })
 			t.Run("credentials stay where they belong", func(t *testing.T) { credentials(t, objects) })
-			t.Run("tokens of callers match their callees", func(t *testing.T) { identity(t, objects) })
+			t.Run("callers identify themselves as their callees expect", func(t *testing.T) {
+				if overlay == development {
+					identity(t, objects)
+				} else {
+					certificates(t, objects)
+				}
+			})
 			t.Run("logs are JSON", func(t *testing.T) {
 				logging := bytes.Count(bytes.Join(documents, nil), []byte("LOG_FORMAT: json\n"))
 				assert.Equal(t, len(readList(t).Services), logging, "services")
@@ -438,6 +444,54 @@ func identity(t *testing.T, objects []runtime.Object) {
 		}
 	}
 	assert.Equal(t, want, tokens, "a token for each service that requires one, and for no other")
+}
+
+// certificates checks that in production every service has a certificate, requires those of its callers, and has no
+// token.
+func certificates(t *testing.T, objects []runtime.Object) {
+	list := readList(t)
+	configurations := map[string]map[string]string{}
+	for _, object := range objects {
+		if object, ok := object.(*corev1.ConfigMap); ok {
+			configurations[object.Labels["app.kubernetes.io/name"]] = object.Data
+		}
+	}
+	name := func(s services.Service) string { return s.Name + "." + s.Team + ".svc" }
+	for _, service := range list.Services {
+		configuration := configurations[service.Name]
+		assert.Equal(t, "/run/secrets/tls", configuration["TLS_FOLDER"], service.Name)
+		var callers []string
+		if service.Public {
+			callers = append(callers, name(services.Service{Name: services.Entry, Team: services.Entry}))
+		}
+		for _, caller := range list.Callers(service) {
+			callers = append(callers, name(caller))
+		}
+		assert.Equal(t, strings.Join(callers, ","), configuration["CALLER_NAMES"], service.Name)
+		for _, callee := range list.Callees(service) {
+			assert.Equal(t, fmt.Sprintf("https://%s:%d", name(callee), callee.Port), configuration[callee.Variable("URL")])
+		}
+		for key := range configuration {
+			assert.NotRegexp(t, "TOKEN|CALLER_(KEYS|AUDIENCE|ACCOUNT|ISSUER)", key, service.Name)
+		}
+	}
+	for _, workload := range workloads(objects) {
+		if workload.GetNamespace() == "kube-system" {
+			continue
+		}
+		secrets := map[string]string{}
+		for _, volume := range workload.template.Spec.Volumes {
+			assert.Nil(t, volume.Projected, "%s has no token", workload.GetName())
+			if volume.Secret != nil {
+				secrets[volume.Name] = volume.Secret.SecretName
+			}
+		}
+		assert.Equal(t, workload.GetName()+"-tls", secrets["tls"])
+		for _, container := range workload.template.Spec.Containers {
+			mount := corev1.VolumeMount{Name: "tls", MountPath: "/run/secrets/tls", ReadOnly: true}
+			assert.Contains(t, container.VolumeMounts, mount, workload.GetName())
+		}
+	}
 }
 
 // volumes compares the maximum sizes of PostgreSQL's write-ahead log with the claim: the server stops if the volume has
