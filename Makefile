@@ -35,6 +35,7 @@ test:
 	$(MAKE) test-local
 	$(MAKE) test-rename
 	$(MAKE) test-cluster
+	$(MAKE) test-production
 
 ## test-local: run everything that needs no Docker: checks, unit and database tests, documentation, fault suite
 .PHONY: test-local
@@ -107,6 +108,16 @@ test-cluster:
 .PHONY: test-minikube
 test-minikube:
 	go -C test/cluster run ./run minikube kind
+
+## test-production: rehearse production on a throwaway cluster, and change and break it under load
+.PHONY: test-production
+test-production:
+	go -C test/cluster run ./run --short production
+
+## test-long: the same with hundreds of faults and all changes: takes hours
+.PHONY: test-long
+test-long:
+	go -C test/cluster run ./run production
 
 ## test-machines: deploy as an unprivileged user on an unusual machine, and with programs missing (needs root)
 .PHONY: test-machines

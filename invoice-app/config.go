@@ -9,6 +9,7 @@ import (
 
 	"example.com/invoices/internal/config"
 	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/identity"
 	"example.com/invoices/invoice-app/invoice"
 )
 
@@ -20,6 +21,7 @@ type Config struct {
 	DatabaseURL       string
 	DatabaseConns     int
 	RequireNarrowRole bool
+	TLS               identity.TLSConfig
 	ProviderURL       *url.URL
 	ProviderTokenFile string
 	Seed              bool
@@ -39,6 +41,7 @@ func readConfig(s *config.Set) Config {
 		DatabaseConns: s.Int("DATABASE_CONNS", 10, 1, 1000, "maximum number of connections to PostgreSQL"),
 		RequireNarrowRole: s.Bool("REQUIRE_NARROW_ROLE", false,
 			"refuse to serve with a database role that has privileges it does not need"),
+		TLS: identity.ReadTLSConfig(s),
 		ProviderURL: s.URL("PAYMENT_PROVIDER_URL", "http://localhost:8082", []string{"http", "https"},
 			"URL of payment-provider"),
 		ProviderTokenFile: s.Text("PAYMENT_PROVIDER_TOKEN_FILE",

@@ -98,19 +98,28 @@ func serve(ctx context.Context, cfg Config) error {
 	if err := database.CheckRole(ctx, invoices, cfg.RequireNarrowRole, cfg.Log); err != nil {
 		return err
 	}
-	if cfg.ProviderTokenFile == "" {
-		cfg.Log.Warn("this service does not identify itself to payment-provider: PAYMENT_PROVIDER_TOKEN_FILE is not set")
+	certificates, callers, err := cfg.TLS.Open(cfg.Log)
+	if err != nil {
+		return err
+	}
+	if callers == nil {
+		cfg.Log.Warn("callers are not verified, so anyone who can reach this address can add and pay invoices: " +
+			"set CALLER_NAMES")
+	}
+	if cfg.ProviderTokenFile == "" && certificates == nil {
+		cfg.Log.Warn("this service does not identify itself to payment-provider: neither PAYMENT_PROVIDER_TOKEN_FILE " +
+			"nor TLS_FOLDER is set")
 	}
 	if most := 10 * cfg.DatabaseConns; cfg.Pay.Concurrency > most {
 		cfg.Log.Warn("payments will wait for the database: lower PAY_CONCURRENCY, or raise DATABASE_CONNS",
 			"PAY_CONCURRENCY", cfg.Pay.Concurrency, "sensible", most)
 	}
 	registry := prometheus.NewRegistry()
-	payments := provider.New(cfg.ProviderURL, cfg.ProviderTokenFile, cfg.Pay.Concurrency, registry)
+	payments := provider.New(cfg.ProviderURL, certificates, cfg.ProviderTokenFile, cfg.Pay.Concurrency, registry)
 	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
 	defer payer.Close() // before the database closes
-	server := api.New(cfg.Log, registry, invoices.Ping, invoices, payer, cfg.Pay.Answer)
-	server.AllowedHosts = cfg.AllowedHosts
+	server := api.New(cfg.Log, registry, invoices.Ping, invoices, payer, cfg.Pay.Answer, callers)
+	server.AllowedHosts, server.Certificates = cfg.AllowedHosts, certificates
 	web.Register(server, invoices, payer)
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)
 }

@@ -51,14 +51,18 @@ func serve(ctx context.Context, cfg Config) error {
 	if err := database.CheckRole(ctx, payments, cfg.RequireNarrowRole, cfg.Log); err != nil {
 		return err
 	}
-	var callers *identity.Verifier
-	if cfg.Callers == (identity.Config{}) {
+	certificates, callers, err := cfg.TLS.Open(cfg.Log)
+	if err != nil {
+		return err
+	}
+	if cfg.Tokens != (identity.Config{}) {
+		callers = identity.NewVerifier(cfg.Tokens, cfg.Log)
+	}
+	if callers == nil {
 		cfg.Log.Warn("callers are not verified, so anyone who can reach this address can request payments: " +
-			"set CALLER_KEYS_FILE")
-	} else {
-		callers = identity.NewVerifier(cfg.Callers, cfg.Log)
+			"set CALLER_NAMES or CALLER_KEYS_FILE")
 	}
 	server := api.New(cfg.Log, prometheus.NewRegistry(), payments.Ping, payments, callers)
-	server.AllowedHosts = cfg.AllowedHosts
+	server.AllowedHosts, server.Certificates = cfg.AllowedHosts, certificates
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, func() {})
 }

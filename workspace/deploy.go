@@ -36,9 +36,9 @@ func (w *workspace) clusterName() string {
 	return cmp.Or(os.Getenv("CLUSTER_NAME"), w.Services.Product)
 }
 
-// askedPorts returns the ports set in the environment.
-func askedPorts(command *cobra.Command) (ports cluster.Ports, err error) {
-	if ports.InvoiceApp, err = portOf(command, "INVOICE_APP_PORT"); err == nil {
+// askedPorts returns the ports of c set in the environment.
+func askedPorts(command *cobra.Command, c *cluster.Cluster) (ports cluster.Ports, err error) {
+	if ports.InvoiceApp, err = portOf(command, c.PortVariable); err == nil {
 		ports.Registry, err = portOf(command, "REGISTRY_PORT")
 	}
 	return ports, err
@@ -92,7 +92,7 @@ Only the context of this cluster is used, and your current context is preserved.
 		if err != nil {
 			return usageError{command, err}
 		}
-		ports, err := askedPorts(command)
+		ports, err := askedPorts(command, c)
 		if err != nil {
 			return err
 		}

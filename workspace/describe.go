@@ -27,17 +27,21 @@ and the tests read these values from here.`,
 	kubeContext := flags.String("context", "",
 		"the cluster of this kubectl context, if it is the kind or minikube cluster of CLUSTER_NAME")
 	live := flags.Bool("live", false, "make sure that the cluster's node sees the folder that tilt up shares with it")
+	production := flags.Bool("production", false, "the cluster of workspace/run production")
 	product := productFlag(flags)
 	command.RunE = func(command *cobra.Command, _ []string) error {
 		ctx := command.Context()
 		c, err := cluster.New(w.Paths, *product, w.clusterName())
-		if *kubeContext != "" {
+		switch {
+		case *production:
+			c, err = w.productionCluster()
+		case *kubeContext != "":
 			c, err = cluster.OfContext(w.Paths, *kubeContext, w.clusterName())
 		}
 		if err != nil {
 			return err
 		}
-		ports, err := askedPorts(command)
+		ports, err := askedPorts(command, c)
 		if err != nil {
 			return err
 		}

@@ -108,10 +108,11 @@ func (w *workspace) commands() (all []*cobra.Command) {
 	group("people",
 		w.deployCommand(), w.productionCommand(), w.testCommand(), w.runCommand(), w.doctorCommand(), w.describeCommand(),
 		w.toolsCommand(), w.imagesCommand(), w.privilegedCommand(), w.releaseCommand(), w.makeKubeconfigCommand(),
+		w.makeCertificatesCommand(), w.makeClientCertificateCommand(), w.rotatePasswordsCommand(),
 		w.psqlCommand(), w.loadCommand(), w.renameCommand(), w.waitCommand(), w.updatesCommand(),
 	)
 	group("files",
-		w.buildImageCommand(), w.pushImageCommand(), w.generateCommand(), w.makePasswordsCommand(),
+		w.buildImageCommand(), w.pushImageCommand(), w.generateCommand(), w.makePasswordsCommand(), w.makeAuditCommand(),
 		w.publishKeysCommand(), w.buttonCommand(), w.needCommand(), w.mindCommand(), w.reachesCommand(),
 	)
 	return all

@@ -40,16 +40,12 @@ Only the context of this cluster is used, and your current context is preserved.
 		if *how != "" && *how != "pull" && *how != "source" {
 			return usageError{command, errors.New("--images is invalid: must be pull or source")}
 		}
-		name := cmp.Or(os.Getenv("CLUSTER_NAME"), cluster.ProductionName(w.Paths))
-		c, err := cluster.NewProduction(w.Paths, name)
+		c, err := w.productionCluster()
 		if err != nil {
 			return usageError{command, err}
 		}
-		var ports cluster.Ports
-		if ports.InvoiceApp, err = portOf(command, c.PortVariable); err != nil {
-			return err
-		}
-		if ports.Registry, err = portOf(command, "REGISTRY_PORT"); err != nil {
+		ports, err := askedPorts(command, c)
+		if err != nil {
 			return err
 		}
 		w.console.Logs = c.Logs()
@@ -66,4 +62,9 @@ Only the context of this cluster is used, and your current context is preserved.
 		return d.Production(command.Context(), *force)
 	}
 	return command
+}
+
+// productionCluster defines the cluster on which production is rehearsed.
+func (w *workspace) productionCluster() (*cluster.Cluster, error) {
+	return cluster.NewProduction(w.Paths, cmp.Or(os.Getenv("CLUSTER_NAME"), cluster.ProductionName(w.Paths)))
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"example.com/invoices/workspace/service"
+	"example.com/invoices/workspace/services"
 )
 
 func (w *workspace) buildImageCommand() *cobra.Command {
@@ -19,7 +20,7 @@ func (w *workspace) buildImageCommand() *cobra.Command {
 		Long: `Builds the image of one service, which contains only a static binary (FROM scratch), and pushes it to the
 cluster's registry. The same source results in the same digest.
 
-SERVICE must be in services.yaml. The image's full name, tagged with a hash of its content, is written to
+SERVICE must be in services.yaml, or one of the programs of k8s/monitoring. The image's full name, tagged with a hash of its content, is written to
 FOLDER/SERVICE.ref and printed. The program is kept in FOLDER/SERVICE. Each cluster has its own FOLDER, so two clusters
 can be deployed to at the same time.
 
@@ -27,9 +28,16 @@ can be deployed to at the same time.
   GOARCH              architecture of the node (default: Docker's architecture)`,
 		Args: arguments(2, 2),
 		RunE: func(command *cobra.Command, args []string) error {
+			build := service.BuildImage
 			program, found := w.Services.Find(args[0])
+			monitoring := services.List{Services: service.Monitoring}
 			if !found {
-				return usageError{command, fmt.Errorf("SERVICE must be one of %s", strings.Join(w.Services.Names(), ", "))}
+				program, found = monitoring.Find(args[0])
+				build = service.BuildMonitoringImage
+			}
+			if !found {
+				return usageError{command, fmt.Errorf("SERVICE must be one of %s",
+					strings.Join(append(w.Services.Names(), monitoring.Names()...), ", "))}
 			}
 			registry, err := expectedRegistry()
 			if err != nil {
@@ -39,7 +47,7 @@ can be deployed to at the same time.
 			if err != nil {
 				return err
 			}
-			image, err := service.BuildImage(command.Context(), program, w.file(args[1]), registry, architecture)
+			image, err := build(command.Context(), program, w.file(args[1]), registry, architecture)
 			if err == nil {
 				fmt.Fprintln(command.OutOrStdout(), image.Ref)
 			}

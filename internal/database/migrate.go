@@ -98,11 +98,15 @@ func (s Schema) all() []Grant {
 const grantLock = 7_301_984
 
 // grant gives role the privileges that the service needs, and revokes all others that it has on
-// our objects, no matter who granted them.
+// our objects, no matter who granted them. If the schema is newer than s, it changes nothing: the
+// release that migrated it may run beside this one, and needs what it granted.
 func (s Schema) grant(ctx context.Context, conn *pgx.Conn, role string) error {
 	name := pgx.Identifier{role}.Sanitize()
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, grantLock); err != nil {
+			return err
+		}
+		if newer, err := s.isOlderThan(ctx, tx); err != nil || newer {
 			return err
 		}
 		rows, _ := tx.Query(ctx, `
@@ -138,21 +142,44 @@ func (s Schema) grant(ctx context.Context, conn *pgx.Conn, role string) error {
 	})
 }
 
+// querier is a connection or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// isOlderThan reports whether a newer release has migrated the schema in db.
+func (s Schema) isOlderThan(ctx context.Context, db querier) (bool, error) {
+	own, err := readMigrations(s.migrations("postgres"))
+	if err != nil {
+		return false, err
+	}
+	var version int64
+	err = db.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version`).Scan(&version)
+	return version > newest(own), err
+}
+
 // Excess returns the privileges of the pool's role beyond s.Grants, whether they come from a
 // grant, from membership in another role, from PUBLIC, from ownership or from being a superuser.
-// Each is a privilege as in a GRANT, or an attribute of the role.
+// Each is a privilege as in a GRANT, or an attribute of the role. If the schema is newer than s,
+// privileges on tables and columns that are not in s.Grants are what the newer release needs.
 func (s Schema) Excess(ctx context.Context, pool *Pool) ([]string, error) {
-	needed := map[string]bool{}
+	needed, known := map[string]bool{}, map[string]bool{}
 	for _, g := range s.all() {
+		known[g.On] = true
 		if g.Columns == nil {
 			needed[g.Privilege+" ON "+g.On] = true
 		}
 		for _, column := range g.Columns {
+			known["("+column+") ON "+g.On] = true
 			needed[g.Privilege+" ("+column+") ON "+g.On] = true
 		}
 	}
 	var can []string
+	var newer bool
 	err := pool.Do(ctx, func(conn *pgx.Conn) (err error) {
+		if newer, err = s.isOlderThan(ctx, conn); err != nil {
+			return err
+		}
 		rows, _ := conn.Query(ctx, privileges)
 		can, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
@@ -162,7 +189,11 @@ func (s Schema) Excess(ctx context.Context, pool *Pool) ([]string, error) {
 	}
 	var excess []string
 	for _, privilege := range can {
-		if !needed[privilege] {
+		_, on, onTable := strings.Cut(privilege, " ON ")
+		_, column, onColumn := strings.Cut(privilege, " (")
+		unknown := onColumn && !known["("+column] ||
+			!onColumn && onTable && !known[on] && !strings.HasPrefix(privilege, "CREATE ")
+		if !needed[privilege] && (!newer || !unknown) {
 			excess = append(excess, privilege)
 		}
 	}

@@ -52,6 +52,7 @@ func TestPostgreSQL(t *testing.T) {
 		"a vanished client's statement is ended":           vanishedClient,
 		"a busy pool is not waited for, and answers pings": busyPool,
 		"rights are taken back":                            rights,
+		"an older release on a newer schema":               newerSchema,
 		"a migration does not wait in front of others":     migrationBehindALock,
 		"an interrupted commit":                            interruptedCommit,
 		"a warning is noticed in every language":           warningInEveryLanguage,
@@ -265,6 +266,30 @@ func rights(t *testing.T, server *postgrestest.Server, database string) {
 		require.NoError(t, err)
 		return excess
 	}(), "a superuser")
+}
+
+// While two releases run side by side, and after the newer one was rolled back, pods of the older
+// one start: they must neither take away what the newer one needs, nor find fault with it.
+func newerSchema(t *testing.T, server *postgrestest.Server, database string) {
+	older, newer := schema(things), schema(things, "ALTER TABLE things ADD COLUMN size int; CREATE TABLE more ();")
+	newer.Grants = append(newer.Grants, Grant{Privilege: "UPDATE", On: "things", Columns: []string{"size"}},
+		Grant{Privilege: "SELECT", On: "more"})
+	owner := server.URL(postgrestest.Superuser, database)
+	for _, s := range []Schema{older, newer, older} {
+		require.NoError(t, s.Migrate(t.Context(), owner, "app"))
+	}
+	pool := open(t, older, server.URL("app", database), 1)
+	for _, s := range []Schema{older, newer} {
+		require.NoError(t, CheckRole(t.Context(), connection{s, pool}, true, slog.Default()))
+	}
+	require.NoError(t, exec(t.Context(), pool, "UPDATE things SET size = 1"))
+
+	for _, statement := range []string{"GRANT DELETE ON things TO app", "GRANT UPDATE (name) ON things TO app"} {
+		server.Exec(database, statement)
+	}
+	excess, err := older.Excess(t.Context(), pool)
+	require.NoError(t, err)
+	require.Equal(t, []string{"DELETE ON things", "UPDATE (name) ON things"}, excess)
 }
 
 type connection struct {

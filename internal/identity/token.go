@@ -12,17 +12,17 @@ import (
 
 // TokenFile is this service's own token, in a file that the kubelet replaces after 80 % of the
 // token's lifetime.
-type TokenFile struct{ token file[string] }
+type TokenFile struct{ token *files[string] }
 
 // NewTokenFile returns the TokenFile at path, which is read on use.
 func NewTokenFile(path string) *TokenFile {
-	return &TokenFile{file[string]{path: path, parse: func(content []byte) (string, error) {
+	return &TokenFile{one(path, func(content []byte) (string, error) {
 		content = bytes.TrimSpace(content)
 		if len(content) == 0 {
 			return "", errors.New("the file is empty")
 		}
 		return string(content), nil
-	}}}
+	})}
 }
 
 // Authorize adds the token to r, and to r alone: a client that follows a redirect to another host

@@ -1,7 +1,12 @@
-// Package identity lets a service know which service calls it. The caller sends a Kubernetes
-// ServiceAccount token that was issued for the called service and is valid for minutes. The called
-// service verifies it with the cluster's public keys, from a file: that needs no request and no
-// credential, and works for as long as the token is valid while the API server is down.
+// Package identity lets a service know which service calls it, in one of two ways.
+//
+// With tokens, the caller sends a Kubernetes ServiceAccount token that was issued for the called
+// service and is valid for minutes. The called service verifies it with the cluster's public keys,
+// from a file: that needs no request and no credential, and works for as long as the token is valid
+// while the API server is down.
+//
+// With certificates, both sides of a connection have one of the platform's authority, which also
+// encrypts the connection, and which is valid for days.
 package identity
 
 import (
@@ -51,12 +56,26 @@ const (
 	LongLived       Reason = "long_lived"
 	WrongAccount    Reason = "account"
 	KeysUnavailable Reason = "keys_unavailable"
+
+	NoCertificate        Reason = "no_certificate"
+	CertificateExpired   Reason = "certificate_expired" // or not valid yet
+	UntrustedCertificate Reason = "certificate_untrusted"
+	WrongName            Reason = "certificate_name"
 )
 
 // Reasons lists all reasons.
 var Reasons = []Reason{
 	NoToken, Malformed, WrongAlgorithm, UnknownKey, WrongSignature, WrongIssuer, WrongAudience,
 	NotYetValid, Expired, LongLived, WrongAccount, KeysUnavailable,
+	NoCertificate, CertificateExpired, UntrustedCertificate, WrongName,
+}
+
+// Callers decides which requests a service accepts.
+type Callers interface {
+	// Verify returns nil, or why the request is refused.
+	Verify(*http.Request) *Refusal
+	// Ready returns why nobody can be verified, or nil.
+	Ready() error
 }
 
 // Config says which account can call. The zero Config accepts everybody.
@@ -71,7 +90,7 @@ type Config struct {
 func ReadConfig(s *config.Set) Config {
 	cfg := Config{
 		KeysFile: s.Text("CALLER_KEYS_FILE", "file with the keys (JWKS) that callers' tokens are signed with; "+
-			"if none of these four is set, anybody can call"),
+			"if neither these four nor `CALLER_NAMES` are set, anybody can call"),
 		Issuer:   s.Text("CALLER_ISSUER", "issuer of callers' tokens"),
 		Audience: s.Text("CALLER_AUDIENCE", "audience of callers' tokens: this service"),
 		Account:  s.Text("CALLER_ACCOUNT", "the only account that can call, as `system:serviceaccount:NAMESPACE:NAME`"),
@@ -83,26 +102,23 @@ func ReadConfig(s *config.Set) Config {
 	return cfg
 }
 
-// Verifier accepts the requests of one account.
+// Verifier accepts the requests of one account. It implements Callers.
 type Verifier struct {
 	cfg  Config
-	keys file[jose.JSONWebKeySet]
+	keys *files[jose.JSONWebKeySet]
 }
 
 // NewVerifier returns a Verifier for a complete cfg. The keys need not exist yet: until they do,
 // Ready returns an error and every request is refused. So a rollout without keys pauses, and
 // continues when they arrive.
 func NewVerifier(cfg Config, log *slog.Logger) *Verifier {
-	v := &Verifier{cfg: cfg, keys: file[jose.JSONWebKeySet]{
-		path: cfg.KeysFile,
-		parse: func(content []byte) (jose.JSONWebKeySet, error) {
-			keys, err := parseKeys(content)
-			if err == nil {
-				log.Info("callers' keys read", "keys", len(keys.Keys))
-			}
-			return keys, err
-		},
-	}}
+	v := &Verifier{cfg: cfg, keys: one(cfg.KeysFile, func(content []byte) (jose.JSONWebKeySet, error) {
+		keys, err := parseKeys(content)
+		if err == nil {
+			log.Info("callers' keys read", "keys", len(keys.Keys))
+		}
+		return keys, err
+	})}
 	if err := v.Ready(); err != nil {
 		log.Error("every caller is refused", "error", err)
 	}

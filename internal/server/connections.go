@@ -3,6 +3,9 @@ package server
 import (
 	"container/list"
 	"context"
+	"crypto/tls"
+	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"sync"
@@ -12,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
+
+	"example.com/invoices/internal/identity"
 )
 
 // connections is a listener that keeps at most max connections open. The next one waits in Accept
@@ -24,6 +29,7 @@ import (
 type connections struct {
 	net.Listener
 	max    int
+	maxAge time.Duration      // of a connection that gets another request
 	closed prometheus.Counter // early, to make room
 	ended  chan struct{}      // receives when a connection or the listener is closed
 
@@ -35,7 +41,8 @@ type connections struct {
 }
 
 func newConnections(l net.Listener, most int, closed prometheus.Counter) *connections {
-	return &connections{Listener: l, max: most, closed: closed, ended: make(chan struct{}, 1), patience: clientPatience}
+	return &connections{Listener: l, max: most, maxAge: maxAge, closed: closed, ended: make(chan struct{}, 1),
+		patience: clientPatience}
 }
 
 func (l *connections) Accept() (net.Conn, error) {
@@ -49,7 +56,8 @@ func (l *connections) Accept() (net.Conn, error) {
 		_ = tcp.SetReadBuffer(socketBuffer)
 		_ = tcp.SetWriteBuffer(socketBuffer)
 	}
-	c := &connection{Conn: accepted, of: l}
+	c := &connection{Conn: accepted, of: l, opened: time.Now()}
+	c.unproven.Store(maxHandshake)
 	for {
 		wait, slow := l.admit(c)
 		switch {
@@ -122,8 +130,10 @@ func (l *connections) notify() {
 // connection is a connection of the listener connections.
 type connection struct {
 	net.Conn
-	of      *connections
-	reading atomic.Bool // the server is in Read
+	of       *connections
+	opened   time.Time
+	reading  atomic.Bool  // the server is in Read
+	unproven atomic.Int64 // bytes that can arrive before the end of the first header; proven: no limit
 
 	place  *list.Element // in of.waiting, or nil; guarded by of.mu, like the rest
 	since  time.Time     // when it got its place
@@ -155,11 +165,22 @@ func (c *connection) leave() {
 	}
 }
 
+const proven = math.MaxInt64 / 2
+
+var errTooMuch = fmt.Errorf("more than %d bytes before the end of the first header", maxHandshake)
+
 // Read reads what the client sends.
 func (c *connection) Read(buffer []byte) (int, error) {
+	if c.unproven.Load() <= 0 {
+		return 0, errTooMuch
+	}
 	c.reading.Store(true)
 	defer c.reading.Store(false)
-	return c.Conn.Read(buffer)
+	n, err := c.Conn.Read(buffer)
+	if c.unproven.Load() < proven {
+		c.unproven.Add(int64(-n))
+	}
+	return n, err
 }
 
 // waitsForClient reports whether the server has read all that the client has
@@ -186,17 +207,31 @@ func (c *connection) waitsForClient() bool {
 type connectionKey struct{}
 
 // serve sets up server to tell the connections which requests they carry, and
-// when a response has been sent in full.
-func (l *connections) serve(server *http.Server) error {
+// when a response has been sent in full. Unless certificates is nil, it serves TLS.
+func (l *connections) serve(server *http.Server, certificates *identity.Certificates) error {
 	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		return context.WithValue(ctx, connectionKey{}, c)
+		return context.WithValue(ctx, connectionKey{}, bare(c))
 	}
 	server.ConnState = func(c net.Conn, state http.ConnState) {
-		if state == http.StateIdle {
-			c.(*connection).release()
+		switch state {
+		case http.StateActive:
+			bare(c).unproven.Store(proven)
+		case http.StateIdle:
+			bare(c).release()
 		}
 	}
-	return server.Serve(l)
+	if certificates == nil {
+		return server.Serve(l)
+	}
+	return server.Serve(tls.NewListener(l, certificates.Server()))
+}
+
+// bare returns the connection that c is, or that is below c if that is one of TLS.
+func bare(c net.Conn) *connection {
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	return c.(*connection)
 }
 
 // crowded reports whether the server of the request that ctx belongs to has as
@@ -209,6 +244,13 @@ func crowded(ctx context.Context) bool {
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
 	return c.of.open >= c.of.max
+}
+
+// old reports whether the connection of the request that ctx belongs to should get no more
+// requests.
+func old(ctx context.Context) bool {
+	c, ok := ctx.Value(connectionKey{}).(*connection)
+	return ok && time.Since(c.opened) > c.of.maxAge
 }
 
 // occupy keeps the connection of the request that ctx belongs to from being

@@ -172,7 +172,8 @@ func (x *exchange) sendHeader(status int, header http.Header) {
 	x.status = status
 	occupy(x.client.Context())
 	x.unheard = x.client.Context().Err() != nil
-	if x.server.draining.Load() || crowded(x.client.Context()) { // the client must not reuse this connection
+	connection := x.client.Context()
+	if x.server.draining.Load() || crowded(connection) || old(connection) { // the client must not reuse it
 		header.Set("Connection", "close")
 	}
 	switch status {

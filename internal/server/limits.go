@@ -15,6 +15,7 @@ const (
 	// header full of tiny fields, which takes 16 times its size in memory.
 	maxConnections = 256
 	maxHeader      = 4 << 10  // bytes; net/http adds 4 KiB
+	maxHandshake   = 64 << 10 // bytes of a TLS handshake and the first header; Go alone would accept 256 KiB
 	socketBuffer   = 64 << 10 // bytes that the kernel buffers for a client that does not read
 
 	maxRequests  = 128 // handled at a time, not counting probes
@@ -43,6 +44,9 @@ const (
 	// sendTimeout is the time left after that to report the timeout.
 	sendTimeout = 5 * time.Second
 	idleTimeout = 60 * time.Second // between two requests of a connection
+	// maxAge is how old a connection can be when it gets another request: then the client is asked to open a new
+	// one, for which both sides use their newest certificates, and which may lead to another replica.
+	maxAge = time.Minute
 )
 
 // Slots limits how many requests do something costly at a time.

@@ -513,7 +513,7 @@ func TestConnectionsMakeRoom(t *testing.T) {
 		wake := sync.OnceFunc(func() { close(asleep) })
 		defer wake()
 		s.Router.GET("/slow", func(*gin.Context) { <-asleep })
-		go func() { _ = limited.serve(&http.Server{Handler: s}) }()
+		go func() { _ = limited.serve(&http.Server{Handler: s}, nil) }()
 		dial := func(send string) net.Conn {
 			client, conn := net.Pipe()
 			t.Cleanup(func() { client.Close() })
@@ -608,7 +608,7 @@ func TestWaitingConnectionsOfAStoppingServer(t *testing.T) {
 	s.Router.GET("/slow", func(*gin.Context) { entered <- struct{}{}; <-wake })
 	site := &http.Server{Handler: s}
 	served := make(chan error, 1)
-	go func() { served <- limited.serve(site) }()
+	go func() { served <- limited.serve(site, nil) }()
 	defer site.Close()
 	ask := func(path string) <-chan int {
 		status := make(chan int, 1)

@@ -18,6 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"example.com/invoices/internal/identity"
 )
 
 // drainNotice is how long a stopping server still responds, asking each client to close its
@@ -30,7 +32,8 @@ const drainNotice = 500 * time.Millisecond
 // whatever the handler does.
 type Server struct {
 	Router       gin.IRouter
-	AllowedHosts []string // names, in lower case, that browsers can use besides localhost
+	AllowedHosts []string               // names, in lower case, that browsers can use besides localhost
+	Certificates *identity.Certificates // nil: no TLS
 
 	router      *gin.Engine
 	registry    *prometheus.Registry
@@ -40,6 +43,7 @@ type Server struct {
 	bodies      map[string]bodies // by method and path
 	requests    Slots
 	bulk        Slots
+	maxAge      time.Duration
 	draining    atomic.Bool
 }
 
@@ -51,7 +55,7 @@ func New(log *slog.Logger, registry *prometheus.Registry, openapi []byte, ready 
 	s := &Server{
 		Router: r, router: r, registry: registry, log: log,
 		crossOrigin: http.NewCrossOriginProtection(), bodies: map[string]bodies{},
-		requests: NewSlots(maxRequests), bulk: NewSlots(maxBulk),
+		requests: NewSlots(maxRequests), bulk: NewSlots(maxBulk), maxAge: maxAge,
 	}
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.durations = newDurations(registry)
@@ -102,7 +106,16 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 		Name: "http_connections_closed_early_total",
 		Help: "Connections without a request that were closed to make room for others.",
 	}))
+	limited.maxAge = s.maxAge
 	defer limited.Close()
+	if s.Certificates != nil {
+		promauto.With(s.registry).NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "tls_certificate_expiry_timestamp_seconds",
+			Help: "When this service's certificate expires.",
+		}, func() float64 { return float64(s.Certificates.Expires().Unix()) })
+	}
+	var http1 http.Protocols // the limits above are about connections with one request at a time
+	http1.SetHTTP1(true)
 	server := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: headerTimeout,
@@ -110,13 +123,14 @@ func (s *Server) Run(ctx context.Context, address string, grace time.Duration, o
 		WriteTimeout:      AnswerTimeout + sendTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
+		Protocols:         &http1,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		s.log.Warn("nobody hears that this service is ready", "error", err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- limited.serve(server) }()
+	go func() { served <- limited.serve(server, s.Certificates) }()
 	s.log.Info("serving", "address", limited.Addr().String())
 
 	select {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
 )
@@ -29,11 +30,15 @@ type api struct {
 const maxPayAlls = 32 // waiting at the same time
 
 // New returns a server with all endpoints of openapi.yaml. ready is the check behind /readyz. A
-// pay-all gets its response within payAnswer.
+// pay-all gets its response within payAnswer. callers verifies the requests for everything but
+// server.New's endpoints, also for those that are added later; nil accepts all of them.
 func New(log *slog.Logger, registry *prometheus.Registry, ready func(context.Context) error,
-	store invoice.Store, payer *invoice.Payer, payAnswer time.Duration,
+	store invoice.Store, payer *invoice.Payer, payAnswer time.Duration, callers identity.Callers,
 ) *server.Server {
 	s := server.New(log, registry, openapi, ready)
+	if callers != nil {
+		s.Router.Use(s.RequireCaller(callers))
+	}
 	a := &api{
 		store: store, payer: payer, payAnswer: payAnswer, log: log,
 		lists: server.NewSlots(maxLists), pages: server.NewSlots(maxPages),

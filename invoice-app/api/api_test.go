@@ -53,7 +53,7 @@ func newContract(t *testing.T, s invoice.Store, p provider) *contracttest.Contra
 	log := slog.New(slog.DiscardHandler)
 	ready := func(ctx context.Context) error { _, err := s.LastSeq(ctx); return err }
 	return contracttest.New(t, New(log, prometheus.NewRegistry(), ready, s,
-		invoice.NewPayer(s, p, impatient, log), time.Minute))
+		invoice.NewPayer(s, p, impatient, log), time.Minute, nil))
 }
 
 func newStore(t *testing.T) store.Store {
@@ -359,7 +359,7 @@ func (s slowly) Write(part []byte) (int, error) {
 
 func TestSlowListReaderIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute)
+		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute, nil)
 		start := time.Now()
 		assert.PanicsWithValue(t, http.ErrAbortHandler, func() {
 			site.ServeHTTP(slowly{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/invoices", nil))
@@ -372,7 +372,7 @@ func TestSlowListReaderIsCutOff(t *testing.T) {
 // Clients that do not read hold only a few lists, and do not block pages.
 func TestListsAndPagesHaveSeparateSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute)
+		site := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil, endless{}, nil, time.Minute, nil)
 		stop := make(chan struct{})
 		for range maxLists {
 			go func() {
@@ -492,7 +492,7 @@ func TestStoredCurrencies(t *testing.T) {
 
 	add("unknown", "XXX")
 	log := slog.New(slog.DiscardHandler)
-	site := New(log, prometheus.NewRegistry(), s.Ping, s, nil, time.Minute)
+	site := New(log, prometheus.NewRegistry(), s.Ping, s, nil, time.Minute, nil)
 	for _, path := range []string{"/invoices/unknown", "/invoices?limit=5", "/invoices"} {
 		answer := httptest.NewRecorder() // the contract has no 500: this should never happen
 		site.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))

@@ -32,7 +32,7 @@ func contractOfALongPayAll(t *testing.T) *contracttest.Contract {
 	cfg.Timeout, cfg.Lease, cfg.Answer = invoice.MaxLease/2, invoice.MaxLease, time.Millisecond
 	payer := invoice.NewPayer(s, provider(func(context.Context, invoice.Invoice) error { <-goOn; return nil }), cfg, log)
 	t.Cleanup(payer.Close)
-	site := New(log, prometheus.NewRegistry(), s.Ping, s, payer, cfg.Answer)
+	site := New(log, prometheus.NewRegistry(), s.Ping, s, payer, cfg.Answer, nil)
 	c := contracttest.New(t, site)
 
 	answer := c.Do(t, http.MethodPost, "/invoices/pay", "")
@@ -68,7 +68,7 @@ func TestClientThatLeavesEndsItsPayAll(t *testing.T) {
 				return errors.New("status 500")
 			}), cfg, log)
 			t.Cleanup(payer.Close)
-			site := New(log, prometheus.NewRegistry(), s.Ping, s, payer, cfg.Answer)
+			site := New(log, prometheus.NewRegistry(), s.Ping, s, payer, cfg.Answer, nil)
 			ended := make(chan struct{})
 			listening := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer close(ended)

@@ -203,7 +203,7 @@ func TestRefusedCallerNeverParks(t *testing.T) {
 		defer server.Close()
 		base, err := url.Parse(server.URL)
 		require.NoError(t, err)
-		client := paymentprovider.New(base, "", 1, prometheus.NewRegistry())
+		client := paymentprovider.New(base, nil, "", 1, prometheus.NewRegistry())
 
 		requireRemaining(t, newImpatientPayer(s, client).PayAll(t.Context()), 3, invoice.ErrProvider)
 		_, rejected, unpaid := list(t, s)

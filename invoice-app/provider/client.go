@@ -38,10 +38,18 @@ type Client struct {
 	payments         *prometheus.CounterVec
 }
 
-// New returns a client of the provider at base. It keeps up to connections connections open, and
-// sends the token in tokenFile unless that is "".
-func New(base *url.URL, tokenFile string, connections int, metrics prometheus.Registerer) *Client {
+// New returns a client of the provider at base. It keeps up to connections connections open,
+// presents and requires certificates unless that is nil, and sends the token in tokenFile unless
+// that is "".
+func New(base *url.URL, certificates *identity.Certificates, tokenFile string, connections int,
+	metrics prometheus.Registerer,
+) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.ForceAttemptHTTP2 = false // a connection has one call at a time
+	if certificates != nil {
+		transport.DialTLSContext = certificates.Dial
+		transport.Proxy = nil // a connection through a proxy would not use them
+	}
 	// As many as there are concurrent calls: with a lower limit, each call above it would open and
 	// close a connection.
 	transport.MaxConnsPerHost = connections

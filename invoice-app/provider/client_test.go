@@ -43,7 +43,7 @@ func newClientWithToken(t *testing.T, tokenFile string, handler http.HandlerFunc
 	t.Cleanup(server.Close)
 	base, err := url.Parse(server.URL + "/base")
 	require.NoError(t, err)
-	return New(base, tokenFile, 2, prometheus.NewRegistry())
+	return New(base, nil, tokenFile, 2, prometheus.NewRegistry())
 }
 
 func payOne(t *testing.T, c *Client, i invoice.Invoice) error {
@@ -215,7 +215,7 @@ func TestConnectionsAreKept(t *testing.T) {
 	t.Cleanup(server.Close)
 	base, err := url.Parse(server.URL)
 	require.NoError(t, err)
-	client := New(base, "", connections, prometheus.NewRegistry())
+	client := New(base, nil, "", connections, prometheus.NewRegistry())
 	var left atomic.Int32
 	left.Store(calls)
 	var callers sync.WaitGroup
@@ -245,7 +245,7 @@ func TestProviderThatIsDown(t *testing.T) {
 	}
 	nobody, err := url.Parse("http://127.0.0.1:1")
 	require.NoError(t, err)
-	assert.ErrorIs(t, payOne(t, New(nobody, "", 1, prometheus.NewRegistry()), i1), invoice.ErrDown)
+	assert.ErrorIs(t, payOne(t, New(nobody, nil, "", 1, prometheus.NewRegistry()), i1), invoice.ErrDown)
 }
 
 func TestSlowResponse(t *testing.T) {

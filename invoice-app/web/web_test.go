@@ -62,7 +62,7 @@ func newSite(t *testing.T, s invoice.Store, p provider, cfg invoice.PayerConfig)
 	log := slog.New(slog.DiscardHandler)
 	payer := invoice.NewPayer(s, p, cfg, log)
 	t.Cleanup(payer.Close)
-	all := api.New(log, prometheus.NewRegistry(), nil, s, payer, time.Minute)
+	all := api.New(log, prometheus.NewRegistry(), nil, s, payer, time.Minute, nil)
 	(&web{
 		store: s, payer: payer, pages: server.NewSlots(maxPages), payPatience: cfg.Answer,
 		counter: &counter{store: s, part: part, cheap: time.Hour, patience: time.Minute},

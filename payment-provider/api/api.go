@@ -26,7 +26,7 @@ type api struct {
 // New returns a server with all endpoints of openapi.yaml. ready is the check behind /readyz.
 // callers verifies the requests under /payments; nil accepts all of them.
 func New(log *slog.Logger, registry *prometheus.Registry, ready func(context.Context) error,
-	store payment.Store, callers *identity.Verifier,
+	store payment.Store, callers identity.Callers,
 ) *server.Server {
 	s := server.New(log, registry, openapi, func(ctx context.Context) error {
 		if callers != nil {

@@ -2,7 +2,6 @@ package faults
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -18,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"example.com/invoices/internal/historytest"
 	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/podtest"
 	"example.com/invoices/internal/postgrestest"
@@ -260,36 +260,14 @@ func payAll(ctx context.Context, r *replica) (status int, text []byte) {
 	return r.ask(ctx, "", http.MethodPost, "/invoices/pay", "")
 }
 
-// shown is an invoice in a response of invoice-app.
-type shown struct {
-	InvoiceId string //nolint:revive,staticcheck // the API's spelling
-	Value     json.RawMessage
-	Currency  string
-	IsPaid    bool
-	Rejected  string
-}
-
-func (s shown) settled() bool { return s.IsPaid || s.Rejected != "" }
-
 // list gets all invoices, by ID, from any replica that responds completely.
-func (c *cluster) list(ctx context.Context) (map[string]shown, error) {
+func (c *cluster) list(ctx context.Context) (map[string]historytest.Shown, error) {
 	for deadline := time.Now().Add(enough); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		status, text := anyOf(c.apps).ask(ctx, "", http.MethodGet, "/invoices", "")
 		if status != http.StatusOK {
 			continue
 		}
-		var all []shown
-		if err := json.Unmarshal(text, &all); err != nil {
-			return nil, fmt.Errorf("the list of invoices: %w", err)
-		}
-		byID := map[string]shown{}
-		for _, i := range all {
-			byID[i.InvoiceId] = i
-		}
-		if len(byID) < len(all) {
-			return nil, fmt.Errorf("the list of invoices has %d of %d twice", len(all)-len(byID), len(all))
-		}
-		return byID, nil
+		return historytest.DecodeList(text)
 	}
 	return nil, fmt.Errorf("no replica lists the invoices")
 }

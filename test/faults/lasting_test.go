@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/historytest"
 	"example.com/invoices/internal/postgrestest"
 )
 
@@ -222,11 +223,11 @@ func (s *storm) newImport(t *testing.T) {
 	text.WriteString("InvoiceId,Value,Currency\n")
 	draw := s.draws(4)
 	for n := range importSize {
-		i := sent{id: fmt.Sprintf("import-%d", n), amount: newAmount(draw)}
+		i := historytest.Sent{ID: fmt.Sprintf("import-%d", n), Amount: historytest.NewAmount(draw)}
 		s.inFile = append(s.inFile, i)
-		fmt.Fprintf(&text, "%s,%s,%s\n", i.id, i.amount.number, i.amount.currency)
+		fmt.Fprintf(&text, "%s,%s,%s\n", i.ID, i.Amount.Number, i.Amount.Currency)
 	}
-	s.book.send(s.inFile)
+	s.Send(s.inFile)
 	s.file = filepath.Join(t.TempDir(), "invoices.csv")
 	require.NoError(t, os.WriteFile(s.file, []byte(text.String()), 0o600))
 	s.toImport = newLink(t, s.server.Address())
@@ -255,15 +256,15 @@ func importing(accident func(context.Context, *os.Process, *rand.Rand)) strike {
 			case err == nil:
 				s.imported.Do(func() {
 					for _, i := range s.inFile {
-						s.did(i.id, opAdd, 0, nil)
+						s.Did(i.ID, historytest.Add, 0, nil)
 					}
-					s.accept(s.inFile)
+					s.Accept(s.inFile)
 				})
 				return true
 			case ctx.Err() != nil:
 				return false
 			case bounded.Err() != nil:
-				s.violate(locksFree, "an import does not succeed: %v: %s", err, out)
+				s.Violate(locksFree, "an import does not succeed: %v: %s", err, out)
 				return true
 			}
 			sleep(ctx, 100*time.Millisecond)
@@ -276,7 +277,7 @@ func importing(accident func(context.Context, *os.Process, *rand.Rand)) strike {
 func (s *storm) importTo(ctx context.Context, then func(*os.Process)) bool {
 	command, stopped := s.importer(ctx), make(chan struct{})
 	if err := command.Start(); err != nil {
-		s.violate(soundProcess, "an import does not start: %v", err)
+		s.Violate(soundProcess, "an import does not start: %v", err)
 		return true
 	}
 	s.toImport.at(lastDid, func() fate {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
+	"example.com/invoices/internal/historytest"
 	"example.com/invoices/internal/mutation"
 )
 
@@ -17,11 +18,11 @@ func TestMutants(t *testing.T) {
 		mutation  mutation.Mutation
 		statement string // to run in payment-provider's database
 		storm     mutantStorm
-		caught    rule
+		caught    historytest.Rule
 	}{
 		"no key in the provider's table": {
 			statement: `ALTER TABLE payments DROP CONSTRAINT payments_pkey`,
-			caught:    atMostOnce,
+			caught:    historytest.AtMostOnce,
 		},
 		"the provider does not compare the amount": {
 			service: "payment-provider",
@@ -30,7 +31,7 @@ func TestMutants(t *testing.T) {
 				Old:  `case amount == p.Amount:`,
 				New:  `case amount == p.Amount || existed:`,
 			},
-			caught: paidMeansPaid,
+			caught: historytest.PaidMeansPaid,
 		},
 		"a batch is marked before it is confirmed": {
 			service: "invoice-app",
@@ -39,7 +40,7 @@ func TestMutants(t *testing.T) {
 				Old:  `answers := r.provider.Pay(calling, invoices)`,
 				New:  `_ = r.ledger.MarkPaid(calling, claims); answers := r.provider.Pay(calling, invoices)`,
 			},
-			caught: paidMeansPaid,
+			caught: historytest.PaidMeansPaid,
 		},
 		"any answer counts as paid": {
 			service: "invoice-app",
@@ -48,7 +49,7 @@ func TestMutants(t *testing.T) {
 				Old:  `case takesNothing[v.Status]:`,
 				New:  `case true: return nil; case takesNothing[v.Status]:`,
 			},
-			caught: paidMeansPaid,
+			caught: historytest.PaidMeansPaid,
 		},
 		"a short answer counts as paid": {
 			service: "invoice-app",
@@ -58,7 +59,7 @@ func TestMutants(t *testing.T) {
 				New:  `answers[n] = nil`,
 			},
 			storm:  inBatches,
-			caught: paidMeansPaid,
+			caught: historytest.PaidMeansPaid,
 		},
 		"a verdict counts for its neighbour": {
 			service: "invoice-app",
@@ -68,7 +69,7 @@ func TestMutants(t *testing.T) {
 				New:  `v = verdicts[n%len(verdicts)]; answers[n] = v.on(v.ID)`,
 			},
 			storm:  inBatches,
-			caught: paidMeansPaid,
+			caught: historytest.PaidMeansPaid,
 		},
 		"what others have claimed is not waited for": {
 			service: "invoice-app",
@@ -77,7 +78,7 @@ func TestMutants(t *testing.T) {
 				Old:  "WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= $1`",
 				New:  "WHERE paid_at IS NULL AND rejected_reason IS NULL AND seq <= $1 AND claimed_until <= clock_timestamp()`",
 			},
-			caught: honest200,
+			caught: historytest.Honest200,
 		},
 		"any refusal is a verdict": {
 			service: "invoice-app",
@@ -86,7 +87,7 @@ func TestMutants(t *testing.T) {
 				Old:  `case v.Status == http.StatusUnprocessableEntity && v.Code == "payment_mismatch",`,
 				New:  `case v.Status >= 400,`,
 			},
-			caught: onlyVerdicts,
+			caught: historytest.OnlyVerdicts,
 		},
 		"anybody's token will do": {
 			service: "payment-provider",
@@ -104,7 +105,7 @@ func TestMutants(t *testing.T) {
 				Old:  `SET claimed_until = clock_timestamp() + $4, attempts = attempts + 1`,
 				New:  `SET claimed_until = clock_timestamp() + $4 + interval '5 minutes', attempts = attempts + 1`,
 			},
-			caught: neverStuck,
+			caught: historytest.NeverStuck,
 		},
 		"a transaction may stand still": {
 			service: "invoice-app",
@@ -134,7 +135,7 @@ func TestMutants(t *testing.T) {
 				New: "getSQL = `SELECT seq, id, amount_minor, currency, " +
 					"paid_at IS NOT NULL OR attempts > 0, coalesce(rejected_reason, '')",
 			},
-			caught: oneHistory,
+			caught: historytest.OneHistory,
 		},
 		"an invoice is shown as it once was": {
 			service: "invoice-app",
@@ -154,7 +155,7 @@ func TestMutants(t *testing.T) {
 				}
 				func (s postgres) get(ctx context.Context, id string) (i invoice.Invoice, err error) {`,
 			},
-			caught: oneHistory,
+			caught: historytest.OneHistory,
 		},
 		"readiness waits for locks": {
 			service: "invoice-app",
@@ -184,7 +185,7 @@ func TestMutants(t *testing.T) {
 			if m.storm != nil {
 				m.storm(s)
 			}
-			if m.caught == neverStuck {
+			if m.caught == historytest.NeverStuck {
 				s.bound = 2 * stormLease // so as not to wait for it
 			}
 			violations := s.run(t)

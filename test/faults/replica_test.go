@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/historytest"
 	"example.com/invoices/internal/podtest"
 )
 
@@ -73,7 +74,7 @@ type replica struct {
 	exit    error         // of the process that has ended
 	asked   bool          // ended by the test
 	address string        // where it serves, or ""
-	wrong   []violation
+	wrong   []historytest.Violation
 }
 
 // start starts the process. It serves some time later; see url.
@@ -109,7 +110,7 @@ func (r *replica) watch(command *exec.Cmd, stderr io.Reader, exited chan struct{
 	defer r.mu.Unlock()
 	r.exit, r.address, r.process = err, "", nil
 	if !r.asked {
-		r.wrong = append(r.wrong, violation{soundProcess, fmt.Sprintf("%s ended by itself: %v", r.name, err)})
+		r.wrong = append(r.wrong, r.violation(soundProcess, "ended by itself: %v", err))
 	}
 	close(exited)
 }
@@ -120,7 +121,7 @@ func (r *replica) read(line string) {
 	defer r.mu.Unlock()
 	for _, sign := range []string{"WARNING: DATA RACE", `"msg":"panic"`, "panic: ", "fatal error: "} {
 		if strings.Contains(line, sign) {
-			r.wrong = append(r.wrong, violation{soundProcess, r.name + " logged: " + strings.TrimSpace(line)})
+			r.wrong = append(r.wrong, r.violation(soundProcess, "logged: %s", strings.TrimSpace(line)))
 		}
 	}
 	var record struct{ Msg, Address string }
@@ -173,10 +174,14 @@ func (r *replica) freeze() (thaw func(), ok bool) {
 }
 
 // violate records something that the replica did and that no fault excuses.
-func (r *replica) violate(rule rule, format string, args ...any) {
+func (r *replica) violate(rule historytest.Rule, format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.wrong = append(r.wrong, violation{rule, r.name + ": " + fmt.Sprintf(format, args...)})
+	r.wrong = append(r.wrong, r.violation(rule, format, args...))
+}
+
+func (r *replica) violation(rule historytest.Rule, format string, args ...any) historytest.Violation {
+	return historytest.Violation{Rule: rule, Detail: r.name + ": " + fmt.Sprintf(format, args...)}
 }
 
 // wait waits for the process to end, and returns its result.
@@ -200,7 +205,7 @@ func (r *replica) kill() {
 }
 
 // violations returns what its processes did that no fault excuses.
-func (r *replica) violations() []violation {
+func (r *replica) violations() []historytest.Violation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.wrong

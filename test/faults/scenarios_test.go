@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/historytest"
 	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/postgrestest"
 )
@@ -50,33 +51,36 @@ func TestScenarios(t *testing.T) {
 // test wants it.
 var patientEnv = []string{"CLAIM_LEASE=10m", "PAYMENT_TIMEOUT=1m", "PAY_CONCURRENCY=1", "PAY_BATCH=1"}
 
+var oneEuro = historytest.Amount{Minor: 100, Currency: "EUR", Number: "1"}
+
 // add adds unpaid invoices of 1 EUR each and returns the book that knows them.
-func (c *cluster) add(t *testing.T, ids ...string) *book {
+func (c *cluster) add(t *testing.T, ids ...string) *historytest.Book {
 	t.Helper()
-	b := &book{sent: map[string]sent{}}
+	b := historytest.NewBook()
 	for _, id := range ids {
 		body := fmt.Sprintf(`{"InvoiceId":%q,"Value":1,"Currency":"EUR"}`, id)
 		status, text := call(t.Context(), http.MethodPost, c.apps[0].url()+"/invoices", body)
 		require.Equal(t, http.StatusCreated, status, "%s", text)
-		list := []sent{{id: id, amount: amount{100, "EUR", "1"}}}
-		b.send(list)
-		b.accept(list)
+		list := []historytest.Sent{{ID: id, Amount: oneEuro}}
+		b.Send(list)
+		b.Accept(list)
 	}
 	return b
 }
 
 // requireInOrder calls pay-all once more, on the last replica, and then requires that everything
 // in b is as it should be.
-func (c *cluster) requireInOrder(t *testing.T, b *book) {
+func (c *cluster) requireInOrder(t *testing.T, b *historytest.Book) {
 	t.Helper()
 	status, text := payAll(t.Context(), c.apps[len(c.apps)-1])
 	require.Equal(t, http.StatusOK, status, "%s", text)
-	require.NoError(t, b.check(t.Context(), c))
-	require.Empty(t, b.violations)
+	violations, err := c.check(t.Context(), b)
+	require.NoError(t, err)
+	require.Empty(t, violations)
 }
 
 // get returns an invoice from the last replica.
-func (c *cluster) get(t *testing.T, id string) (i shown) {
+func (c *cluster) get(t *testing.T, id string) (i historytest.Shown) {
 	t.Helper()
 	status, text := call(t.Context(), http.MethodGet, c.apps[len(c.apps)-1].url()+"/invoices/"+id, "")
 	require.Equal(t, http.StatusOK, status, "%s", text)
@@ -224,7 +228,7 @@ func uselessProvider(t *testing.T, server *postgrestest.Server) {
 			list, err := c.list(t.Context())
 			require.NoError(t, err)
 			for id, i := range list {
-				assert.False(t, i.settled(), "%s: %+v", id, i)
+				assert.False(t, i.Settled(), "%s: %+v", id, i)
 			}
 		})
 	}
@@ -253,7 +257,7 @@ func unknownCaller(t *testing.T, server *postgrestest.Server) {
 			assert.JSONEq(t, `{"error":"2 invoices remain unpaid: `+
 				`payment-provider gives no usable response; it is safe to try again","unpaid":2}`, string(text))
 			for _, id := range []string{"C1", "C2"} {
-				assert.False(t, c.get(t, id).settled(), "no invoice is to blame for that")
+				assert.False(t, c.get(t, id).Settled(), "no invoice is to blame for that")
 			}
 		})
 	}
@@ -312,7 +316,7 @@ func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
 		c.providers[0].url()+"/payments/pay", `{"id":"R1","value":2,"currency":"EUR"}`)
 	require.Equal(t, http.StatusOK, status, "%s", text)
 	b := c.add(t, "R1", "R2")
-	b.send([]sent{{id: "R1", amount: amount{100, "EUR", "1"}, mismatched: true}})
+	b.Send([]historytest.Sent{{ID: "R1", Amount: oneEuro, Mismatched: true}})
 	c.requireInOrder(t, b)
 	assert.Contains(t, c.get(t, "R1").Rejected, "another amount")
 	assert.True(t, c.get(t, "R2").IsPaid, "the rejected one does not block the others")
@@ -322,7 +326,7 @@ func rejectedAndRetried(t *testing.T, server *postgrestest.Server) {
 		return status
 	}
 	assert.Equal(t, http.StatusOK, retry("R1"))
-	assert.False(t, c.get(t, "R1").settled())
+	assert.False(t, c.get(t, "R1").Settled())
 	assert.Equal(t, http.StatusConflict, retry("R2"), "it is paid")
 	c.requireInOrder(t, b) // the verdict is the same
 

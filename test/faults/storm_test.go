@@ -16,10 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"example.com/invoices/internal/historytest"
 	"example.com/invoices/internal/identitytest"
 	"example.com/invoices/internal/podtest"
 	"example.com/invoices/internal/postgrestest"
@@ -92,8 +92,8 @@ func fromEnv(t *testing.T, name string, fallback uint64) uint64 {
 // arrive and several callers request that they are paid.
 type storm struct {
 	*cluster
-	book
-	history
+	*historytest.Book
+	*historytest.History
 	injector      *injector
 	pictures      string // folder for the pictures of violations
 	seed          uint64
@@ -105,7 +105,7 @@ type storm struct {
 	serverMu sync.Mutex // held while the database is stopped or frozen
 	stopped  spells     // of the database
 
-	inFile   []sent // what every import imports
+	inFile   []historytest.Sent // what every import imports
 	file     string
 	toImport *link // from the imports to the database
 	imported sync.Once
@@ -125,8 +125,8 @@ const (
 // newStorm returns a storm over c with random numbers from seed.
 func newStorm(c *cluster, seed uint64, faults int) *storm {
 	s := &storm{cluster: c, seed: seed, faults: faults, bound: enough, payAlls: map[int]int{}}
-	s.book.sent = map[string]sent{}
-	s.history = history{start: time.Now(), ops: map[string][]porcupine.Operation{}}
+	s.Book = historytest.NewBook()
+	s.History = historytest.NewHistory()
 	s.injector = &injector{
 		proxy: c.proxy, single: faultKinds, batch: append(slices.Repeat(batchFaults, 4), faultKinds...),
 		slow: 2 * stormTimeout, late: 2 * stormLease,
@@ -140,7 +140,7 @@ func newStorm(c *cluster, seed uint64, faults int) *storm {
 func (s *storm) draws(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }
 
 // run runs the storm, ends it, and checks the result.
-func (s *storm) run(t *testing.T) []violation {
+func (s *storm) run(t *testing.T) []historytest.Violation {
 	t.Helper()
 	t.Logf("FAULTS_SEED=%d FAULTS=%d", s.seed, s.faults)
 	s.proxy.behave(s.injector.answer)
@@ -187,9 +187,10 @@ func (s *storm) run(t *testing.T) []violation {
 	traffic.Wait()
 	s.payTheRest(t)
 	require.Eventually(t, func() bool { return s.proxy.inFlight.Load() == 0 }, enough, 50*time.Millisecond)
-	require.NoError(t, s.book.check(t.Context(), s.cluster))
+	violations, err := s.check(t.Context(), s.Book)
+	require.NoError(t, err)
 	t.Log(s.report())
-	return append(s.violations, s.history.check(s.pictures)...)
+	return append(violations, s.History.Check(s.pictures, enough)...)
 }
 
 // disturb kills and starts replicas, stops and starts the database, spoils invoice-app's token and
@@ -231,7 +232,7 @@ func (s *storm) disturb(t *testing.T, over chan struct{}) {
 		for _, victim := range victims {
 			victim.start(t)
 		}
-		require.NoError(t, s.checkLeases(t.Context(), s.cluster, stormLease))
+		require.NoError(t, s.checkLeases(t.Context(), stormLease))
 	}
 }
 
@@ -264,7 +265,7 @@ func (s *storm) killAll(t *testing.T) {
 		app.kill()
 		s.count(replicaKilled)
 	}
-	require.NoError(t, s.checkLeases(t.Context(), s.cluster, stormLease))
+	require.NoError(t, s.checkLeases(t.Context(), stormLease))
 	for _, app := range s.apps {
 		app.start(t)
 	}
@@ -281,7 +282,7 @@ func (s *storm) payTheRest(t *testing.T) {
 					return
 				}
 				if time.Now().After(deadline) {
-					s.violate(neverStuck, "with no more faults, pay-all answers after %s: %d %s", s.bound, status, text)
+					s.Violate(historytest.NeverStuck, "with no more faults, pay-all answers after %s: %d %s", s.bound, status, text)
 					return
 				}
 			}
@@ -304,7 +305,7 @@ func (s *storm) intrude(ctx context.Context, draw *rand.Rand) {
 			switch status {
 			case 0, http.StatusUnauthorized, http.StatusForbidden: // 0: it does not serve
 			default:
-				s.violate(knownCaller, "%s is answered %d %s", name, status, text)
+				s.Violate(knownCaller, "%s is answered %d %s", name, status, text)
 			}
 		}
 	}
@@ -318,7 +319,7 @@ func (s *storm) callPayAll(ctx context.Context, draw *rand.Rand) {
 			patience = time.Duration(draw.Int64N(int64(2 * time.Second)))
 		}
 		app := s.apps[draw.IntN(len(s.apps))]
-		start, snapshot := s.now(), s.snapshot()
+		start, snapshot := s.Now(), s.Snapshot()
 		call, hangUp := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		status, text := payAll(call, app)
 		hangUp()
@@ -335,23 +336,23 @@ func (s *storm) callPayAll(ctx context.Context, draw *rand.Rand) {
 
 // checkSettled reads the invoices after a pay-all that began at start has returned 200, and checks
 // that those of its snapshot are settled.
-func (s *storm) checkSettled(ctx context.Context, start int64, snapshot []sent) {
+func (s *storm) checkSettled(ctx context.Context, start int64, snapshot []historytest.Sent) {
 	for _, i := range snapshot {
-		s.did(i.id, opSettled, start, nil)
+		s.Did(i.ID, historytest.Settled, start, nil)
 	}
-	start = s.now()
+	start = s.Now()
 	invoices, err := s.list(ctx)
 	if err != nil {
-		s.violate(clearAnswers, "%v", err)
+		s.Violate(historytest.ClearAnswers, "%v", err)
 	}
 	for _, i := range snapshot {
-		invoice, found := invoices[i.id]
+		invoice, found := invoices[i.ID]
 		if !found { // the list ends before it if a transaction that adds invoices is stuck
 			continue
 		}
-		s.did(i.id, opRead, start, invoice.sees())
-		if !invoice.settled() {
-			s.violate(honest200, "%q was not settled", i.id)
+		s.Did(i.ID, historytest.Read, start, invoice.Sees())
+		if !invoice.Settled() {
+			s.Violate(historytest.Honest200, "%q was not settled", i.ID)
 		}
 	}
 }
@@ -363,23 +364,23 @@ func (s *storm) addInvoices(ctx context.Context) {
 	draw := s.draws(2)
 	for number := 0; ctx.Err() == nil; {
 		time.Sleep(time.Duration(draw.Int64N(int64(300 * time.Millisecond))))
-		if len(s.snapshot())-len(s.proxy.confirmations()) > backlog {
+		if len(s.Snapshot())-len(s.proxy.confirmations()) > backlog {
 			continue
 		}
-		var list []sent
+		var list []historytest.Sent
 		for range 1 + draw.IntN(8) {
 			number++
 			list = append(list, s.newInvoice(draw, number))
 		}
-		s.book.send(list)
-		body, start := encode(list, draw), s.now()
+		s.Send(list)
+		body, start := historytest.Encode(list, draw), s.Now()
 		s.insist("invoice-app", func() (int, []byte) {
 			return anyOf(s.apps).ask(context.Background(), "", http.MethodPost, "/invoices", body)
 		})
 		for _, i := range list {
-			s.did(i.id, opAdd, start, nil)
+			s.Did(i.ID, historytest.Add, start, nil)
 		}
-		s.accept(list)
+		s.Accept(list)
 	}
 }
 
@@ -391,88 +392,46 @@ func (s *storm) insist(service string, call func() (status int, text []byte)) {
 			return
 		case 0, http.StatusServiceUnavailable, http.StatusUnauthorized: // the last for a key that was just removed
 		default:
-			s.violate(clearAnswers, "%s: %d %s", service, status, text)
+			s.Violate(historytest.ClearAnswers, "%s: %d %s", service, status, text)
 			return
 		}
 	}
-	s.violate(clearAnswers, "%s takes nothing any more", service)
+	s.Violate(historytest.ClearAnswers, "%s takes nothing any more", service)
 }
-
-// decimals is the number of decimals of each currency.
-var decimals = map[string]int{"EUR": 2, "GBP": 2, "DKK": 2, "JPY": 0, "KWD": 3}
 
 // newInvoice returns a random invoice. A few are already paid at the provider, some of those with
 // another amount.
-func (s *storm) newInvoice(draw *rand.Rand, number int) sent {
+func (s *storm) newInvoice(draw *rand.Rand, number int) historytest.Sent {
 	ids := []string{"S%d", "S-%d/ä", `S "%d" 請求`, "s%%20%d"}
-	i := sent{id: fmt.Sprintf(ids[draw.IntN(len(ids))], number), amount: newAmount(draw)}
-	before := i.amount
+	i := historytest.Sent{ID: fmt.Sprintf(ids[draw.IntN(len(ids))], number), Amount: historytest.NewAmount(draw)}
+	before := i.Amount
 	switch number % 20 {
 	case 5:
 	case 10:
-		before.number, before.minor = "1", 1
-		i.mismatched = before.minor != i.amount.minor
+		before.Number, before.Minor = "1", 1
+		i.Mismatched = before.Minor != i.Amount.Minor
 	case 15:
-		before.currency, before.number = "USD", "7.25"
-		i.mismatched = true
+		before.Currency, before.Number = "USD", "7.25"
+		i.Mismatched = true
 	default:
 		return i
 	}
-	body, _ := json.Marshal(map[string]any{"id": i.id, "value": json.Number(before.number), "currency": before.currency})
-	start, op := s.now(), opPrepay
-	if i.mismatched {
-		op = opPrepayElse
+	body, _ := json.Marshal(map[string]any{"id": i.ID, "value": json.Number(before.Number), "currency": before.Currency})
+	start, op := s.Now(), historytest.Prepay
+	if i.Mismatched {
+		op = historytest.PrepayElse
 	}
 	s.insist("payment-provider", func() (int, []byte) {
 		return anyOf(s.providers).ask(context.Background(), s.tokens.Token(), http.MethodPost, "/payments/pay", string(body))
 	})
-	s.did(i.id, op, start, nil)
+	s.Did(i.ID, op, start, nil)
 	return i
-}
-
-// newAmount returns a random amount; some are too large for a float.
-func newAmount(draw *rand.Rand) amount {
-	currency := slices.Sorted(maps.Keys(decimals))[draw.IntN(len(decimals))]
-	a := amount{minor: 2 + draw.Int64N(1_000_000), currency: currency}
-	if draw.IntN(20) == 0 {
-		a.minor += 1<<53 + 1
-	}
-	digits := decimals[currency]
-	text := fmt.Sprintf("%0*d", digits+1, a.minor)
-	a.number = text[:len(text)-digits]
-	if fraction := strings.TrimRight(text[len(text)-digits:], "0"); fraction != "" {
-		a.number += "." + fraction
-	}
-	return a
-}
-
-// encode returns the body that adds list. Some amounts are written differently.
-func encode(list []sent, draw *rand.Rand) string {
-	var objects []map[string]any
-	for _, i := range list {
-		number := i.amount.number
-		switch draw.IntN(4) {
-		case 0:
-			number = fmt.Sprintf("%de-%d", i.amount.minor, decimals[i.amount.currency])
-		case 1:
-			if strings.Contains(number, ".") {
-				number += "00"
-			}
-		}
-		objects = append(objects,
-			map[string]any{"InvoiceId": i.id, "Value": json.Number(number), "Currency": i.amount.currency})
-	}
-	body, err := json.Marshal(objects)
-	if err != nil {
-		panic(err) // only for an invalid number
-	}
-	return string(body)
 }
 
 // report describes the storm.
 func (s *storm) report() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d invoices, %d faults injected:\n", s.seed, len(s.snapshot()), s.injector.injected())
+	fmt.Fprintf(&b, "seed %d: %d invoices, %d faults injected:\n", s.seed, len(s.Snapshot()), s.injector.injected())
 	for _, kind := range slices.Sorted(maps.Keys(s.injector.counts)) {
 		fmt.Fprintf(&b, "  %5d %s\n", s.injector.counts[kind], kind)
 	}

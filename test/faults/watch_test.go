@@ -89,7 +89,7 @@ func (s *storm) watchLocks(ctx context.Context) {
 		}
 		if err != nil {
 			if ctx.Err() == nil {
-				s.violate(locksFree, "%v", err)
+				s.Violate(locksFree, "%v", err)
 			}
 			continue
 		}
@@ -100,7 +100,7 @@ func (s *storm) watchLocks(ctx context.Context) {
 				first = time.Now()
 			}
 			if time.Since(first) > stubborn {
-				s.violate(locksFree, "process %d of the server is %s since %s", session.PID, session.What, session.Since)
+				s.Violate(locksFree, "process %d of the server is %s since %s", session.PID, session.What, session.Since)
 			}
 			still[session] = first
 		}

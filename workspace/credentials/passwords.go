@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"strings"
 
 	"example.com/invoices/workspace/kubectl"
 	"example.com/invoices/workspace/process"
@@ -49,12 +48,17 @@ func password(ctx context.Context, out io.Writer, cluster kubectl.Context, produ
 		"metadata": map[string]any{
 			"name": name, "namespace": namespace, "labels": labels(product, "postgres"),
 		},
-		"stringData": map[string]any{"passfile": fmt.Sprintf("*:*:*:%s:%s\n", role, random())},
+		"stringData": map[string]any{"passfile": newLine(role)},
 	}, "create")
 	if err != nil {
 		return err
 	}
 	return say(out, create)
+}
+
+// newLine returns a line of a passfile with a new password for a role.
+func newLine(role string) string {
+	return fmt.Sprintf("*:*:*:%s:%s\n", role, random())
 }
 
 // DatabasePasswords creates the passwords of production's databases: the Secrets of Passwords in the namespaces of the
@@ -66,13 +70,10 @@ func DatabasePasswords(ctx context.Context, out io.Writer, cluster kubectl.Conte
 			return err
 		}
 		for _, role := range roles {
-			passfile, err := process.Output(cluster.Command(ctx, "--namespace="+service.Team,
-				"get", "secret", "postgres-"+role, "--output=go-template={{.data.passfile | base64decode}}"))
+			passfile, err := getPassfile(ctx, cluster, service.Team, role)
 			if err != nil {
 				return err
 			}
-			// The last line is the newest, and the last field is the password.
-			password := passfile[strings.LastIndex(passfile, ":")+1:]
 			apply, err := cluster.Send(ctx, map[string]any{
 				"apiVersion": "v1",
 				"kind":       "Secret",
@@ -84,7 +85,7 @@ func DatabasePasswords(ctx context.Context, out io.Writer, cluster kubectl.Conte
 						"cnpg.io/reload": "true", // CloudNativePG sets the role's password whenever this changes
 					},
 				},
-				"stringData": map[string]any{"username": role, "password": password},
+				"stringData": map[string]any{"username": role, "password": passfile.password()},
 			}, "apply", "--server-side", "--force-conflicts", "--field-manager=passwords")
 			if err != nil {
 				return err

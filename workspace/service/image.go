@@ -40,6 +40,13 @@ type Image struct {
 // folder/SERVICE.ref. The image contains only a static binary (FROM scratch). The same source results in the same
 // digest.
 func BuildImage(ctx context.Context, service services.Service, folder, registry, architecture string) (Image, error) {
+	return buildImage(ctx, service, ".", "./"+service.Name, folder, registry, architecture)
+}
+
+// buildImage does so for a package of the module in a folder.
+func buildImage(
+	ctx context.Context, service services.Service, module, pkg, folder, registry, architecture string,
+) (Image, error) {
 	work := filepath.Join(folder, service.Name)
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return Image{}, err
@@ -47,7 +54,7 @@ func BuildImage(ctx context.Context, service services.Service, folder, registry,
 	built := Image{Program: filepath.Join(work, service.Name)}
 	// No build ID, so the binary does not depend on the machine. No symbols, like the programs that go_live builds, which
 	// shares what is compiled with this.
-	err := compile(ctx, ".", "./"+service.Name, built.Program, architecture, clusterTags,
+	err := compile(ctx, module, pkg, built.Program, architecture, clusterTags,
 		"-gcflags=all=-dwarf=false", "-ldflags=-s -w -buildid=")
 	if err != nil {
 		return Image{}, err

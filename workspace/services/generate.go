@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,6 +55,7 @@ func (l List) files() map[string]string {
 		files[development+"/kustomization.yaml"] = l.fill("development-database.yaml", service)
 		files[development+"/network-policy.yaml"] = l.fill("development-network-policy.yaml", service)
 	}
+	maps.Copy(files, l.monitoring())
 	return files
 }
 

@@ -42,6 +42,13 @@ type Team struct {
 	Services []Service
 }
 
+// The namespaces of the platform in production. The entry's Deployment and Service have the name of its namespace.
+const (
+	Platform  = "platform"
+	Databases = "databases"
+	Entry     = "entry"
+)
+
 // postgresUser is the UID of the PostgreSQL pods.
 const postgresUser = 10003
 
@@ -49,12 +56,13 @@ var (
 	label = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
 	// reserved names belong to other images, folders, or Tilt resources.
-	reserved = strings.Fields(`postgres
-		bench data docs go_live internal k8s offline test tools workspace
-		platform passwords caller-keys unit-tests load`)
+	reserved = strings.Fields(`postgres victoria-metrics vmalert
+		audit bench data docs go_live internal k8s offline test tools workspace
+		platform passwords caller-keys unit-tests load monitoring saves`)
 
 	// notATeam matches the namespaces of the platform and of Kubernetes.
-	notATeam = regexp.MustCompile(`^(platform|default|kube-.*|local-path-storage)$`)
+	notATeam = regexp.MustCompile(
+		`^(platform|databases|entry|monitoring|cnpg-system|object-store|default|kube-.*|local-path-storage)$`)
 )
 
 // Read reads services.yaml in the folder root.

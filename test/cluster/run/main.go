@@ -27,6 +27,7 @@ import (
 )
 
 const usage = `usage: go -C test/cluster run ./run [--short] PRODUCT [OTHER]     (make test-cluster, make test-minikube)
+       go -C test/cluster run ./run [--short] production          (make test-production, make test-long)
 
 Creates a cluster with its own name and ports, using ./deploy.sh and PRODUCT (kind or minikube), runs test/cluster/e2e,
 a few of test/cluster/mutants, test/cluster/newservice and test/cluster/loop on it, removes it and checks that nothing
@@ -34,10 +35,13 @@ is left: containers, volumes, networks, image tags, contexts. Meanwhile there is
 the same product and stopped, which must not change. If OTHER is given, a cluster of that product is created, tested
 with --short and removed beside the first one. test/cluster/machines runs last.
 
+"production" creates a cluster with workspace/run production, runs test/cluster/production on it and removes it.
+
   --short   e2e: six pods Ready, paying from outside, network edges, stopping and starting, deploying again;
-            loop: a save is live; no mutants, no newservice
+            loop: a save is live; no mutants, no newservice; production: fewer faults and changes
 
   CLUSTER_NAME (PRODUCT-test, of services.yaml), INVOICE_APP_PORT (18081), REGISTRY_PORT (15005)
+  production: CLUSTER_NAME (PRODUCT-rehearsal), ENTRY_PORT (18443), REGISTRY_PORT (15006)
 `
 
 const repository = "../.." // from this module's folder
@@ -58,16 +62,22 @@ func main() {
 	flag.BoolVar(&r.short, "short", false, "")
 	flag.Parse()
 	r.product, r.other = flag.Arg(0), flag.Arg(1)
+	list, err := services.Read(repository)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if r.product == "production" && r.other == "" {
+		setDefault("CLUSTER_NAME", list.Product+"-rehearsal")
+		setDefault("ENTRY_PORT", "18443")
+		setDefault("REGISTRY_PORT", "15006")
+		exit(r.production())
+	}
 	products := []string{"kind", "minikube"}
 	if !slices.Contains(products, r.product) ||
 		r.other != "" && !slices.Contains(products, r.other) || r.other == r.product {
 		flag.Usage()
 		os.Exit(2)
-	}
-	list, err := services.Read(repository)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
 	}
 	setDefault("CLUSTER_NAME", list.Product+"-test")
 	setDefault("INVOICE_APP_PORT", "18081")
@@ -75,10 +85,45 @@ func main() {
 	set("CLUSTER_PRODUCT", r.product)
 	// The foreign cluster's name has ours as a prefix.
 	set("NEIGHBOUR", os.Getenv("CLUSTER_NAME")+"-"+r.product)
-	if err := r.run(); err != nil {
+	exit(r.run())
+}
+
+// exit ends the program, with status 1 if there is an error.
+func exit(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	os.Exit(0)
+}
+
+// production tests a rehearsal of production on its own cluster.
+func (r *run) production() (err error) {
+	destroy := func() error { return r.do("workspace/run", "production", "--destroy") }
+	if err := destroy(); err != nil { // an interrupted run may have left something
+		return err
+	}
+	folder, err := r.output("workspace/run", "tools")
+	if err != nil {
+		return err
+	}
+	set("PATH", folder+string(os.PathListSeparator)+os.Getenv("PATH"))
+	figures := filepath.Join(os.TempDir(), os.Getenv("CLUSTER_NAME")+"-figures")
+	set("FIGURES", figures)
+	_ = os.Remove(figures)
+	defer func() {
+		err = errors.Join(err, destroy())
+		measured, _ := os.ReadFile(figures) // there is none if no test has run
+		fmt.Printf("%s", measured)
+	}()
+	if err := r.do("workspace/run", "production"); err != nil {
+		return err
+	}
+	tests := []string{"./production"}
+	if r.short {
+		tests = append(tests, "-short")
+	}
+	return r.goTest(tests...)
 }
 
 func (r *run) run() (err error) {
@@ -301,8 +346,16 @@ func (r *run) otherBeside() error {
 	return err
 }
 
+// limit returns the time limit of one package's tests.
+func (r *run) limit() string {
+	if r.product == "production" && !r.short {
+		return "6h"
+	}
+	return "40m"
+}
+
 func (r *run) goTest(args ...string) error {
-	command := r.command("go", append([]string{"test", "-count=1", "-timeout=40m", "-v"}, args...)...)
+	command := r.command("go", append([]string{"test", "-count=1", "-timeout=" + r.limit(), "-v"}, args...)...)
 	command.Dir = ""
 	var output bytes.Buffer
 	command.Stdout = io.MultiWriter(os.Stdout, &output)

@@ -29,12 +29,21 @@ func FromEnvironment(repository string, flags ...string) (Target, error) {
 	if os.Getenv("CLUSTER_NAME") == "" {
 		return Target{}, errors.New("CLUSTER_NAME is not set: it must name a cluster made by ./deploy.sh")
 	}
-	describe := exec.Command(filepath.Join(repository, "workspace/run"),
-		append([]string{"describe", "--json"}, flags...)...)
-	describe.Stderr = os.Stderr
-	said, err := describe.Output()
+	return describe(repository, flags...)
+}
+
+// Production returns the cluster that CLUSTER_NAME names (default: as workspace/run production does), made by
+// workspace/run production.
+func Production(repository string) (Target, error) {
+	return describe(repository, "--production")
+}
+
+func describe(repository string, flags ...string) (Target, error) {
+	command := exec.Command(filepath.Join(repository, "workspace/run"), append([]string{"describe", "--json"}, flags...)...)
+	command.Stderr = os.Stderr
+	said, err := command.Output()
 	if err != nil {
-		return Target{}, fmt.Errorf("%v: %w", describe.Args, err)
+		return Target{}, fmt.Errorf("%v: %w", command.Args, err)
 	}
 	var target Target
 	return target, json.Unmarshal(said, &target)
