@@ -57,7 +57,9 @@ func password(ctx context.Context, out io.Writer, cluster kubectl.Context, produ
 }
 
 // newLine returns a line of a passfile with a new password for a role.
-func newLine(role string) string { return fmt.Sprintf("*:*:*:%s:%s\n", role, random()) }
+func newLine(role string) string {
+	return fmt.Sprintf("*:*:*:%s:%s\n", role, random())
+}
 
 // DatabasePasswords creates the passwords of production's databases: the Secrets of Passwords in the namespaces of the
 // services, and for CloudNativePG the Secrets TEAM-owner and TEAM-application with the same passwords in the namespace
