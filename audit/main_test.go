@@ -26,7 +26,8 @@ func scrape(t *testing.T, l *latest) string {
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(l)
 	response := httptest.NewRecorder()
-	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(response, httptest.NewRequest(http.MethodGet, "/", nil))
+	handler := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	handler.ServeHTTP(response, httptest.NewRequest(http.MethodGet, "/", nil))
 	require.Equal(t, http.StatusOK, response.Code, "%s", response.Body)
 	return response.Body.String()
 }

@@ -20,9 +20,9 @@ func (w *workspace) buildImageCommand() *cobra.Command {
 		Long: `Builds the image of one service, which contains only a static binary (FROM scratch), and pushes it to the
 cluster's registry. The same source results in the same digest.
 
-SERVICE must be in services.yaml, or one of the programs of k8s/monitoring. The image's full name, tagged with a hash of its content, is written to
-FOLDER/SERVICE.ref and printed. The program is kept in FOLDER/SERVICE. Each cluster has its own FOLDER, so two clusters
-can be deployed to at the same time.
+SERVICE must be in services.yaml, or a program of k8s/monitoring: audit, victoria-metrics or vmalert. The image's full
+name, tagged with a hash of its content, is written to FOLDER/SERVICE.ref and printed. The program is kept in
+FOLDER/SERVICE. Each cluster has its own FOLDER, so two clusters can be deployed to at the same time.
 
   EXPECTED_REGISTRY   registry to push to, such as localhost:5005; Tilt sets it to the registry of its cluster
   GOARCH              architecture of the node (default: Docker's architecture)`,

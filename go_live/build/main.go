@@ -258,10 +258,15 @@ func updatesCommand() *cobra.Command {
 	}
 	state := stateFlags(command.Flags())
 	picture := command.Flags().String("picture", "", "also draw them into this SVG file")
+	push := command.Flags().String("push", "",
+		"instead, send them and all later ones to this URL, in Prometheus' text format")
 	command.RunE = func(command *cobra.Command, _ []string) error {
 		folder, err := state()
 		if err != nil {
 			return err
+		}
+		if *push != "" {
+			return pushUpdates(command.Context(), command.OutOrStdout(), folder, *push)
 		}
 		updates, err := readUpdates(folder)
 		if err != nil {

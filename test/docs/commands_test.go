@@ -51,13 +51,14 @@ var assignments = regexp.MustCompile(`^([A-Z_]+=\S* )+`)
 // rule returns the problem of a block that no test runs or checks, or "".
 func rule(b docstest.Block) string {
 	switch {
-	case b.Is(), b.Is("dry"), b.Is("cluster"), b.Is("cluster", "fails"):
+	case b.Is(), b.Is("dry"), b.Is("cluster"), b.Is("cluster", "fails"), b.Is("observe"):
 		return ""
 	case ofNewService(b):
 		return ""
 	case b.Language == "sh":
 		return fmt.Sprintf("mark the block as `sh` (runs on any machine), `sh cluster` or `sh cluster fails` (runs on a "+
-			"cluster), or `sh dry` (is only checked), instead of %q: see docs/testing.md", strings.Join(b.Marks, " "))
+			"cluster), `sh observe` (with --observe), or `sh dry` (is only checked), instead of %q: "+
+			"see docs/testing.md", strings.Join(b.Marks, " "))
 	case !b.Fenced:
 		return "fence the block, so that it is checked: ```sh for commands, ``` for anything else"
 	case slices.Contains([]string{"bash", "console", "shell", "zsh"}, b.Language):
@@ -137,7 +138,7 @@ func newChecker(t *testing.T) *checker {
 		// A cluster's context has the name in its definition.
 		contexts: names(t, `(?m)^name: ((?:kind|minikube)-[a-z]+)$`, "ctlptl.yaml", "ctlptl-minikube.yaml"),
 		namespaces: names(t, `(?m)^(?:kind: Namespace\nmetadata:\n  name|    team): (.*)$`,
-			"k8s/platform/namespace.yaml", "services.yaml"),
+			"k8s/platform/namespace.yaml", "k8s/monitoring/base/namespace.yaml", "services.yaml"),
 		workloads: map[string]bool{},
 		checked:   map[string]error{},
 	}
@@ -147,7 +148,8 @@ func newChecker(t *testing.T) *checker {
 			continue
 		}
 		sources.WriteString(read(t, file))
-		if strings.HasPrefix(file, "k8s/base/") && path.Ext(file) == ".yaml" {
+		base := strings.HasPrefix(file, "k8s/base/") || strings.HasPrefix(file, "k8s/monitoring/base/")
+		if base && path.Ext(file) == ".yaml" {
 			for name := range names(t, `(?m)^kind: (?:Deployment|StatefulSet)\nmetadata:\n  name: (.*)$`, file) {
 				c.workloads[name] = true
 			}

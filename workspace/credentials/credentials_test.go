@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
@@ -86,6 +87,40 @@ func TestPasswords(t *testing.T) {
 		assert.NotRegexp(t, "[0-9a-f]{48}", line)
 	}
 	assert.NotRegexp(t, "[0-9a-f]{48}", out.String())
+}
+
+// The password of the audit's role reaches the databases on standard input only.
+func TestAudit(t *testing.T) {
+	var secret string
+	var inputs []string
+	kubectl := processtest.Put(t, "kubectl", func(call processtest.Call) processtest.Answer {
+		line := strings.Join(call.Args, " ")
+		switch {
+		case strings.Contains(line, " create "):
+			made := read(t, call)
+			assert.Equal(t, "monitoring", made.Metadata.Namespace)
+			assert.Equal(t, "postgres-audit", made.Metadata.Name)
+			secret = made.StringData["passfile"]
+			return processtest.Answer{Stdout: "secret/x created\n"}
+		case strings.Contains(line, "jsonpath"):
+			return processtest.Answer{Stdout: base64.StdEncoding.EncodeToString([]byte(secret))}
+		case strings.Contains(line, " exec "):
+			inputs = append(inputs, call.Stdin)
+		}
+		return processtest.Answer{}
+	})
+	var out bytes.Buffer
+	require.NoError(t, Audit(t.Context(), &out, "the-cluster", "things", []string{"sales", "money"}))
+	assert.Equal(t, "secret/x created\nthe audit can read the database of sales\n"+
+		"the audit can read the database of money\n", out.String())
+	password := strings.TrimSpace(strings.TrimPrefix(secret, "*:*:*:audit:"))
+	assert.Regexp(t, "^[0-9a-f]{48}$", password)
+	typed := password + "\n" + password + "\n"
+	assert.Equal(t, []string{auditRole, typed, auditRole, typed}, inputs)
+	for _, line := range kubectl.Calls() {
+		assert.NotContains(t, line, password)
+	}
+	assert.NotContains(t, out.String()+auditRole, password)
 }
 
 // If the cluster does not respond, the Secret may exist, so none is created.

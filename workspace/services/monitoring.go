@@ -25,6 +25,17 @@ func (m monitored) DatabaseURL(s Service) string {
 	return fmt.Sprintf("postgres://audit@%s.svc:5432/%s?passfile=/run/secrets/database/passfile&%s", host, s.Team, tls)
 }
 
+// Audited returns the services whose databases the audit compares, by the prefix of the variable with the URL.
+func (m monitored) Audited() map[string]Service {
+	audited := map[string]Service{}
+	for prefix, name := range map[string]string{"INVOICES": "invoice-app", "PAYMENTS": "payment-provider"} {
+		if service, found := m.Find(name); found {
+			audited[prefix] = service
+		}
+	}
+	return audited
+}
+
 // monitoring returns the content of the generated files in k8s/monitoring, by path.
 func (l List) monitoring() map[string]string {
 	files := map[string]string{"k8s/monitoring/base/services.yaml": l.fill("monitoring-services.yaml", l)}

@@ -105,6 +105,10 @@ func TestGenerate(t *testing.T) {
 		".github/CODEOWNERS", "k8s/base/kustomization.yaml", "k8s/entry/public-service.env", "k8s/entry/public-service.yaml",
 		"k8s/overlays/production/network-policy.yaml", "k8s/overlays/development/node-port.yaml",
 		"k8s/overlays/production/services.yaml", "k8s/overlays/production/autoscaling.yaml",
+		"k8s/monitoring/base/services.yaml",
+		"k8s/monitoring/development/audit.env", "k8s/monitoring/development/databases.yaml",
+		"k8s/monitoring/development/scrape.yaml", "k8s/monitoring/production/audit.env",
+		"k8s/monitoring/production/databases.yaml", "k8s/monitoring/production/scrape.yaml",
 		"k8s/teams/money/kustomization.yaml", "k8s/teams/money/services.yaml",
 		"k8s/teams/sales/kustomization.yaml", "k8s/teams/sales/services.yaml",
 		"k8s/databases/kustomization.yaml",
@@ -148,4 +152,21 @@ func TestGenerate(t *testing.T) {
 		assert.NoDirExists(t, filepath.Join(root, "k8s/databases/money"))
 		require.NoError(t, list.Check(root))
 	})
+}
+
+func TestMonitoring(t *testing.T) {
+	list := parse(t, strings.NewReplacer("shop", "invoice-app", "bank", "payment-provider").Replace(valid))
+	files := list.monitoring()
+	assert.Equal(t, header+`INVOICES_DATABASE_URL=postgres://audit@postgres.sales.svc:5432/sales`+
+		"?passfile=/run/secrets/database/passfile&sslmode=disable\n"+
+		`PAYMENTS_DATABASE_URL=postgres://audit@postgres.money.svc:5432/money`+
+		"?passfile=/run/secrets/database/passfile&sslmode=disable\nINTERVAL=5s\n", files["k8s/monitoring/development/audit.env"])
+	assert.Contains(t, files["k8s/monitoring/production/audit.env"], "postgres://audit@sales-rw.databases.svc:5432/sales?"+
+		"passfile=/run/secrets/database/passfile&sslmode=verify-full&sslrootcert=/run/secrets/tls/ca.crt\n")
+	const target = "{names: [stock-metrics.sales.svc.cluster.local], type: A, port: 8083}"
+	for _, folder := range []string{"development", "production"} {
+		assert.Contains(t, files["k8s/monitoring/"+folder+"/scrape.yaml"], target, "every service is scraped")
+	}
+	assert.NotContains(t, files["k8s/monitoring/development/scrape.yaml"], "https")
+	assert.Contains(t, files["k8s/monitoring/production/scrape.yaml"], "server_name: stock.sales.svc\n")
 }
