@@ -45,7 +45,7 @@ func (s *server) serve(ctx context.Context) error {
 		return err
 	}
 	socket := socketOf(s.folder)
-	if err := errors.Join(os.RemoveAll(socket), os.RemoveAll(s.mirror.folder)); err != nil {
+	if err := errors.Join(os.RemoveAll(socket), os.RemoveAll(s.mirror.folder), os.RemoveAll(s.recorder.folder)); err != nil {
 		return err
 	}
 	listener, err := net.Listen("unix", socket)
