@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -15,14 +14,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// countsGoBuild returns a function that returns how often go build has run.
+// countsGoBuild returns a function that returns how often the watcher has run go build.
 func countsGoBuild(t *testing.T) func() int {
 	t.Helper()
 	compiler, err := exec.LookPath("go")
 	require.NoError(t, err)
 	bin := t.TempDir()
-	write(t, filepath.Join(bin, "go"), fmt.Sprintf("#!/bin/sh\n[ \"$1\" != build ] || echo >>%q/log\nexec %q \"$@\"\n",
-		bin, compiler))
+	write(t, filepath.Join(bin, "go"), fmt.Sprintf("#!/bin/sh\ncase \"$*\" in build*/.new/*) echo >>%q/log ;; esac\n"+
+		"exec %q \"$@\"\n", bin, compiler))
 	require.NoError(t, os.Chmod(filepath.Join(bin, "go"), 0o755))
 	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 	return func() int {
@@ -35,8 +34,7 @@ func countsGoBuild(t *testing.T) func() int {
 func buildByHand(t *testing.T, name string) (string, error) {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), name)
-	compiler := filepath.Join(runtime.GOROOT(), "bin", "go")
-	command := exec.Command(compiler, "build", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false",
+	command := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false",
 		"-ldflags=-s -w -buildid=", "-tags=cluster", "-o", program, "./"+name)
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if output, err := command.CombinedOutput(); err != nil {
@@ -150,6 +148,8 @@ func libraryShop(t *testing.T) *fixture {
 // The program without go build is that of go build.
 func TestWithoutGoBuild(t *testing.T) {
 	f := libraryShop(t)
+	f.is(t)
+	original := programs(t)
 	count := countsGoBuild(t)
 	for _, test := range []struct {
 		name, file, old, new string
@@ -214,10 +214,14 @@ func TestWithoutGoBuild(t *testing.T) {
 			}
 			assert.Equal(t, test.goBuild, count() > before, "go build ran")
 			write(t, test.file, content)
-			f.is(t)
+			f.said("till")
+			assert.True(t, original == programs(t), "the undo gives the first bytes")
 		})
 	}
 }
+
+// programs returns what was built.
+func programs(t *testing.T) [2]string { return [2]string{read(t, file), read(t, "live/door/door")} }
 
 // is waits for what was saved, and expects the bytes of a build by hand.
 func (f *fixture) is(t *testing.T) {
