@@ -230,6 +230,9 @@ func (r *recorder) prepare(ctx context.Context, p program, module string) (flags
 		return nil, nil
 	}
 	self, err := os.Executable()
+	if err == nil {
+		_, err = os.Stat(self) // it may have been deleted
+	}
 	if err != nil {
 		return nil, nil
 	}
