@@ -37,7 +37,7 @@ func compile(folder string) error {
 	}
 	program := filepath.Join(folder, "invoice-app")
 	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags=nosqlite,nomsgpack",
-		"-gcflags=all=-dwarf=false", "-ldflags=-s -w", "-o", program+".new", "./invoice-app")
+		"-gcflags=all=-dwarf=false", "-ldflags=-s -w -buildid=", "-o", program+".new", "./invoice-app")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if err := run(build); err != nil {
 		return err

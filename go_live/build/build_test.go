@@ -27,11 +27,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain also runs the test's binary as kubectl proxy.
+// TestMain also runs the test's binary as kubectl proxy, and as what go build runs in place of its tools.
 func TestMain(m *testing.M) {
 	if api := os.Getenv("API"); api != "" {
 		proxyTo(api)
 		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == "record" {
+		main()
 	}
 	os.Exit(m.Run())
 }
@@ -478,7 +481,7 @@ func TestInputs(t *testing.T) {
 
 			// The same command by hand gives the same bytes.
 			byHand := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false",
-				"-ldflags=-s -w", "-tags=cluster",
+				"-ldflags=-s -w -buildid=", "-tags=cluster",
 				"-o", filepath.Join(t.TempDir(), "till"), "./till")
 			byHand.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 			output, err := byHand.CombinedOutput()
@@ -518,6 +521,14 @@ func TestLeftovers(t *testing.T) {
 // Whatever is saved while programs are being built, the last state on disk is what runs in the end, and Go's cache
 // holds no result under the name of other content.
 func TestSavesDuringABuild(t *testing.T) {
+	t.Run("without go build", savesDuringABuild)
+	t.Run("with go build", func(t *testing.T) {
+		t.Setenv("GOFLAGS", "-toolexec=env") // go build cannot be recorded
+		savesDuringABuild(t)
+	})
+}
+
+func savesDuringABuild(t *testing.T) {
 	f := shop(t)
 	f.builds(till(), door())
 	for round := range 5 {

@@ -30,13 +30,14 @@ const (
 
 // engine builds programs whenever their inputs change.
 type engine struct {
-	folder  string // holds the socket, the copy of the sources and the files that Tilt watches
-	log     io.Writer
-	mirror  *mirror
-	watcher *fsnotify.Watcher // nil without inotify
-	blind   map[string]bool   // folders that cannot be watched
-	pods    *pods
-	work    chan struct{} // has an element if there is something to do
+	folder   string // holds the socket, the copy of the sources and the files that Tilt watches
+	log      io.Writer
+	mirror   *mirror
+	recorder *recorder
+	watcher  *fsnotify.Watcher // nil without inotify
+	blind    map[string]bool   // folders that cannot be watched
+	pods     *pods
+	work     chan struct{} // has an element if there is something to do
 
 	mu        sync.Mutex
 	changed   chan struct{} // closed when anything below changes
@@ -54,15 +55,17 @@ type engine struct {
 type target struct {
 	program
 	in        inputs
-	asked     bool   // in is known
-	failed    error  // why it is not
-	troubled  bool   // the inputs could not be read in the last round
-	settled   bool   // the last update was completed
-	said      string // the output of the last update
-	followers int    // how many clients are being told
-	told      bool   // a client was told all of it
-	update    update // the last one
-	sum       string // the SHA-256 of the program of the last update without an error, or "" before the first
+	asked     bool              // in is known
+	failed    error             // why it is not
+	troubled  bool              // the inputs could not be read in the last round
+	settled   bool              // the last update was completed
+	said      string            // the output of the last update
+	followers int               // how many clients are being told
+	told      bool              // a client was told all of it
+	update    update            // the last one
+	contents  map[string][]byte // of its inputs in the last round
+	last      *built            // nil: the next build must be go build's
+	sum       string            // the SHA-256 of the program of the last update without an error, or "" before the first
 }
 
 func byName(a, b *target) int { return strings.Compare(a.Name, b.Name) }
@@ -87,6 +90,7 @@ func newEngine(folder, kubeContext string, log io.Writer) *engine {
 		pods: &pods{context: kubeContext, socket: filepath.Join(folder, "api")},
 		work: make(chan struct{}, 1), changed: make(chan struct{}), targets: map[string]*target{}, interrupt: func() {},
 		shared: map[string]fs.FileInfo{}, mirror: &mirror{folder: filepath.Join(folder, "source")},
+		recorder: &recorder{folder: filepath.Join(folder, "direct")},
 	}
 	var err error
 	if e.watcher, err = fsnotify.NewWatcher(); err != nil {
@@ -275,6 +279,7 @@ func (e *engine) round(ctx context.Context) {
 			}
 		})
 		e.build(ctx, targets, jobs)
+		e.recorder.clean(targets)
 		var all sync.WaitGroup
 		for _, j := range jobs {
 			j.update.Wait, j.update.Build = began.Sub(saved).Seconds(), time.Since(began).Seconds()
@@ -360,31 +365,44 @@ func (e *engine) compile(ctx context.Context, jobs []*job) error {
 			}
 		}
 		jobs = others
-		folder := filepath.Join(first.Folder, ".new")
-		if err := os.RemoveAll(folder); err != nil { // a build that was killed has left something
-			return err
+		err := e.direct(ctx, together)
+		if err != nil && ctx.Err() == nil {
+			err = e.goBuild(ctx, together)
 		}
-		if err := os.MkdirAll(folder, 0o755); err != nil {
-			return err
-		}
-		args := append(first.buildFlags(), "-o", folder+string(filepath.Separator))
-		outs := []io.Writer{}
-		for _, j := range together {
-			args, outs = append(args, j.Package), append(outs, j)
-		}
-		if err := first.goBuild(ctx, e.mirror.path(first.Module), io.MultiWriter(outs...), args...); err != nil {
-			return err
-		}
-		for _, j := range together {
-			if err := os.Rename(filepath.Join(folder, j.in.output), j.built()); err != nil {
-				return err
-			}
-		}
-		if err := os.Remove(folder); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// goBuild compiles programs of the same flags with one go build.
+func (e *engine) goBuild(ctx context.Context, jobs []*job) error {
+	first := jobs[0]
+	folder := filepath.Join(first.Folder, ".new")
+	if err := os.RemoveAll(folder); err != nil { // a build that was killed has left something
+		return err
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	module := e.mirror.path(first.Module)
+	flags, env := e.recorder.prepare(ctx, first.program, module)
+	args := slices.Concat(flags, first.buildFlags(), []string{"-o", folder + string(filepath.Separator)})
+	outs := []io.Writer{}
+	for _, j := range jobs {
+		args, outs = append(args, j.Package), append(outs, j)
+	}
+	if err := first.goBuild(ctx, module, env, io.MultiWriter(outs...), args...); err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if err := os.Rename(filepath.Join(folder, j.in.output), j.built()); err != nil {
+			return err
+		}
+	}
+	e.recorder.remember(jobs, e.mirror)
+	return os.Remove(folder)
 }
 
 // finish delivers what was compiled, waits for the pods' answers and completes the update.
@@ -483,7 +501,7 @@ func (e *engine) sync(ctx context.Context, targets []*target, ask bool) (changed
 				return changed, ctx.Err()
 			}
 			if failed != nil {
-				in.packages, in.tested, in.output = t.in.packages, t.in.tested, t.in.output
+				in.packages, in.tested, in.output, in.program = t.in.packages, t.in.tested, t.in.output, t.in.program
 			}
 			e.change(func() { t.in, t.asked, t.failed = in, failed == nil, failed })
 			asked = true
@@ -492,6 +510,7 @@ func (e *engine) sync(ctx context.Context, targets []*target, ask bool) (changed
 		for _, t := range targets {
 			e.watchFolders(t.in)
 			read, failed := t.in.read()
+			t.contents = read
 			if failed != nil {
 				return changed, failed
 			}

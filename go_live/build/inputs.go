@@ -29,6 +29,7 @@ type inputs struct {
 	others   []string            // files and folders that the program's pods depend on otherwise
 	tested   []string            // the import paths of the packages
 	output   string              // the name that go build gives the program
+	program  string              // the import path of its package
 }
 
 // ask asks Go for the inputs of a program. It leaves errors in the code to the build. After an error of its own, the
@@ -72,8 +73,9 @@ func (p program) ask(ctx context.Context) (inputs, error) {
 			continue
 		}
 		in.packages[pkg.Dir] = pkg.EmbedPatterns
-		program, _, _ := module.SplitPathVersion(pkg.ImportPath) // go build leaves out /v2
-		in.output = path.Base(program)                           // at last that of the program
+		in.program = pkg.ImportPath                           // the last one is the program's
+		name, _, _ := module.SplitPathVersion(pkg.ImportPath) // go build leaves out /v2
+		in.output = path.Base(name)
 		if !in.vendored(pkg.Dir) {
 			in.tested = append(in.tested, pkg.ImportPath)
 		}
@@ -156,23 +158,30 @@ func (in inputs) has(path string) bool {
 	if in.files[path] || filepath.Base(path) == "vendor" && in.files[filepath.Join(path, "modules.txt")] {
 		return true
 	}
-	if _, is := in.packages[filepath.Dir(path)]; is && isSource(path) {
-		return true
-	}
 	if slices.ContainsFunc(in.others, func(other string) bool { return restartsOn(other, path) }) {
 		return true
 	}
-	for folder, patterns := range in.packages {
+	for folder := range in.packages {
 		if within(path, folder) {
 			return true
 		}
-		if relative, err := filepath.Rel(folder, path); err == nil && filepath.IsLocal(relative) {
-			if slices.ContainsFunc(patterns, func(pattern string) bool { return embeds(pattern, relative) }) {
-				return true
-			}
+	}
+	return len(in.readBy(path)) > 0
+}
+
+// readBy returns the folders of the packages that Go compiles from the file, or from the files in the folder.
+func (in inputs) readBy(path string) (folders []string) {
+	for folder, patterns := range in.packages {
+		relative, err := filepath.Rel(folder, path)
+		if err != nil || !filepath.IsLocal(relative) {
+			continue
+		}
+		if relative == filepath.Base(path) && isSource(path) ||
+			slices.ContainsFunc(patterns, func(pattern string) bool { return embeds(pattern, relative) }) {
+			folders = append(folders, folder)
 		}
 	}
-	return false
+	return folders
 }
 
 // hasTest reports whether a change of the file changes a test of a package of the program.
@@ -341,7 +350,7 @@ func (in inputs) read() (map[string][]byte, error) {
 	return contents, nil
 }
 
-// shape returns what of a source file decides which files Go reads: its imports, patterns and constraints.
+// shape returns what of a source file decides which files Go reads, and how: its imports and directives.
 func shape(path string, content []byte) string {
 	switch filepath.Base(path) {
 	case "go.mod", "go.sum", "go.work", "go.work.sum", "modules.txt":
@@ -359,12 +368,34 @@ func shape(path string, content []byte) string {
 		said += "\n" + imported.Path.Value
 	}
 	for line := range bytes.Lines(content) {
-		line = bytes.TrimSpace(line) // a directive may be in a group of variables
-		if bytes.HasPrefix(line, []byte("//go:embed")) || bytes.HasPrefix(line, []byte("//go:build")) {
-			said += "\n" + string(line)
+		// A directive may be in a group of variables, or after the mark of UTF-8.
+		if slices.ContainsFunc([]string{"//go:embed", "//go:build", "//go:debug", "+build"}, func(directive string) bool {
+			return bytes.Contains(line, []byte(directive))
+		}) {
+			said += "\n" + string(bytes.TrimSpace(line))
 		}
 	}
 	return said
+}
+
+// compare returns the files that differ, and those of them because of which Go may read other files than before.
+func compare(before, now map[string][]byte) (changed, reshaped []string) {
+	for path, content := range before {
+		after, exists := now[path]
+		if exists && bytes.Equal(content, after) {
+			continue
+		}
+		changed = append(changed, path)
+		if !exists || shape(path, content) != shape(path, after) {
+			reshaped = append(reshaped, path)
+		}
+	}
+	for path := range now {
+		if _, existed := before[path]; !existed {
+			changed, reshaped = append(changed, path), append(reshaped, path)
+		}
+	}
+	return changed, reshaped
 }
 
 // mirror is a separate copy of the inputs, in which no file changes during a build. Go's cache identifies a compiled
@@ -387,9 +418,9 @@ func (m *mirror) update(contents map[string][]byte) (changed []string, reshaped 
 	if _, err := os.Stat(m.folder); errors.Is(err, fs.ErrNotExist) { // at first, or because somebody has cleared the cache
 		m.contents = map[string][]byte{}
 	}
-	for path := range m.contents {
+	changed, others := compare(m.contents, contents)
+	for _, path := range changed {
 		if _, exists := contents[path]; !exists {
-			changed, reshaped = append(changed, path), true
 			if err := os.Remove(m.path(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return changed, false, err
 			}
@@ -400,13 +431,11 @@ func (m *mirror) update(contents map[string][]byte) (changed []string, reshaped 
 			}
 		}
 	}
-	for path, content := range contents {
-		old, existed := m.contents[path]
-		if existed && bytes.Equal(old, content) {
+	for _, path := range changed {
+		content, exists := contents[path]
+		if !exists {
 			continue
 		}
-		changed = append(changed, path)
-		reshaped = reshaped || !existed || shape(path, old) != shape(path, content)
 		if err := os.MkdirAll(filepath.Dir(m.path(path)), 0o755); err != nil {
 			return changed, false, err
 		}
@@ -416,7 +445,7 @@ func (m *mirror) update(contents map[string][]byte) (changed []string, reshaped 
 		}
 		m.contents[path] = content
 	}
-	return changed, reshaped, nil
+	return changed, len(others) > 0, nil
 }
 
 // goCommand runs a go command for the pods' platform in a folder, and returns its output.

@@ -45,7 +45,8 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
-	root.AddCommand(stateCommand(), watchCommand(), programCommand(), testCommand(), waitCommand(), updatesCommand())
+	root.AddCommand(stateCommand(), watchCommand(), programCommand(), testCommand(), waitCommand(), updatesCommand(),
+		recordCommand())
 	return root
 }
 

@@ -63,8 +63,9 @@ func (p program) buildFlags() []string {
 	if p.Debugger != "" {
 		flags = append(flags, "-gcflags=./...=-N -l") // no optimizations in the module's own code
 	} else {
-		// Linking takes most of the time, and is faster without symbols and with nothing to leave out.
-		flags, link = append(flags, "-gcflags=all=-dwarf=false"), link+"-s -w"
+		// Linking takes most of the time, and is faster without symbols and with nothing to leave out. A build ID would
+		// be that of one go build (see direct.go).
+		flags, link = append(flags, "-gcflags=all=-dwarf=false"), link+"-s -w -buildid="
 	}
 	if p.Race {
 		link += " -linkmode=external -extldflags=-static" // the image has no libc
@@ -94,14 +95,14 @@ func (p program) prepare(ctx context.Context, out io.Writer) error {
 		return nil
 	}
 	flags := []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", filepath.Join(pods, "dlv")}
-	return p.goBuild(ctx, p.Debugger, out, append(flags, "github.com/go-delve/delve/cmd/dlv")...)
+	return p.goBuild(ctx, p.Debugger, nil, out, append(flags, "github.com/go-delve/delve/cmd/dlv")...)
 }
 
-// goBuild runs go build in a folder, and writes what it says to out.
-func (p program) goBuild(ctx context.Context, folder string, out io.Writer, args ...string) error {
+// goBuild runs go build in a folder, with more environment variables, and writes what it says to out.
+func (p program) goBuild(ctx context.Context, folder string, env []string, out io.Writer, args ...string) error {
 	command := exec.CommandContext(ctx, "go", append([]string{"build"}, args...)...)
 	command.Dir = folder
-	command.Env = append(os.Environ(), p.environment(folder)...)
+	command.Env = append(append(os.Environ(), p.environment(folder)...), env...)
 	command.Stdout, command.Stderr = out, out
 	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // so that it removes its files
 	command.WaitDelay = patience

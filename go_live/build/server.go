@@ -45,8 +45,10 @@ func (s *server) serve(ctx context.Context) error {
 		return err
 	}
 	socket := socketOf(s.folder)
-	if err := errors.Join(os.RemoveAll(socket), os.RemoveAll(s.mirror.folder)); err != nil {
-		return err
+	for _, old := range []string{socket, s.mirror.folder, s.recorder.folder} {
+		if err := os.RemoveAll(old); err != nil {
+			return err
+		}
 	}
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
