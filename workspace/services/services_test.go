@@ -103,7 +103,7 @@ func TestGenerate(t *testing.T) {
 	require.NoError(t, err)
 	assert.ElementsMatch(t, []string{
 		".github/CODEOWNERS", "k8s/base/kustomization.yaml", "k8s/overlays/development/node-port.yaml",
-		"k8s/overlays/production/services.yaml",
+		"k8s/overlays/production/autoscaling.yaml", "k8s/overlays/production/services.yaml",
 		"k8s/teams/money/kustomization.yaml", "k8s/teams/money/services.yaml",
 		"k8s/teams/sales/kustomization.yaml", "k8s/teams/sales/services.yaml",
 		"k8s/databases/kustomization.yaml",
