@@ -94,6 +94,9 @@ func lookAtMemory(_ context.Context, m machine) Finding {
 
 // lookAtContainers checks that a container starts and can see the clone, using an image that every cluster needs.
 func lookAtContainers(ctx context.Context, m machine) Finding {
+	if m.cluster.Live == "" { // no container mounts the clone
+		return Finding{}
+	}
 	image := m.Image("postgres")
 	if docker.ImageID(ctx, image) == "" {
 		return Finding{Note, "containers", "not checked: there are no images yet",

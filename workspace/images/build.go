@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -16,6 +15,11 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"golang.org/x/sys/unix"
 
 	"example.com/invoices/workspace/compile"
@@ -37,9 +41,7 @@ func (i *Images) inputs(ctx context.Context, image image) (string, error) {
 	modules := []compile.Module{}
 	if i.isProgram(image) {
 		modules = append(modules, compile.Tools(name))
-		if !i.exists("offline", name) {
-			files = files[1:]
-		}
+		files = []string{"workspace/images/build.go"}
 	}
 	switch name {
 	case "postgres-replicated":
@@ -89,8 +91,8 @@ func (i *Images) toBuild(ctx context.Context, ways way) ([]image, error) {
 func onTop(image image) bool { return image.folder() == minikube }
 
 // build builds the images that toBuild returns. An image with the program debian in its folder in offline/ gets its root
-// file system from packages, others get the programs that their folder in tools/ pins. The Dockerfile in offline/, if
-// there is one, adds the configuration.
+// file system from packages, and the Dockerfile there adds its configuration. Others consist of the programs that their
+// folder in tools/ pins.
 func (i *Images) build(ctx context.Context, ways way) error {
 	missing, err := i.toBuild(ctx, ways)
 	if err != nil || len(missing) == 0 {
@@ -220,14 +222,73 @@ func (b builder) fromPackages(ctx context.Context, images []image) error {
 // programFolder is the folder of an image's programs in its root file system. It is on the default PATH.
 const programFolder = "usr/local/bin"
 
-// fromModule builds an image that contains nothing but static programs.
+// fromModule builds an image that contains nothing but static programs. It runs the only one, if there is one.
 func (b builder) fromModule(ctx context.Context, image image) error {
 	name := image.folder()
-	err := b.compiler.Programs(ctx, compile.Tools(name), filepath.Join(b.rootFileSystem(name), programFolder), name)
+	folder := filepath.Join(b.rootFileSystem(name), programFolder)
+	if err := b.compiler.Programs(ctx, compile.Tools(name), folder, name); err != nil {
+		return err
+	}
+	inputs, err := b.inputs(ctx, image)
 	if err != nil {
 		return err
 	}
-	return b.importImage(ctx, image)
+	config := v1.Config{User: "65532:65532", Labels: map[string]string{b.paths.InputsLabel(): inputs}}
+	if name == operator {
+		config.Entrypoint, err = b.installOperator()
+	} else if programs, listed := os.ReadDir(folder); listed != nil || len(programs) == 1 {
+		err, config.Entrypoint = listed, []string{"/" + programFolder + "/" + programs[0].Name()}
+	}
+	if err != nil {
+		return err
+	}
+	return b.console.Step(ctx, image.tag+": loading into Docker", name+"-load",
+		func(ctx context.Context, step *process.Step) error { return b.loadPrograms(ctx, step, image, config) })
+}
+
+// operator is the image of CloudNativePG's operator.
+const operator = "cloudnative-pg"
+
+// installOperator puts the operator where its own image has it. It copies itself into the pods of databases, and looks
+// for the program of each architecture in this folder.
+func (b builder) installOperator() (entrypoint []string, err error) {
+	root := b.rootFileSystem(operator)
+	program := filepath.Join("operator", "manager_"+b.compiler.Arch)
+	if err := os.MkdirAll(filepath.Join(root, "operator"), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(filepath.Join(root, programFolder, "manager"), filepath.Join(root, program)); err != nil {
+		return nil, err
+	}
+	return []string{"/manager"}, os.Symlink(program, filepath.Join(root, "manager"))
+}
+
+// loadPrograms makes a Docker image with one layer, from a root file system.
+func (b builder) loadPrograms(ctx context.Context, step *process.Step, image image, config v1.Config) error {
+	layer, err := (&nodeImage{}).layer(b.rootFileSystem(image.folder()))
+	if err != nil {
+		return err
+	}
+	made, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{
+		Architecture: b.compiler.Arch, OS: "linux", Config: config, RootFS: v1.RootFS{Type: "layers"},
+	})
+	if err == nil {
+		made, err = mutate.AppendLayers(made, layer)
+	}
+	if err != nil {
+		return err
+	}
+	tag, err := name.NewTag(image.tag)
+	if err != nil {
+		return err
+	}
+	archive, into := io.Pipe()
+	go func() { into.CloseWithError(tarball.Write(tag, made, into)) }()
+	command := process.Command(ctx, "docker", "load")
+	command.Stdin = archive
+	err = step.Run(command)
+	archive.CloseWithError(err) // stops the writer if Docker did not read everything
+	return err
 }
 
 func (b builder) importImage(ctx context.Context, image image) error {
@@ -257,20 +318,6 @@ func (b builder) debian(ctx context.Context, r *recipe) error {
 	return command.Run()
 }
 
-// dockerfile returns the Dockerfile of an image that needs none of its own: it runs its only program.
-func (b builder) dockerfile(base, name string) ([]byte, error) {
-	programs, err := os.ReadDir(filepath.Join(b.rootFileSystem(name), programFolder))
-	if err != nil {
-		return nil, err
-	}
-	if len(programs) != 1 {
-		return nil, fmt.Errorf("tools/%s has %d programs, so offline/%[1]s/Dockerfile must say which one to run",
-			name, len(programs))
-	}
-	return fmt.Appendf(nil, "FROM %s\nUSER 65532:65532\nENTRYPOINT [%q]\n", base,
-		"/"+programFolder+"/"+programs[0].Name()), nil
-}
-
 // load makes a Docker image from a root file system and a Dockerfile.
 func (b builder) load(ctx context.Context, step *process.Step, image image) error {
 	name := image.folder()
@@ -293,14 +340,10 @@ func (b builder) load(ctx context.Context, step *process.Step, image image) erro
 		return err
 	}
 	dockerfile, err := os.ReadFile(filepath.Join(b.paths.Root, "offline", name, "Dockerfile"))
-	if errors.Is(err, fs.ErrNotExist) {
-		dockerfile, err = b.dockerfile(base, name)
-	}
 	if err != nil {
 		return err
 	}
-	command = process.Command(ctx, "docker", "build", "--label", b.paths.InputsLabel()+"="+inputs, "--tag", image.tag,
-		"--build-arg", "ARCH="+b.compiler.Arch, "-")
+	command = process.Command(ctx, "docker", "build", "--label", b.paths.InputsLabel()+"="+inputs, "--tag", image.tag, "-")
 	command.Stdin = bytes.NewReader(dockerfile)
 	if err := step.Run(command); err != nil {
 		return err

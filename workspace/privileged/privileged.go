@@ -204,11 +204,17 @@ func defaultRuntime(ctx context.Context) (string, error) {
 // needed starts a privileged container with Docker's own runtime, to see whether that fails. The container runs as
 // root because other users get no capabilities.
 func (d engine) needed(ctx context.Context) (bool, error) {
-	image := d.paths.Image("postgres") // any will do: capabilities are set before it is used
-	if err := process.Run(process.Command(ctx, "docker", "image", "inspect", image)); err != nil {
+	// Any image will do: capabilities are set before it is used. A cluster has one of these.
+	image := d.paths.Image("postgres")
+	err := process.Run(process.Command(ctx, "docker", "image", "inspect", image))
+	if err != nil {
+		image = d.paths.Image("postgres-replicated")
+		err = process.Run(process.Command(ctx, "docker", "image", "inspect", image))
+	}
+	if err != nil {
 		return false, errors.Join(errors.New("no image to check this with: run workspace/run images first"), err)
 	}
-	err := process.Run(process.Command(ctx, "docker", "run", "--rm", "--pull", "never", "--runtime", "runc",
+	err = process.Run(process.Command(ctx, "docker", "run", "--rm", "--pull", "never", "--runtime", "runc",
 		"--privileged", "--user", "0", "--network", "none", "--entrypoint", "/bin/true", image))
 	switch {
 	case err == nil:
