@@ -76,8 +76,9 @@ func (w *workspace) rotatePasswordsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "rotate-passwords CONTEXT STEP",
 		Short: "Replace the passwords of production's databases",
-		Long: `Replaces the passwords of the roles owner and application of each database in the cluster of the kubectl context
-CONTEXT, without a failed request. Run these commands, with two minutes in between, in which every pod notices the change:
+		Long: `Replaces the passwords of the roles owner and application of each database in the cluster of the kubectl
+context CONTEXT, without a failed request. Run these commands, with two minutes in between, in which every pod notices
+the change:
 
   rotate-passwords CONTEXT add      the services have the new passwords, too, and try each
   rotate-passwords CONTEXT use      the databases accept only the new passwords

@@ -17,8 +17,8 @@ const rotator = "rotate-passwords" // of the passfiles' fields
 
 // RotatePasswords takes a step in replacing the passwords of production's databases. After Add, the services have new
 // passwords beside the present ones; after Use, the databases accept only the new ones; after Remove, the services have
-// only those. Each step can be repeated. It refuses a step other than the next one, and a step that comes before every pod has
-// noticed the last one.
+// only those. Each step can be repeated. It refuses a step other than the next one, and a step that comes before every
+// pod has noticed the last one.
 func RotatePasswords(
 	ctx context.Context, out io.Writer, cluster kubectl.Context, list services.List, step Rotation,
 ) error {

@@ -86,6 +86,7 @@ type production struct {
 type overlayImage struct {
 	Name    string `yaml:"name"`
 	NewName string `yaml:"newName"`
+	NewTag  string `yaml:"newTag,omitempty"`
 	Digest  string `yaml:"digest"`
 }
 
@@ -127,7 +128,7 @@ func (p *production) push(ctx context.Context, step *process.Step) error {
 			name := p.registry() + "/" + image.Name
 			fmt.Fprintf(step, "%s@%s\n", name, digest)
 			// The outer overlay finds the name that the inner one has given.
-			p.images = append(p.images, overlayImage{Name: image.NewName, NewName: name, Digest: digest})
+			p.images = append(p.images, overlayImage{image.NewName, name, image.NewTag, digest})
 		}
 	}
 	return nil

@@ -337,8 +337,8 @@ func (c *chaos) killAPIServer(ctx context.Context) error {
 	return signal(ctx, found[0], "KILL")
 }
 
-// room is how much a bounded volume can grow, in MiB: more than the write-ahead log needs, so that it is full only while
-// it is filled.
+// room is how much a bounded volume can grow, in MiB: more than the write-ahead log needs, so that it is full only
+// while it is filled.
 const room = "600"
 
 // fillVolume moves the data of a replica to a small file system, makes it the primary in half of the cases, fills the

@@ -39,7 +39,8 @@ func Production(repository string) (Target, error) {
 }
 
 func describe(repository string, flags ...string) (Target, error) {
-	command := exec.Command(filepath.Join(repository, "workspace/run"), append([]string{"describe", "--json"}, flags...)...)
+	command := exec.Command(filepath.Join(repository, "workspace/run"),
+		append([]string{"describe", "--json"}, flags...)...)
 	command.Stderr = os.Stderr
 	said, err := command.Output()
 	if err != nil {
