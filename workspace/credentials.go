@@ -123,14 +123,15 @@ func (w *workspace) makeCertificatesCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "make-certificates CONTEXT",
 		Short: "Create and renew the certificates of production",
-		Long: `Creates the certificates of production in the cluster of the kubectl context CONTEXT: the Secret NAME-tls for each
-service in services.yaml and for the entry, TEAM-server-tls for each database. Their namespaces must exist. Certificates
-are valid for 90 days. Running it again renews those that expire within 30 days, so run it once a week. Services and
-databases use new files without a restart; the entry's pods are replaced one after the other.
+		Long: `Creates the certificates of production in the cluster of the kubectl context CONTEXT: the Secret NAME-tls
+for each service in services.yaml and for the entry, TEAM-server-tls for each database. Their namespaces
+must exist. Certificates are valid for 90 days. Running it again renews those that expire within 30 days, so
+run it once a week. Services and databases use new files without a restart; the entry's pods are replaced
+one after the other.
 
 Two authorities issue certificates, valid for ten years: "authority" for what runs in the cluster, "callers" for callers
-from outside. Their keys are in Secrets of the namespace platform, and never on this machine. To replace one, for example
-the first, without a failed request, run these commands, each at the time that the one before prints:
+from outside. Their keys are in Secrets of the namespace platform, and never on this machine. To replace one, for
+example the first, without a failed request, run these commands, each at the time that the one before prints:
 
   make-certificates CONTEXT --rotate-authority=add      everybody trusts the new authority, too
   make-certificates CONTEXT --rotate-authority=use      it issues all certificates
@@ -151,8 +152,8 @@ Each command can be repeated. A step that comes too early is refused.`,
 			return c.Make(command.Context(), command.OutOrStdout())
 		},
 	}
-	command.Flags().StringSliceVar(&c.Hosts, "host", nil, "DNS name or IP address at which callers from outside reach the "+
-		"entry; can be repeated (default: those of its certificate; of a new one localhost and 127.0.0.1)")
+	command.Flags().StringSliceVar(&c.Hosts, "host", nil, "DNS name or IP address at which callers from outside reach "+
+		"the entry; can be repeated (default: those of its certificate; of a new one localhost and 127.0.0.1)")
 	command.Flags().BoolVar(&c.Renew, "renew", false, "renew all certificates now, for example after a key was stolen")
 	command.Flags().String("rotate-authority", "", "step in replacing the authority of services and databases: "+
 		"add, use or remove")
@@ -165,9 +166,9 @@ func (w *workspace) makeClientCertificateCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "make-client-certificate CONTEXT FOLDER NAME",
 		Short: "Create a client certificate for a caller of production",
-		Long: `Writes a client certificate with which NAME can call the entry of the cluster of the kubectl context CONTEXT: the
-files tls.crt, tls.key and ca.crt in FOLDER, readable only by you. Existing files are kept if the certificate is for NAME
-and valid for at least another day; otherwise they are replaced. For example:
+		Long: `Writes a client certificate with which NAME can call the entry of the cluster of the kubectl context CONTEXT:
+the files tls.crt, tls.key and ca.crt in FOLDER, readable only by you. Existing files are kept if the certificate is for
+NAME and valid for at least another day; otherwise they are replaced. For example:
 
   curl --cert FOLDER/tls.crt --key FOLDER/tls.key --cacert FOLDER/ca.crt https://localhost:8443/invoices
 

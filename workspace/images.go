@@ -41,7 +41,8 @@ selects another list, such as one for a company's own registry.`,
 			return images.Fill(command.Context(), append(args, "")[0])
 		},
 	}
-	command.PersistentFlags().StringVar(&product, "product", product, "product of the cluster: kind, minikube or production")
+	command.PersistentFlags().StringVar(&product, "product", product,
+		"product of the cluster: kind, minikube or production")
 	file := func(name, short string, do func(*images.Images, *cobra.Command, string) error) *cobra.Command {
 		return &cobra.Command{
 			Use:   name + " FILE",

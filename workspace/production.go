@@ -16,9 +16,9 @@ func (w *workspace) productionCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "production",
 		Short: "Rehearse production on this machine, on a cluster with two workers",
-		Long: `Creates a cluster with a control plane and two workers in this machine's Docker, and deploys k8s/overlays/rehearsal
-to it: production, with replicated databases, in the form in which a real platform gets it. Further runs deploy only
-what has changed. docs/production.md describes what it is made of.
+		Long: `Creates a cluster with a control plane and two workers in this machine's Docker, and deploys
+k8s/overlays/rehearsal to it: production, with replicated databases, in the form in which a real platform gets it.
+Further runs deploy only what has changed. docs/production.md describes what it is made of.
 
 Ports need to be set only when the cluster is created:
 

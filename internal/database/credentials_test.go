@@ -84,6 +84,7 @@ func rotatedPassword(t *testing.T, server *postgrestest.Server, database string)
 	require.ErrorContains(t, err, "28P01")
 	assert.NotErrorIs(t, err, ErrUnavailable)
 	assert.NotContains(t, err.Error(), "wrong")
-	_, err = s.OpenPostgres(t.Context(), strings.Replace(url, "rotated@", fmt.Sprintf("rotated:password%d@", rotations), 1), 1)
+	current := fmt.Sprintf("rotated:password%d@", rotations)
+	_, err = s.OpenPostgres(t.Context(), strings.Replace(url, "rotated@", current, 1), 1)
 	require.NoError(t, err, "a password in the URL is the only one")
 }

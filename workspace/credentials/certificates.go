@@ -318,7 +318,8 @@ func (c Certificates) explain(out io.Writer, name string, a authority) error {
 		fmt.Fprintf(out, "%s: a new one is trusted, too. After %s: %s=use\n", name,
 			c.now.Add(delivery).Local().Format(time.TimeOnly), command)
 	case a.next() == Remove && name == "callers":
-		fmt.Fprintf(out, "%s: the new one issues all certificates. When each caller has a new one: %s=remove\n", name, command)
+		fmt.Fprintf(out, "%s: the new one issues all certificates. When each caller has a new one: %s=remove\n",
+			name, command)
 	case a.next() == Remove:
 		fmt.Fprintf(out, "%s: the new one has issued all certificates. After %s: %s=remove\n", name,
 			c.now.Add(delivery).Local().Format(time.TimeOnly), command)

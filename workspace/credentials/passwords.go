@@ -98,8 +98,8 @@ func DatabasePasswords(ctx context.Context, out io.Writer, cluster kubectl.Conte
 	return nil
 }
 
-// ObjectStore creates the Secret object-store, with a random access key, in the namespaces of the object store and of the
-// databases that write their backups to it. An existing key is kept.
+// ObjectStore creates the Secret object-store, with a random access key, in the namespaces of the object store and of
+// the databases that write their backups to it. An existing key is kept.
 func ObjectStore(ctx context.Context, out io.Writer, cluster kubectl.Context, product string) error {
 	const store = "object-store"
 	key, err := process.Output(cluster.Command(ctx, "--namespace="+store, "get", "secret", store, "--ignore-not-found",

@@ -25,8 +25,9 @@ const (
 	upstream = "ghcr.io/cloudnative-pg/cloudnative-pg"
 )
 
-// Production creates or starts the cluster and rehearses production on it: it applies the overlay k8s/overlays/rehearsal
-// with images from the cluster's own registry. If fromScratch, it removes an existing cluster first.
+// Production creates or starts the cluster and rehearses production on it: it applies the overlay
+// k8s/overlays/rehearsal with images from the cluster's own registry. If fromScratch, it removes an existing cluster
+// first.
 func (d *Deployment) Production(ctx context.Context, fromScratch bool) error {
 	if err := d.up(ctx, fromScratch); err != nil {
 		return err
@@ -272,7 +273,8 @@ func (p *production) awaitDatabases(ctx context.Context, step *process.Step) err
 	kubectl := func(args ...string) error {
 		return step.Run(p.Cluster.Kubectl(ctx, append([]string{"--namespace=databases"}, args...)...))
 	}
-	if err := kubectl("wait", "clusters.postgresql.cnpg.io", "--all", "--for=condition=Ready", "--timeout=15m"); err != nil {
+	err := kubectl("wait", "clusters.postgresql.cnpg.io", "--all", "--for=condition=Ready", "--timeout=15m")
+	if err != nil {
 		return err
 	}
 	for _, service := range p.Paths.Services.Databases() {

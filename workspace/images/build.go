@@ -90,9 +90,9 @@ func (i *Images) toBuild(ctx context.Context, ways way) ([]image, error) {
 // onTop reports whether an image is built on top of another.
 func onTop(image image) bool { return image.folder() == minikube }
 
-// build builds the images that toBuild returns. An image with the program debian in its folder in offline/ gets its root
-// file system from packages, and the Dockerfile there adds its configuration. Others consist of the programs that their
-// folder in tools/ pins.
+// build builds the images that toBuild returns. An image with the program debian in its folder in offline/ gets its
+// root file system from packages, and the Dockerfile there adds its configuration. Others consist of the programs
+// that their folder in tools/ pins.
 func (i *Images) build(ctx context.Context, ways way) error {
 	missing, err := i.toBuild(ctx, ways)
 	if err != nil || len(missing) == 0 {

@@ -161,7 +161,8 @@ func TestMonitoring(t *testing.T) {
 	assert.Equal(t, header+`INVOICES_DATABASE_URL=postgres://audit@postgres.sales.svc:5432/sales`+
 		"?passfile=/run/secrets/database/passfile&sslmode=disable\n"+
 		`PAYMENTS_DATABASE_URL=postgres://audit@postgres.money.svc:5432/money`+
-		"?passfile=/run/secrets/database/passfile&sslmode=disable\nINTERVAL=5s\n", files["k8s/monitoring/development/audit.env"])
+		"?passfile=/run/secrets/database/passfile&sslmode=disable\nINTERVAL=5s\n",
+		files["k8s/monitoring/development/audit.env"])
 	assert.Contains(t, files["k8s/monitoring/production/audit.env"], "postgres://audit@sales-rw.databases.svc:5432/sales?"+
 		"passfile=/run/secrets/database/passfile&sslmode=verify-full&sslrootcert=/run/secrets/tls/ca.crt\n")
 	const target = "{names: [stock-metrics.sales.svc.cluster.local], type: A, port: 8083}"

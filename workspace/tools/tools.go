@@ -36,8 +36,8 @@ var (
 )
 
 // Ensure provides the tools that all clusters need and those for the given products (production needs fewer), and
-// returns their folder, for PATH. If PATH already has a recent enough version of a tool, the folder gets a link to it; otherwise the pinned
-// version is compiled.
+// returns their folder, for PATH. If PATH already has a recent enough version of a tool, the folder gets a link to it;
+// otherwise the pinned version is compiled.
 func Ensure(ctx context.Context, console *process.Console, p paths.Paths, products ...string) (string, error) {
 	folder := p.Bin()
 	if err := os.MkdirAll(folder, 0o755); err != nil {

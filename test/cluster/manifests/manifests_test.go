@@ -221,7 +221,9 @@ func teamsOnly(t *testing.T, objects []runtime.Object) []workload {
 	for _, team := range readList(t).Teams() {
 		names = append(names, team.Name)
 	}
-	return slices.DeleteFunc(workloads(objects), func(w workload) bool { return !slices.Contains(names, w.GetNamespace()) })
+	return slices.DeleteFunc(workloads(objects), func(w workload) bool {
+		return !slices.Contains(names, w.GetNamespace())
+	})
 }
 
 // admission compares the overlay's images with the parameter that it sets for the admission policies.
