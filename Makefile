@@ -35,7 +35,6 @@ test:
 	$(MAKE) test-local
 	$(MAKE) test-rename
 	$(MAKE) test-cluster
-	$(MAKE) test-production
 
 ## test-local: run everything that needs no Docker: checks, unit and database tests, documentation, fault suite
 .PHONY: test-local
