@@ -242,11 +242,14 @@ func (p *Pool) try(ctx context.Context, f func(*pgx.Conn) error, repeatable bool
 	case ctx.Err() != nil:
 		return ClassifyPostgres(err), false
 	case errors.Is(err, context.DeadlineExceeded):
-		if p.pool.Stat().IdleConns() > 0 { // these do not respond
+		now := p.pool.Stat()
+		if now.IdleConns() > 0 { // these do not respond
 			p.giveUp(start)
 		}
+		// While connections are being opened, it is not the work of others that it waits for.
+		opening := now.ConstructingConns() > 0
 		return fmt.Errorf("%w: none of its %d connections was free within %s",
-			ErrUnavailable, p.pool.Config().MaxConns, acquireTimeout), p.worked.Load() < start.UnixMilli()
+			ErrUnavailable, p.pool.Config().MaxConns, acquireTimeout), opening || p.worked.Load() < start.UnixMilli()
 	default:
 		err = ClassifyPostgres(err)
 		// A password that was just tried may have been changed since.
