@@ -62,7 +62,7 @@ func readConfig(s *config.Set) Config {
 				"time limit of a pay-all; the next one pays the rest"),
 			Transient: func(err error) bool { return errors.Is(err, database.ErrUnavailable) },
 		},
-		ShutdownTimeout: s.Duration("SHUTDOWN_TIMEOUT", 20*time.Second, time.Second, 10*time.Minute,
+		ShutdownTimeout: s.Duration("SHUTDOWN_TIMEOUT", 35*time.Second, time.Second, 10*time.Minute,
 			"maximum time from SIGTERM to exit"),
 		Log: s.Logger(os.Stderr),
 	}

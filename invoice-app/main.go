@@ -16,6 +16,7 @@ import (
 	"example.com/invoices/internal/command"
 	"example.com/invoices/internal/config"
 	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/identity"
 	"example.com/invoices/invoice-app/api"
 	"example.com/invoices/invoice-app/importer"
 	"example.com/invoices/invoice-app/invoice"
@@ -33,6 +34,9 @@ const usage = `invoice-app keeps invoices, and pays the unpaid ones through paym
                                          add the invoices of a file of CSV, JSON lines or
                                          JSON (- for standard input), all of them or none;
                                          with --decimal-comma a CSV's 12,15 is 12.15
+  invoice-app reconcile [--after SEQ]    ask payment-provider again for the payment of each
+                                         invoice that is marked paid, after the databases were
+                                         restored to different moments; with --after from there
   invoice-app help                       this text
 `
 
@@ -56,6 +60,12 @@ func newCommand() *cobra.Command {
 	}
 	addition.Flags().BoolVar(&options.DecimalComma, "decimal-comma", false, "")
 	root.AddCommand(addition)
+	reconciliation := &cobra.Command{Use: "reconcile", Args: cobra.NoArgs}
+	after := reconciliation.Flags().Int64("after", 0, "")
+	reconciliation.RunE = func(c *cobra.Command, _ []string) error {
+		return reconcile(c.Context(), cfg, *after, c.OutOrStdout())
+	}
+	root.AddCommand(reconciliation)
 	return root
 }
 
@@ -116,13 +126,43 @@ func serve(ctx context.Context, cfg Config) error {
 	}
 	registry := prometheus.NewRegistry()
 	invoices = store.Observe(registry, invoices)
-	payments := provider.New(cfg.ProviderURL, certificates, cfg.ProviderTokenFile, cfg.Pay.Concurrency, registry)
+	payments := openProvider(cfg, certificates, registry)
 	payer := invoice.NewPayer(invoices, payments, cfg.Pay, cfg.Log)
 	defer payer.Close() // before the database closes
 	server := api.New(cfg.Log, registry, invoices.Ping, invoices, payer, cfg.Pay.Answer, callers)
 	server.AllowedHosts, server.Certificates = cfg.AllowedHosts, certificates
 	web.Register(server, invoices, payer)
 	return server.Run(ctx, cfg.ListenAddr, cfg.ShutdownTimeout, payer.Stop)
+}
+
+func openProvider(cfg Config, certificates *identity.Certificates, registry *prometheus.Registry) *provider.Client {
+	return provider.New(cfg.ProviderURL, certificates, cfg.ProviderTokenFile, cfg.Pay.Concurrency, registry)
+}
+
+// reconcile requests the payments of the paid invoices with a Seq above after, and writes each invoice that was not
+// confirmed to out, and the result.
+func reconcile(ctx context.Context, cfg Config, after int64, out io.Writer) error {
+	invoices, err := openStore(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer invoices.Close()
+	certificates, _, err := cfg.TLS.Open(cfg.Log)
+	if err != nil {
+		return err
+	}
+	payments := openProvider(cfg, certificates, prometheus.NewRegistry())
+	r, err := invoice.Reconcile(ctx, invoices, payments, cfg.Pay, after, func(i invoice.Invoice, err error) {
+		fmt.Fprintf(out, "%s: %v\n", i.ID, err)
+	})
+	fmt.Fprintf(out, "%d payments confirmed, %d refused, %d without an answer\n", r.Confirmed, r.Refused, r.Unanswered)
+	if err != nil {
+		return fmt.Errorf("not finished; continue with --after %d: %w", r.Through, err)
+	}
+	if open := r.Refused + r.Unanswered; open > 0 {
+		return fmt.Errorf("%d paid invoices could not be reconciled: see above", open)
+	}
+	return nil
 }
 
 // importFile adds the invoices of the file at path, or of standard input for "-", and writes the

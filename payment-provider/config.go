@@ -37,7 +37,7 @@ func readConfig(s *config.Set) Config {
 			"refuse to serve with a database role that has privileges it does not need"),
 		TLS:    identity.ReadTLSConfig(s),
 		Tokens: identity.ReadConfig(s),
-		ShutdownTimeout: s.Duration("SHUTDOWN_TIMEOUT", 20*time.Second, time.Second, 10*time.Minute,
+		ShutdownTimeout: s.Duration("SHUTDOWN_TIMEOUT", 35*time.Second, time.Second, 10*time.Minute,
 			"maximum time from SIGTERM to exit"),
 		Log: s.Logger(os.Stderr),
 	}

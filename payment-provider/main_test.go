@@ -30,3 +30,14 @@ func TestMigrate(t *testing.T) {
 	require.NoError(t, command.ExecuteContext(t.Context()))
 	assert.FileExists(t, "test.db")
 }
+
+func TestCallersHaveEitherCertificatesOrTokens(t *testing.T) {
+	t.Setenv("TLS_FOLDER", "tls")
+	t.Setenv("CALLER_NAMES", "invoice-app")
+	for _, name := range []string{"CALLER_KEYS_FILE", "CALLER_ISSUER", "CALLER_AUDIENCE", "CALLER_ACCOUNT"} {
+		t.Setenv(name, "system:serviceaccount:team:name")
+	}
+	settings := config.New("payment-provider")
+	readConfig(settings)
+	assert.ErrorContains(t, settings.Err(), "are both set: callers have either a certificate or a token")
+}

@@ -23,6 +23,7 @@ import (
 
 	"example.com/invoices/internal/contracttest"
 	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/money"
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/invoice"
@@ -171,7 +172,37 @@ func TestContract(t *testing.T) {
 	}
 	c.RequireLimits(t)
 	c.RequireHeads(t)
-	c.RequireAllSeen(contractOfFailures(t)...)
+	c.RequireAllSeen(append(contractOfFailures(t), contractOfStrangers(t))...)
+}
+
+// stranger is a caller who is refused for a reason.
+type stranger struct{ reason identity.Reason }
+
+func (s *stranger) Verify(*http.Request) *identity.Refusal {
+	return &identity.Refusal{Reason: s.reason}
+}
+func (s *stranger) Ready() error { return nil }
+
+// contractOfStrangers requires that everything that needs the store needs a caller, too.
+func contractOfStrangers(t *testing.T) *contracttest.Contract {
+	s, caller := newStore(t), &stranger{}
+	log := slog.New(slog.DiscardHandler)
+	c := contracttest.New(t, New(log, prometheus.NewRegistry(), nil, s,
+		invoice.NewPayer(s, provider(nil), impatient, log), time.Minute, caller))
+	for reason, status := range map[identity.Reason]int{
+		identity.NoCertificate: http.StatusUnauthorized, identity.WrongName: http.StatusForbidden,
+	} {
+		caller.reason = reason
+		for _, ask := range asksTheStore {
+			if ask.path != "/readyz" {
+				assert.Equal(t, status, c.Do(t, ask.method, ask.path, ask.body).Code, "%s %s", ask.method, ask.path)
+			}
+		}
+	}
+	list, err := s.List(t.Context(), invoice.Filter{Limit: 1})
+	require.NoError(t, err)
+	assert.Empty(t, list)
+	return c
 }
 
 // asksTheStore lists all requests that need the database.

@@ -110,7 +110,7 @@ type backlog struct {
 
 var (
 	unpaidInvoices = prometheus.NewDesc("invoices_unpaid",
-		"Invoices that are neither paid nor rejected.", nil, nil)
+		"Invoices that are neither paid nor rejected, counted up to 500,000.", nil, nil)
 	oldestUnpaid = prometheus.NewDesc("invoices_oldest_unpaid_seconds",
 		"Age of the oldest of them, or 0.", nil, nil)
 )

@@ -60,6 +60,7 @@ func plans(t *testing.T, server *postgrestest.Server) {
 		"claim behind a cursor": {claimSQL, []any{50_000, all, 8, time.Minute, invoice.MaxLease}},
 		"claim of nothing":      {claimSQL, []any{99_999, all, 8, time.Minute, invoice.MaxLease}},
 		"unsettled":             {unsettledSQL, []any{all}},
+		"backlog":               {backlogSQL, nil},
 		"mark paid":             {markPaidSQL, []any{[]int64{10_000, 30_000}}},
 		"reject":                {rejectSQL, []any{[]int64{10_000, 30_000}, []int{0, 0}, []string{"no", "no"}}},
 		"release":               {releaseSQL, []any{[]int64{10_000, 50_000}, []int{0, 0}, []time.Duration{time.Minute, 0}}},
@@ -182,6 +183,7 @@ func TestPlansOfSQLite(t *testing.T) {
 		"last":      {maxSQLite, "SEARCH invoices USING INTEGER PRIMARY KEY (rowid<?)", nil},
 		"claim": {claimSQLite, "SEARCH invoices USING INDEX invoices_unsettled (seq>? AND seq<?)",
 			[]any{0, all, 8, 1000, 600_000}},
+		"backlog":   {backlogSQLite, "invoices USING INDEX invoices_unsettled", nil},
 		"unsettled": {unsettledSQLite, "invoices USING INDEX invoices_unsettled (seq<?)", []any{all}},
 	} {
 		t.Run(what, func(t *testing.T) {

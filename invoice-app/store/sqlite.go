@@ -238,8 +238,8 @@ func (s sqlite) Unsettled(ctx context.Context, through int64) (count int, wait t
 }
 
 const backlogSQLite = `
-	SELECT (SELECT count(*) FROM invoices INDEXED BY invoices_unsettled
-			WHERE paid_at IS NULL AND rejected_reason IS NULL AND ` + visible + `),
+	SELECT (SELECT count(*) FROM (SELECT 1 FROM invoices INDEXED BY invoices_unsettled
+			WHERE paid_at IS NULL AND rejected_reason IS NULL AND ` + visible + ` LIMIT 500000)),
 		coalesce(max(` + now + ` - (SELECT created_at FROM invoices INDEXED BY invoices_unsettled
 			WHERE paid_at IS NULL AND rejected_reason IS NULL AND ` + visible + ` ORDER BY seq LIMIT 1), 0), 0)`
 

@@ -38,7 +38,8 @@ var Schema = database.Schema{
 type Store interface {
 	invoice.Store
 	database.Connection
-	// Backlog returns the number of invoices that are neither paid nor rejected, and the age of the oldest one, or 0.
+	// Backlog returns the number of invoices that are neither paid nor rejected, but at most 500,000, and the age of
+	// the oldest one, or 0.
 	Backlog(ctx context.Context) (unpaid int64, oldest time.Duration, err error)
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -24,6 +25,7 @@ import (
 
 	"example.com/invoices/internal/contracttest"
 	"example.com/invoices/internal/database"
+	"example.com/invoices/internal/identity"
 	"example.com/invoices/internal/money"
 	"example.com/invoices/internal/server"
 	"example.com/invoices/invoice-app/api"
@@ -68,6 +70,31 @@ func newSite(t *testing.T, s invoice.Store, p provider, cfg invoice.PayerConfig)
 		counter: &counter{store: s, part: part, cheap: time.Hour, patience: time.Minute},
 	}).register(all)
 	return site{t, all}
+}
+
+// nobody accepts no caller.
+type nobody struct{}
+
+func (nobody) Verify(*http.Request) *identity.Refusal {
+	return &identity.Refusal{Reason: identity.NoCertificate}
+}
+func (nobody) Ready() error { return nil }
+
+func TestPagesRequireACaller(t *testing.T) {
+	s := newStore(t)
+	log := slog.New(slog.DiscardHandler)
+	payer := invoice.NewPayer(s, provider(nil), impatient, log)
+	all := api.New(log, prometheus.NewRegistry(), nil, s, payer, time.Minute, nobody{})
+	Register(all, s, payer)
+	open := []string{"/livez", "/readyz", "/metrics", "/version", "/openapi.yaml"}
+	for _, route := range all.Routes() {
+		if slices.Contains(open, route.Path) {
+			continue
+		}
+		answer := httptest.NewRecorder()
+		all.ServeHTTP(answer, httptest.NewRequest(route.Method, route.Path, nil))
+		assert.Equal(t, http.StatusUnauthorized, answer.Code, "%s %s", route.Method, route.Path)
+	}
 }
 
 func newStore(t *testing.T, invoices ...invoice.Invoice) store.Store {

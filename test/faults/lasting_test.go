@@ -134,13 +134,13 @@ func droppedProvider(directions ...direction) strike {
 	}
 }
 
-// frozenDatabase freezes PostgreSQL for longer than a request may take.
+// frozenDatabase freezes PostgreSQL for longer than a request waits for it.
 func frozenDatabase(ctx context.Context, s *storm, draw *rand.Rand) bool {
 	s.serverMu.Lock()
 	defer s.serverMu.Unlock()
 	defer s.cutOffAll()()
 	s.server.Freeze()
-	sleep(ctx, between(draw, 12*time.Second, 14*time.Second))
+	sleep(ctx, between(draw, 26*time.Second, 28*time.Second))
 	s.server.Thaw()
 	return true
 }

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// patience is how long a stopped service may take to end. SHUTDOWN_TIMEOUT limits a normal shutdown to 20 s.
-const patience = 30 * time.Second
+// patience is how long a stopped service may take to end. SHUTDOWN_TIMEOUT limits a normal shutdown to 35 s.
+const patience = 45 * time.Second
 
 // Mind runs a program until it ends, or stops it at the end of standard input, and returns the program's exit code.
 // Standard input is a pipe from the parent, so it ends even if the parent is killed.
