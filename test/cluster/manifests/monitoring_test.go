@@ -39,7 +39,7 @@ func TestMonitoring(t *testing.T) {
 					kubeScore(t, append(build(t, filepath.Join(folder, overlay)), documents...))
 				})
 			}
-			t.Run("Go's memory limit is 90 % of the container's", func(t *testing.T) { memoryLimits(t, objects) })
+			t.Run("Go's memory limit is 90 % of the container's", func(t *testing.T) { memoryLimits(t, workloads(objects)) })
 			t.Run("credentials stay where they belong", func(t *testing.T) { credentials(t, objects) })
 			t.Run("images are pulled only if missing", func(t *testing.T) { pulling(t, objects) })
 			t.Run("exceptions have a reason", func(t *testing.T) { exceptions(t, objects) })
