@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -450,7 +451,7 @@ func TestProductionTakesDigestsOnly(t *testing.T) {
 	}
 }
 
-// productionImages returns the images of the production overlay, and the pattern of those that it admits.
+// productionImages returns the teams' images in the production overlay, and the pattern of those that it admits.
 func productionImages(t *testing.T) (images []string, allowed string) {
 	t.Helper()
 	overlay := mustRun(t, command(t, "kubectl", "kustomize", "k8s/overlays/production"))
@@ -468,6 +469,9 @@ func productionImages(t *testing.T) (images []string, allowed string) {
 		require.NoError(t, err)
 		if object.Metadata.Namespace == "platform" && object.Metadata.Name == "admission" {
 			allowed = object.Data["images"]
+		}
+		if !slices.Contains(teamNames(), object.Metadata.Namespace) {
+			continue
 		}
 		for _, container := range object.Spec.Template.Spec.Containers {
 			images = append(images, container.Image)

@@ -112,8 +112,8 @@ func build(t *testing.T, folder string) [][]byte {
 	return documents
 }
 
-// isExtension reports whether a document is an object of CloudNativePG, or registers an API. The tests do not have these
-// types; the API server checks the fields of what workspace/run production applies.
+// isExtension reports whether a document is an object of CloudNativePG, or registers an API. The tests do not have
+// these types; the API server checks the fields of what workspace/run production applies.
 func isExtension(document []byte) bool {
 	return bytes.HasPrefix(document, []byte("apiVersion: postgresql.cnpg.io/")) ||
 		bytes.HasPrefix(document, []byte("apiVersion: apiregistration.k8s.io/"))
