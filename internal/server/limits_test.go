@@ -70,7 +70,7 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 				assert.Equal(t, http.StatusServiceUnavailable, answer.Code)
 				assert.Equal(t, "1", answer.Header().Get("Retry-After"))
 				assert.NotEmpty(t, answer.Header().Get(requestid.Header))
-				assert.Contains(t, answer.Body.String(), "no response within 10s")
+				assert.Contains(t, answer.Body.String(), "no response within "+AnswerTimeout.String())
 				assert.Contains(t, logs.String(), "status=503")
 				assert.Equal(t, []string{`http_request_duration_seconds_count{method="GET",route="/stuck",status="503"} 1`},
 					scrape(t, s, "/stuck"))
@@ -98,7 +98,7 @@ func TestHandlerThatNoticesTheDeadline(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			x, panicked := do(s, httptest.NewRequest(http.MethodGet, "/slow", nil))
 			require.Nil(t, panicked)
-			require.Contains(t, x.Body.String(), "no response within 10s")
+			require.Contains(t, x.Body.String(), "no response within "+AnswerTimeout.String())
 		})
 	}
 }
