@@ -51,14 +51,13 @@ var assignments = regexp.MustCompile(`^([A-Z_]+=\S* )+`)
 // rule returns the problem of a block that no test runs or checks, or "".
 func rule(b docstest.Block) string {
 	switch {
-	case b.Is(), b.Is("dry"), b.Is("cluster"), b.Is("cluster", "fails"), b.Is("observe"):
+	case b.Is(), b.Is("dry"), b.Is("cluster"), b.Is("cluster", "fails"):
 		return ""
 	case ofNewService(b):
 		return ""
 	case b.Language == "sh":
 		return fmt.Sprintf("mark the block as `sh` (runs on any machine), `sh cluster` or `sh cluster fails` (runs on a "+
-			"cluster), `sh observe` (with --observe), or `sh dry` (is only checked), instead of %q: "+
-			"see docs/testing.md", strings.Join(b.Marks, " "))
+			"cluster), or `sh dry` (is only checked), instead of %q: see docs/testing.md", strings.Join(b.Marks, " "))
 	case !b.Fenced:
 		return "fence the block, so that it is checked: ```sh for commands, ``` for anything else"
 	case slices.Contains([]string{"bash", "console", "shell", "zsh"}, b.Language):
