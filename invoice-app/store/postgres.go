@@ -267,7 +267,7 @@ func (s postgres) Unsettled(ctx context.Context, through int64) (count int, wait
 // (docs/bounds.md).
 const backlogSQL = `
 	SELECT (SELECT count(*) FROM (
-			SELECT FROM invoices WHERE paid_at IS NULL AND rejected_reason IS NULL LIMIT 500000) AS some),
+			SELECT FROM invoices WHERE paid_at IS NULL AND rejected_reason IS NULL LIMIT 500000) AS unpaid),
 		coalesce(greatest(extract(epoch FROM clock_timestamp() - (
 			SELECT created_at FROM invoices WHERE paid_at IS NULL AND rejected_reason IS NULL ORDER BY seq LIMIT 1
 		)), 0), 0)::float8`
