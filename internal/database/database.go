@@ -140,7 +140,7 @@ var retries = lock.WithLockTimeout(1, 300)
 // How long a starting program waits for its database, which may also be starting. Everything else
 // depends on the migration, so that waits longer.
 const (
-	servePatience   = 30 * time.Second
+	servePatience   = 55 * time.Second
 	migratePatience = 5 * time.Minute
 	// normalStart is how long nobody needs to know: the network lets a new pod connect a moment after its start.
 	normalStart = 5 * time.Second
