@@ -85,28 +85,17 @@ Only the context of this cluster is used, and your current context is preserved.
 		if *force && *destroy || *force && *stop || *destroy && *stop {
 			return usageError{command, errors.New("--force, --destroy and --stop are mutually exclusive")}
 		}
-		if *how != "" && *how != "pull" && *how != "source" {
-			return usageError{command, errors.New("--images is invalid: must be pull or source")}
-		}
 		c, err := cluster.New(w.Paths, *product, w.clusterName())
 		if err != nil {
 			return usageError{command, err}
 		}
-		ports, err := askedPorts(command, c)
+		d, err := w.deployment(command, c, *how)
 		if err != nil {
-			return err
-		}
-		w.console.Logs = c.Logs()
-		if err := w.setTools(); err != nil {
 			return err
 		}
 		// The Tiltfile looks up the cluster by these.
 		_ = os.Setenv("CLUSTER_NAME", w.clusterName())
 		_ = os.Setenv("CLUSTER_PRODUCT", *product)
-		d := &deploy.Deployment{
-			Paths: w.Paths, Cluster: c, Console: w.console, Ports: ports, Out: os.Stdout,
-			Prepare: func(ctx context.Context) error { return w.prepare(ctx, c, *how) },
-		}
 		switch ctx := command.Context(); {
 		case *stop:
 			return d.Stop(ctx)
@@ -117,6 +106,25 @@ Only the context of this cluster is used, and your current context is preserved.
 		}
 	}
 	return command
+}
+
+// deployment returns the deployment to a cluster that a command requests. how is the value of its flag --images.
+func (w *workspace) deployment(command *cobra.Command, c *cluster.Cluster, how string) (*deploy.Deployment, error) {
+	if how != "" && how != "pull" && how != "source" {
+		return nil, usageError{command, errors.New("--images is invalid: must be pull or source")}
+	}
+	ports, err := askedPorts(command, c)
+	if err != nil {
+		return nil, err
+	}
+	w.console.Logs = c.Logs()
+	if err := w.setTools(); err != nil {
+		return nil, err
+	}
+	return &deploy.Deployment{
+		Paths: w.Paths, Cluster: c, Console: w.console, Ports: ports, Out: os.Stdout,
+		Prepare: func(ctx context.Context) error { return w.prepare(ctx, c, how) },
+	}, nil
 }
 
 // setTools prepends the folder of the tools to PATH.

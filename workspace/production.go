@@ -2,14 +2,12 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"example.com/invoices/workspace/cluster"
-	"example.com/invoices/workspace/deploy"
 )
 
 func (w *workspace) productionCommand() *cobra.Command {
@@ -37,24 +35,13 @@ Only the context of this cluster is used, and your current context is preserved.
 		if *force && *destroy {
 			return usageError{command, errors.New("--force and --destroy are mutually exclusive")}
 		}
-		if *how != "" && *how != "pull" && *how != "source" {
-			return usageError{command, errors.New("--images is invalid: must be pull or source")}
-		}
 		c, err := w.productionCluster()
 		if err != nil {
 			return usageError{command, err}
 		}
-		ports, err := askedPorts(command, c)
+		d, err := w.deployment(command, c, *how)
 		if err != nil {
 			return err
-		}
-		w.console.Logs = c.Logs()
-		if err := w.setTools(); err != nil {
-			return err
-		}
-		d := &deploy.Deployment{
-			Paths: w.Paths, Cluster: c, Console: w.console, Ports: ports, Out: os.Stdout,
-			Prepare: func(ctx context.Context) error { return w.prepare(ctx, c, *how) },
 		}
 		if *destroy {
 			return d.Destroy(command.Context())
