@@ -103,7 +103,7 @@ type Shown struct {
 	Rejected  string
 }
 
-// Settled reports whether nothing more is to be done for the invoice.
+// Settled reports whether the invoice needs no more work.
 func (s Shown) Settled() bool { return s.IsPaid || s.Rejected != "" }
 
 // Sees returns what a reader of invoice-app sees in a response.

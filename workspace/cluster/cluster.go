@@ -111,7 +111,7 @@ func New(where paths.Paths, productName, name string) (*Cluster, error) {
 }
 
 // NewProduction defines the cluster with a name (from CLUSTER_NAME) on which production is rehearsed: it is made with
-// kind and has workers, and a network, volumes and a registry of its own.
+// kind and has workers. Its network, volumes and registry are separate.
 func NewProduction(where paths.Paths, name string) (*Cluster, error) {
 	c, err := named(where, name)
 	if err != nil {

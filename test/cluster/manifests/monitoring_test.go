@@ -49,7 +49,7 @@ func TestMonitoring(t *testing.T) {
 	}
 }
 
-// readers checks that each policy names who may connect, and that nobody can connect to VictoriaMetrics.
+// readers checks that each policy names its clients, and that nobody can connect to VictoriaMetrics.
 func readers(t *testing.T, objects []runtime.Object) {
 	metrics := map[string]bool{}
 	for _, object := range objects {

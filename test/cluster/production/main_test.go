@@ -226,7 +226,7 @@ type database struct {
 	}
 }
 
-// quorum is the record by which the operator knows who may become the primary.
+// quorum is the operator's record of the instances that it can promote.
 type quorum struct {
 	Status struct {
 		Method        string
