@@ -179,8 +179,7 @@ func TestOnlyItsLinesOfTheOverlayChange(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []string{
-		"- images=^(registry[.]corp[.]example:5000/a/b/(invoice-app|payment-provider)|" +
-			"docker[.]io/library/postgres)@sha256:[0-9a-f]{64}$",
+		"- images=^(registry[.]corp[.]example:5000/a/b/(invoice-app|payment-provider))@sha256:[0-9a-f]{64}$",
 		"newName: registry.corp.example:5000/a/b/invoice-app",
 		"digest: sha256:" + strings.Repeat("i", 64),
 		"newName: registry.corp.example:5000/a/b/payment-provider",
@@ -208,7 +207,7 @@ func TestAFirstReleaseAddsTheService(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(after), "images:\n  # Written by make release.\n  - name: reporting\n    newName: "+registry+
 		"/reporting\n    digest: sha256:"+strings.Repeat("r", 64)+"\n  - name: invoice-app\n")
-	assert.Contains(t, string(after), "images=^(registry[.]example[.]com/things/(invoice-app|payment-provider|reporting)|")
+	assert.Contains(t, string(after), "images=^(registry[.]example[.]com/things/(invoice-app|payment-provider|reporting))@")
 
 	again, err := withRelease(after, registry, imagesOf(registry, append(list.Names(), "reporting")...))
 	require.NoError(t, err)
@@ -219,11 +218,12 @@ func TestAnOverlayThatIsNotOurs(t *testing.T) {
 	whole := production(t)
 	const registry = "registry.example.com"
 	for name, text := range map[string]string{
-		"no digest":   strings.Replace(whole, "    digest: sha256:27", "    newTag: sha256:27", 1),
-		"no list":     strings.Replace(whole, "- images=^", "- image=^", 1),
-		"not YAML":    "\t" + whole,
-		"empty":       "",
-		"two of them": whole + "  - name: invoice-app\n    newName: x\n    digest: sha256:3\n",
+		"no digest": strings.Replace(whole, "    digest: sha256:27", "    newTag: sha256:27", 1),
+		"no list":   strings.Replace(whole, "- images=^", "- image=^", 1),
+		"not YAML":  "\t" + whole,
+		"empty":     "",
+		"two of them": strings.Replace(whole, "\nimages:\n",
+			"\nimages:\n  - name: invoice-app\n    newName: x\n    digest: sha256:3\n", 1),
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.NotEqual(t, whole, text)
