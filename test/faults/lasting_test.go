@@ -17,6 +17,7 @@ import (
 
 	"example.com/invoices/internal/historytest"
 	"example.com/invoices/internal/postgrestest"
+	"example.com/invoices/internal/server"
 )
 
 // lasting is a kind of fault that freezes or holds something for a while.
@@ -30,7 +31,7 @@ type lasting struct {
 type strike func(ctx context.Context, s *storm, draw *rand.Rand) bool
 
 // outlast is the duration of a fault that must outlast every deadline.
-const outlast = 28 * time.Second
+const outlast = server.AnswerTimeout + 2*time.Second
 
 // lastingFaults are those of the storm. Each list has its own goroutine, so that faults of
 // different lists coincide.

@@ -54,7 +54,7 @@ func groups() (all []group) {
 	return append(all,
 		group{"entry", services.Entry, ""},
 		group{"operator", "cnpg-system", ""},
-		group{"metrics-server", "kube-system", "k8s-app=metrics-server"},
+		group{"metrics-server", "kube-system", "app.kubernetes.io/name=metrics-server"},
 		group{"object store", "object-store", ""},
 	)
 }
