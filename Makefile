@@ -153,11 +153,13 @@ bench-pay:
 	workspace/run need initdb postgresql
 	go -C bench run ./pay $(BENCH_PAY)
 
-## record: record the pictures in docs/ from a real run of the README's commands and of the page
+## record: record the pictures in docs/ from real runs: of the README's commands, of the page, on cluster CLUSTER_NAME
 .PHONY: record
 record:
 	go run ./docs/record docs/first-minute.svg
 	go -C test/cluster test -count=1 -run=TestLightAndDark ./page -screenshots=../../../docs
+	tools=$$(workspace/run tools) && PATH=$$tools:$$PATH go -C test/cluster test -count=1 -timeout=40m -run=TestObserve \
+	./loop -screenshots=../../../docs
 
 ## release: push the services and their SBOMs to REGISTRY, and write their digests into k8s/overlays/production
 .PHONY: release

@@ -51,13 +51,14 @@ var assignments = regexp.MustCompile(`^([A-Z_]+=\S* )+`)
 // rule returns the problem of a block that no test runs or checks, or "".
 func rule(b docstest.Block) string {
 	switch {
-	case b.Is(), b.Is("dry"), b.Is("cluster"), b.Is("cluster", "fails"):
+	case b.Is(), b.Is("dry"), b.Is("cluster"), b.Is("cluster", "fails"), b.Is("observe"):
 		return ""
 	case ofNewService(b):
 		return ""
 	case b.Language == "sh":
 		return fmt.Sprintf("mark the block as `sh` (runs on any machine), `sh cluster` or `sh cluster fails` (runs on a "+
-			"cluster), or `sh dry` (is only checked), instead of %q: see docs/testing.md", strings.Join(b.Marks, " "))
+			"cluster), `sh observe` (with --observe), or `sh dry` (is only checked), instead of %q: "+
+			"see docs/testing.md", strings.Join(b.Marks, " "))
 	case !b.Fenced:
 		return "fence the block, so that it is checked: ```sh for commands, ``` for anything else"
 	case slices.Contains([]string{"bash", "console", "shell", "zsh"}, b.Language):
@@ -135,9 +136,11 @@ func newChecker(t *testing.T) *checker {
 		t:       t,
 		targets: run(t, repository, nil, "make", "help"),
 		// A cluster's context has the name in its definition.
-		contexts: names(t, `(?m)^name: ((?:kind|minikube)-[a-z]+)$`, "ctlptl.yaml", "ctlptl-minikube.yaml"),
+		contexts: names(t, `(?m)^name: ((?:kind|minikube)-[a-z-]+)$`,
+			"ctlptl.yaml", "ctlptl-minikube.yaml", "ctlptl-production.yaml"),
 		namespaces: names(t, `(?m)^(?:kind: Namespace\nmetadata:\n  name|    team): (.*)$`,
-			"k8s/platform/namespace.yaml", "k8s/monitoring/base/namespace.yaml", "services.yaml"),
+			"k8s/platform/namespace.yaml", "k8s/monitoring/base/namespace.yaml", "k8s/databases/namespace.yaml",
+			"services.yaml"),
 		workloads: map[string]bool{},
 		checked:   map[string]error{},
 	}

@@ -207,7 +207,8 @@ func TestAFirstReleaseAddsTheService(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(after), "images:\n  # Written by make release.\n  - name: reporting\n    newName: "+registry+
 		"/reporting\n    digest: sha256:"+strings.Repeat("r", 64)+"\n  - name: invoice-app\n")
-	assert.Contains(t, string(after), "images=^(registry[.]example[.]com/things/(invoice-app|payment-provider|reporting))@")
+	assert.Contains(t, string(after),
+		"images=^(registry[.]example[.]com/things/(invoice-app|payment-provider|reporting))@")
 
 	again, err := withRelease(after, registry, imagesOf(registry, append(list.Names(), "reporting")...))
 	require.NoError(t, err)

@@ -43,12 +43,18 @@ func (p page) evaluate(expression string) (answer string) {
 	return answer
 }
 
+// await waits until an expression has a value. It may fail until then, as it does while the page is being loaded.
 func (p page) await(expression, want string) {
 	p.Helper()
-	if !assert.Eventually(p, func() bool { return p.evaluate(expression) == want }, enough, pause) {
+	var answer string
+	var err error
+	if !assert.Eventually(p, func() bool {
+		err = chromedp.Run(p.ctx, chromedp.Evaluate("String("+expression+")", &answer))
+		return err == nil && answer == want
+	}, enough, pause) {
 		var rows string
 		p.run(chromedp.Text("body", &rows))
-		p.Fatalf("%s is not %s on the page:\n%s", expression, want, rows)
+		p.Fatalf("%s is not %s on the page, but %s (%v):\n%s", expression, want, answer, err, rows)
 	}
 }
 

@@ -27,10 +27,15 @@ type moment struct {
 	rows map[string]bool
 }
 
-// Statements that list what a restored database must contain again.
+// Statements that list what a restored database must contain again, each row with a time after all of it was committed.
 var confirmed = map[string]string{
-	"invoice-app":      `SELECT id || CASE WHEN paid_at IS NULL THEN '' ELSE ' paid' END FROM invoices`,
-	"payment-provider": `SELECT id || ' ' || amount_minor || ' ' || currency FROM payments`,
+	"invoice-app":      `SELECT id || CASE WHEN paid_at IS NULL THEN '' ELSE ' paid' END, clock_timestamp() FROM invoices`,
+	"payment-provider": `SELECT id || ' ' || amount_minor || ' ' || currency, clock_timestamp() FROM payments`,
+}
+
+type confirmedRow struct {
+	Text string
+	At   time.Time
 }
 
 // TestRestore destroys both databases under load, and restores them from the object store as docs/production.md says,
@@ -71,10 +76,10 @@ func TestRestore(t *testing.T) {
 	}
 	missing := 0
 	for service, m := range moments {
-		restored := query[string](t, databaseURL(t, teamOf(service)), confirmed[service])
+		restored := query[confirmedRow](t, databaseURL(t, teamOf(service)), confirmed[service])
 		for _, row := range restored {
-			delete(m.rows, strings.TrimSuffix(row, " paid"))
-			delete(m.rows, row)
+			delete(m.rows, strings.TrimSuffix(row.Text, " paid"))
+			delete(m.rows, row.Text)
 		}
 		t.Logf("%s: %d rows are restored, %d are missing", service, len(restored), len(m.rows))
 		missing += len(m.rows)
@@ -136,15 +141,15 @@ func apply(t *testing.T, object any) {
 	kubectl(t, "apply", "--server-side", "--force-conflicts", "--filename="+file)
 }
 
-// momentOf reads what a service's database has confirmed. All of it was committed before the time that is read last.
+// momentOf reads what a service's database has confirmed.
 func momentOf(t *testing.T, service string) moment {
 	t.Helper()
-	m := moment{rows: map[string]bool{}}
-	address := databaseURL(t, teamOf(service))
-	for _, row := range query[string](t, address, confirmed[service]) {
-		m.rows[row] = true
+	rows := query[confirmedRow](t, databaseURL(t, teamOf(service)), confirmed[service])
+	require.NotEmpty(t, rows)
+	m := moment{rows[0].At.UTC(), map[string]bool{}}
+	for _, row := range rows {
+		m.rows[row.Text] = true
 	}
-	m.at = query[time.Time](t, address, `SELECT clock_timestamp()`)[0].UTC()
 	return m
 }
 
@@ -191,8 +196,8 @@ func restore(t *testing.T, name, patch string) {
 	require.NoError(t, get(t.Context(), databasesAPI+"clusters/"+name, &manifest))
 	manifest.Metadata = map[string]any{"name": name, "namespace": services.Databases}
 	kubectl(t, "--namespace="+services.Databases, "delete", "clusters.postgresql.cnpg.io/"+name)
-	kubectl(t, "--namespace="+services.Databases, "wait", "--for=delete", "--selector=cnpg.io/cluster="+name,
-		"persistentvolumeclaims", "pods", "--timeout="+heals.String())
+	kubectl(t, "--namespace="+services.Databases, "wait", "--for=delete", "persistentvolumeclaims,pods",
+		"--selector=cnpg.io/cluster="+name, "--timeout="+heals.String())
 
 	folder := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "cluster.yaml"), []byte(asJSON(t, manifest)), 0o600))
