@@ -159,7 +159,7 @@ func TestObserve(t *testing.T) {
 func (p page) runPages(t *testing.T) {
 	replace := map[string]string{"kind-" + list.Product: p.kubeContext}
 	ran := 0
-	for file, content := range docstest.Pages(t, p.checkout) {
+	for file, content := range docstest.Pages(t, "../../..") {
 		for _, b := range content.Blocks {
 			if b.Is("observe") {
 				ran++

@@ -78,6 +78,7 @@ func newLoad(seed uint64) *load {
 	for _, version := range []string{"HTTP/1.1", "HTTP/2"} {
 		transport := &http.Transport{
 			TLSClientConfig: caller.Clone(), MaxIdleConnsPerHost: inFlight, Protocols: new(http.Protocols),
+			IdleConnTimeout: 10 * time.Second, // as docs/production.md asks of clients
 		}
 		transport.Protocols.SetHTTP1(version == "HTTP/1.1")
 		transport.Protocols.SetHTTP2(version == "HTTP/2")
