@@ -132,6 +132,7 @@ func TestDashboards(t *testing.T) {
 					Expr, Alias []string
 					Width       int
 					Unit        string
+					ShowLegend  *bool
 				}
 			}
 		}

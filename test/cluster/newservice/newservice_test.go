@@ -48,7 +48,7 @@ func TestThePageAddsAService(t *testing.T) {
 	before, pods := c.objects(), c.pods()
 	list := c.read(services.File)
 
-	c.Run("eight files", func(t *testing.T) {
+	c.Run("the files", func(t *testing.T) {
 		c := c.in(t)
 		for _, block := range c.blocks {
 			switch key, name, _ := strings.Cut(strings.Join(block.Marks, " "), "="); key {
@@ -60,7 +60,7 @@ func TestThePageAddsAService(t *testing.T) {
 			}
 		}
 		c.do("generate")
-		assert.Len(t, c.changed(), 8, "as the page says: %v", c.changed())
+		assert.Len(t, c.changed(), 14, "as the page says: %v", c.changed())
 	})
 	c.Run("the checks pass", func(t *testing.T) {
 		c := c.in(t)
