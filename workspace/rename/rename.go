@@ -56,7 +56,7 @@ var (
 		`\.%s\.svc\b`,
 		`\bserviceaccount:%s:`,
 		`:5432/%s\b`,
-		`\bpsql (?:.* )?%s\b`,
+		`\bpsql (?:.*? )??%s\b`,
 	}
 )
 

@@ -46,7 +46,8 @@ func TestRename(t *testing.T) {
 			"example.com/things/x, other.example.com/things\n" +
 			"GET /things, some things, things-to-do\n" +
 			"team money, team-money, --namespace money, -n money, `money` namespace, bank.money.svc:8082\n" +
-			"postgres:5432/money?x, k8s/teams/money/services.yaml, money-postgres, money talks, /money\n",
+			"postgres:5432/money?x, k8s/teams/money/services.yaml, money-postgres, money talks, /money\n" +
+			"psql money \"SELECT FROM money\", psql --context kind-x money \"SELECT FROM money\"\n",
 		"picture": "\x00kind-things",
 	}
 	root := clone(t, files)
@@ -63,7 +64,8 @@ func TestRename(t *testing.T) {
 		"github.com/acme/billing/x, other.example.com/things\n"+
 		"GET /things, some things, things-to-do\n"+
 		"team treasury, team-treasury, --namespace treasury, -n treasury, `treasury` namespace, bank.treasury.svc:8082\n"+
-		"postgres:5432/treasury?x, k8s/teams/treasury/services.yaml, treasury-postgres, money talks, /money\n",
+		"postgres:5432/treasury?x, k8s/teams/treasury/services.yaml, treasury-postgres, money talks, /money\n"+
+		"psql treasury \"SELECT FROM money\", psql --context kind-x treasury \"SELECT FROM money\"\n",
 		read(t, root, "page.md"))
 	assert.Contains(t, read(t, root, "services.yaml"), "product: bills\n")
 	assert.Contains(t, read(t, root, "k8s/teams/treasury/kustomization.yaml"), "namespace: treasury\n")
