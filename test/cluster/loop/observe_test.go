@@ -89,6 +89,10 @@ func TestObserve(t *testing.T) {
 	}, enough, time.Second, "victoria-metrics has no link")
 	m := metrics{p, dashboard}
 	m.awaitValue(`sum(up)`, is(3+3+1+2)) // the replicas of both services, the audit, VictoriaMetrics and vmalert
+	// Without what other tests have left: a database that TestMishaps has deleted.
+	p.press("platform", "Reset all data")
+	p.press("platform", "Sure? Reset all data")
+	m.awaitValue("audit_payments", is(0))
 	p.saveVersion(invoiceApp, "observed")
 	p.awaitVersion(invoiceApp, 3, "observed")
 	m.awaitValue(`last_over_time(go_live_update_seconds{service="invoice-app",stage="total"}[1h])`,
