@@ -106,7 +106,7 @@ func (l *connections) admit(c *connection) (wait time.Duration, slow *connection
 	if !slow.served {
 		// Clients that do this on purpose come in large numbers: each one leaves less time to the
 		// next.
-		l.patience = max(l.patience-l.patience/16, crowdedPatience)
+		l.patience = max(l.patience-l.patience/16, CrowdedPatience)
 	}
 	return 0, slow
 }

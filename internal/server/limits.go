@@ -27,9 +27,9 @@ const (
 	// clientPatience is how long a client may take over its request while others
 	// wait for its connection: less than a readiness probe waits.
 	clientPatience = 2 * time.Second
-	// crowdedPatience replaces both when all connections are in use: the kernel's queue of 4,096
+	// CrowdedPatience replaces both when all connections are in use: the kernel's queue of 4,096
 	// then takes a few seconds, including the probes in it.
-	crowdedPatience = 100 * time.Millisecond
+	CrowdedPatience = 100 * time.Millisecond
 )
 
 // Time limits of every connection. A handler that streams or takes long extends them with
@@ -62,7 +62,7 @@ func NewSlots(n int) Slots { return make(Slots, n) }
 func (s Slots) Take(c *gin.Context) error {
 	wait := slotPatience
 	if crowded(c.Request.Context()) {
-		wait = crowdedPatience
+		wait = CrowdedPatience
 	}
 	patience := time.NewTimer(wait)
 	defer patience.Stop()

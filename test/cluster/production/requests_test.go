@@ -124,18 +124,24 @@ func scale(t *testing.T) {
 			limitScale(t, service, replicas, replicas)
 		}
 		for _, service := range list.Services {
-			await(t, heals, func(ctx context.Context) error {
-				d, err := client.AppsV1().Deployments(service.Team).Get(ctx, service.Name, metav1.GetOptions{})
-				if err == nil && (*d.Spec.Replicas != replicas || !rolledOut(*d)) {
-					err = fmt.Errorf("%s has %d of %d pods", service.Name, d.Status.AvailableReplicas, replicas)
-				}
-				return err
-			})
+			awaitScale(t, service, replicas)
 		}
 	}
 	for _, service := range list.Services {
 		limitScale(t, service, 3, 6)
 	}
+}
+
+// awaitScale waits until a service has so many pods, all of them available.
+func awaitScale(t *testing.T, service services.Service, replicas int32) {
+	t.Helper()
+	await(t, heals, func(ctx context.Context) error {
+		d, err := client.AppsV1().Deployments(service.Team).Get(ctx, service.Name, metav1.GetOptions{})
+		if err == nil && (*d.Spec.Replicas != replicas || !rolledOut(*d)) {
+			err = fmt.Errorf("%s has %d of %d pods", service.Name, d.Status.AvailableReplicas, replicas)
+		}
+		return err
+	})
 }
 
 // limitScale limits how many pods the autoscaler gives a service.

@@ -14,14 +14,13 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"example.com/invoices/audit/comparison"
 	"example.com/invoices/internal/docstest"
 	"example.com/invoices/workspace/services"
 )
 
-// moment is what a database had confirmed at a time of its own clock.
+// moment is a time on a database's clock, and the rows that had been committed by then.
 type moment struct {
 	at   time.Time
 	rows map[string]bool
@@ -61,11 +60,7 @@ func TestRestore(t *testing.T) {
 	l.end()
 
 	patch := restorePatch(t)
-	replicas := map[string]int32{}
 	for _, service := range list.Services {
-		d, err := client.AppsV1().Deployments(service.Team).Get(t.Context(), service.Name, metav1.GetOptions{})
-		require.NoError(t, err)
-		replicas[service.Name] = *d.Spec.Replicas
 		scaleTo(t, service, 0)
 	}
 	for service, m := range moments {
@@ -90,7 +85,7 @@ func TestRestore(t *testing.T) {
 	before := compare(t)
 	assert.Positive(t, before.PaidWithoutPayment, "the moments differ, so some payments must be missing")
 	for _, service := range list.Services {
-		scaleTo(t, service, replicas[service.Name])
+		scaleTo(t, service, 3)
 	}
 	await(t, heals, healed)
 	t.Log(kubectl(t, "--namespace="+teamOf("invoice-app"), "exec", "deployment/invoice-app", "--container=invoice-app",
@@ -106,9 +101,7 @@ func TestRestore(t *testing.T) {
 // restorePatch returns the patch in the documentation.
 func restorePatch(t *testing.T) string {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(repository, "docs/production.md"))
-	require.NoError(t, err)
-	blocks := docstest.Read(string(content)).Blocks
+	blocks := docstest.Pages(t, repository)["docs/production.md"].Blocks
 	n := slices.IndexFunc(blocks, func(b docstest.Block) bool { return strings.Contains(b.Code, "recoveryTarget:") })
 	require.GreaterOrEqual(t, n, 0)
 	return blocks[n].Code
@@ -175,13 +168,7 @@ func archive(t *testing.T, name string) {
 func scaleTo(t *testing.T, service services.Service, replicas int32) {
 	t.Helper()
 	kubectl(t, "--namespace="+service.Team, "scale", "deployment/"+service.Name, fmt.Sprintf("--replicas=%d", replicas))
-	await(t, heals, func(ctx context.Context) error {
-		d, err := client.AppsV1().Deployments(service.Team).Get(ctx, service.Name, metav1.GetOptions{})
-		if err == nil && !(replicas == 0 && d.Status.Replicas == 0) && !rolledOut(*d) {
-			err = fmt.Errorf("%s has %d of %d pods", service.Name, d.Status.AvailableReplicas, replicas)
-		}
-		return err
-	})
+	awaitScale(t, service, replicas)
 }
 
 // restore destroys a database with all its volumes, and creates it again with the patch of the documentation.
